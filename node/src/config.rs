@@ -1,0 +1,112 @@
+//! What a node is told at its start.
+
+use std::path::PathBuf;
+
+/// Configures one node. All values are checked by whoever makes it (the command line does).
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// The directory of one node's identity, mesh key, store and control socket.
+    pub home: PathBuf,
+    /// Multiaddresses to listen on, such as `/ip4/0.0.0.0/tcp/0`; none makes a node that only dials.
+    pub listen: Vec<String>,
+    /// Multiaddresses of peers to connect to and stay connected with, each `/ip4/…/tcp/…[/p2p/…]`.
+    pub peers: Vec<String>,
+    /// Whether neighbours are found by mDNS, and we by them.
+    pub mdns: bool,
+    /// Whether added and pinned blobs are advertised in the DHT.
+    pub adverts: bool,
+    /// Whether the node runs without a mesh key, open to everybody who connects.
+    pub open: bool,
+    /// Where blobs come from that no neighbour has; none does without the edge.
+    pub edge: Option<EdgeConfig>,
+    /// The bound of the store in bytes of blobs; the least recently used go first.
+    pub store_bytes_max: u64,
+    /// The bound of one blob in bytes; a larger one is refused before memory is taken for it.
+    /// A blob's group list takes 1/2048 of its size in memory while it is fetched or served.
+    pub blob_bytes_max: u64,
+}
+
+impl NodeConfig {
+    /// The default of [`store_bytes_max`](Self::store_bytes_max): 50 GiB.
+    pub const STORE_BYTES_MAX_DEFAULT: u64 = 50 << 30;
+    /// The default of [`blob_bytes_max`](Self::blob_bytes_max): 64 GiB, a list of 32 MiB.
+    pub const BLOB_BYTES_MAX_DEFAULT: u64 = 64 << 30;
+
+    /// Makes the default configuration of a node in `home`.
+    pub fn new(home: PathBuf) -> Self {
+        Self {
+            home,
+            listen: vec!["/ip4/0.0.0.0/tcp/0".to_owned()],
+            peers: Vec::new(),
+            mdns: true,
+            adverts: true,
+            open: false,
+            edge: None,
+            store_bytes_max: Self::STORE_BYTES_MAX_DEFAULT,
+            blob_bytes_max: Self::BLOB_BYTES_MAX_DEFAULT,
+        }
+    }
+
+    /// Returns the directory of the store.
+    pub fn store_dir(&self) -> PathBuf {
+        self.home.join("store")
+    }
+
+    /// Returns the path of the control socket.
+    pub fn socket_path(&self) -> PathBuf {
+        self.home.join("control.sock")
+    }
+
+    /// Returns the path of the identity key, an ed25519 secret in a file of mode 0600.
+    pub fn identity_path(&self) -> PathBuf {
+        self.home.join("identity.key")
+    }
+
+    /// Returns the path of the mesh key, 32 random bytes in a file of mode 0600.
+    pub fn mesh_key_path(&self) -> PathBuf {
+        self.home.join("mesh.key")
+    }
+}
+
+/// Says which edge a node uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EdgeConfig {
+    /// A plain directory, such as a shared folder.
+    Directory {
+        /// The directory under which `blobs/` lies.
+        path: PathBuf,
+    },
+    /// A public URL, read only: R2 behind its public domain, or any web server.
+    Public {
+        /// The base URL under which `blobs/` lies, without a trailing slash.
+        url: String,
+    },
+    /// A bucket with an S3 interface.
+    S3 {
+        /// The bucket's name.
+        bucket: String,
+        /// The endpoint, such as `https://ACCOUNT.r2.cloudflarestorage.com`.
+        endpoint: String,
+        /// The region; `auto` for R2.
+        region: String,
+        /// A prefix of all keys, without slashes at its ends; empty for none.
+        prefix: String,
+        /// The key pair; without one requests go out unsigned, which a private bucket refuses.
+        credentials: Option<Credentials>,
+    },
+}
+
+/// Holds an S3 key pair, and never shows the secret.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// The access key id.
+    pub access_key_id: String,
+    /// The secret access key.
+    pub secret_access_key: String,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Credentials(redacted)")
+    }
+}

@@ -1,0 +1,434 @@
+//! The requests a node serves to its own user, its answers and its failures.
+//!
+//! Everything here is plain data that serialises to JSON; paths are absolute; hashes and peers are
+//! text, because that is what people read and pass on.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+/// The version of the control protocol; a client and a node of different versions refuse each other.
+pub const CONTROL_VERSION: u32 = 1;
+
+/// Asks a node for something.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub enum Request {
+    /// Adds one file, or the bytes of the exchange's input where `path` is none. Answered `Added`.
+    Add {
+        /// The file, absolute; none reads the exchange's input.
+        path: Option<PathBuf>,
+        /// Whether to pin it too.
+        pin: bool,
+    },
+    /// Gets a blob into the store, and to `output` where given. Answered `Got`.
+    Get {
+        /// The blob, 64 hex digits.
+        hash: String,
+        /// A file to write, absolute; its directory must exist.
+        output: Option<PathBuf>,
+        /// Whether an existing output file is replaced.
+        force: bool,
+        /// Ends the get after so many milliseconds; none takes the node's default.
+        timeout_ms: Option<u64>,
+    },
+    /// Gets a blob as `Get` does and sends its bytes as [`Event::Bytes`]. Answered `Got`.
+    Cat {
+        /// The blob, 64 hex digits.
+        hash: String,
+        /// Ends the get after so many milliseconds; none takes the node's default.
+        timeout_ms: Option<u64>,
+    },
+    /// Asks whether blobs are in the store, without fetching them. Answered `Has`.
+    Has {
+        /// The blobs, 64 hex digits each.
+        hashes: Vec<String>,
+    },
+    /// Lists the store. Answered `List`.
+    List,
+    /// Removes blobs from the store. Answered `Removed`.
+    Remove {
+        /// The blobs, 64 hex digits each.
+        hashes: Vec<String>,
+        /// Whether pinned blobs go too.
+        force: bool,
+    },
+    /// Protects a blob of the store from eviction. Answered `Done`.
+    Pin {
+        /// The blobs, 64 hex digits each.
+        hashes: Vec<String>,
+    },
+    /// Ends the protection. Answered `Done`.
+    Unpin {
+        /// The blobs, 64 hex digits each.
+        hashes: Vec<String>,
+    },
+    /// Uploads blobs of the store to the edge. Answered `Pushed`.
+    Push {
+        /// The blobs, 64 hex digits each.
+        hashes: Vec<String>,
+    },
+    /// Lists the peers. Answered `Peers`.
+    Peers,
+    /// Describes the node. Answered `Status`.
+    Status,
+    /// Explains the last get of a blob. Answered `Why`.
+    Why {
+        /// The blob, 64 hex digits.
+        hash: String,
+    },
+    /// Hashes blobs of the store again; all of them where none is named. Answered `Verified`.
+    Verify {
+        /// The blobs, 64 hex digits each.
+        hashes: Vec<String>,
+    },
+    /// Evicts down to the bound, clears left-over temporary files and compacts the index.
+    /// Answered `Collected`.
+    Gc,
+}
+
+/// What a node answers at the end of a request that succeeded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum Answer {
+    /// A blob was added, or was there already.
+    Added {
+        /// The blob, 64 hex digits.
+        hash: String,
+        /// Its length in bytes.
+        size: u64,
+        /// Whether it was in the store before.
+        existed: bool,
+    },
+    /// A blob was got.
+    Got(Box<Receipt>),
+    /// Which blobs are in the store, in the order asked; none for one that is not.
+    Has {
+        /// The length in bytes of each blob that is there.
+        sizes: Vec<Option<u64>>,
+    },
+    /// The blobs of the store.
+    List {
+        /// One row a blob, by hash.
+        blobs: Vec<BlobRow>,
+    },
+    /// Blobs were removed.
+    Removed {
+        /// How many bytes became free.
+        bytes: u64,
+        /// How many blobs went.
+        blobs: u64,
+    },
+    /// The request was carried out and has nothing to tell.
+    Done,
+    /// Blobs were uploaded.
+    Pushed {
+        /// How many went up.
+        uploaded: u64,
+        /// How many the edge had already.
+        existed: u64,
+        /// The bytes that went up.
+        bytes: u64,
+    },
+    /// The peers of the node.
+    Peers {
+        /// One row a peer.
+        peers: Vec<PeerRow>,
+    },
+    /// The node's state.
+    Status(Box<Status>),
+    /// The receipt of the last get.
+    Why(Box<Receipt>),
+    /// Blobs were verified.
+    Verified {
+        /// How many were hashed.
+        blobs: u64,
+        /// Their bytes.
+        bytes: u64,
+        /// Those with wrong bytes, now out of the store.
+        bad: Vec<String>,
+    },
+    /// The store was collected.
+    Collected {
+        /// How many blobs were evicted.
+        blobs: u64,
+        /// How many bytes became free.
+        bytes: u64,
+    },
+}
+
+/// Describes one blob of the store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobRow {
+    /// The blob, 64 hex digits.
+    pub hash: String,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Whether it is pinned.
+    pub pinned: bool,
+    /// `added` by a user of this machine, or `fetched` from a peer or the edge.
+    pub origin: String,
+    /// When it was last used, in seconds since 1970.
+    pub accessed: u64,
+}
+
+/// Describes one peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerRow {
+    /// The peer's id, `12D3KooW…`.
+    pub peer: String,
+    /// The address of the connection.
+    pub address: String,
+    /// Whether it gossips with us: found by mDNS or named by a user, on either side.
+    pub neighbour: bool,
+    /// How many blobs its filter holds; none before a filter came.
+    pub filter_blobs: Option<u64>,
+    /// The round trip of the last answer in microseconds; none before one came.
+    pub rtt_us: Option<u64>,
+    /// The bytes of blobs received from it.
+    pub bytes_in: u64,
+    /// The bytes of blobs sent to it.
+    pub bytes_out: u64,
+}
+
+/// Describes a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The node's program version.
+    pub version: String,
+    /// The process id.
+    pub pid: u32,
+    /// The node's own peer id, `12D3KooW…`.
+    pub peer: String,
+    /// The addresses it listens on.
+    pub addresses: Vec<String>,
+    /// Seconds since its start.
+    pub uptime_s: u64,
+    /// The directory of the node.
+    pub home: PathBuf,
+    /// The public name of the mesh, 16 hex digits; none for an open one.
+    pub mesh: Option<String>,
+    /// Where the edge is, without secrets; none without an edge.
+    pub edge: Option<String>,
+    /// Whether mDNS runs.
+    pub mdns: bool,
+    /// How many peers are connected.
+    pub peers: u64,
+    /// How many blobs the store holds.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The bound of the store in bytes.
+    pub bytes_max: u64,
+    /// The counters since the start, by name.
+    pub counters: Vec<(String, u64)>,
+}
+
+/// Tells how a get was resolved: every tier, who was asked, who was skipped, and the time it took.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// The blob, 64 hex digits.
+    pub hash: String,
+    /// Its length in bytes; none when it was never learned.
+    pub size: Option<u64>,
+    /// `local`, `lan`, `dht`, `edge`, or `none`: what found the blob.
+    pub found: String,
+    /// The bytes of the blob taken from each tier.
+    pub tier: TierBytes,
+    /// The whole get in seconds.
+    pub seconds: f64,
+    /// Where the time went.
+    pub phases: Phases,
+    /// How many neighbours there were when the get began.
+    pub neighbours: u64,
+    /// Who was asked, in order.
+    pub asked: Vec<AskedRow>,
+    /// The neighbours whose fresh filter ruled the blob out, so that they were not asked.
+    pub skipped: Vec<String>,
+    /// The sources of bytes, in order of their first attempt.
+    pub fetches: Vec<FetchRow>,
+    /// What the DHT said: none when it was not asked.
+    pub dht: Option<DhtRow>,
+    /// What the edge said: none when it was not asked.
+    pub edge: Option<String>,
+    /// Decisions worth knowing, such as a hedge that fired or a peer dropped for wrong bytes.
+    pub notes: Vec<String>,
+}
+
+/// The bytes of one blob by the tier they came from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TierBytes {
+    /// Already in the store.
+    pub local: u64,
+    /// From peers.
+    pub lan: u64,
+    /// From the edge.
+    pub edge: u64,
+}
+
+/// The seconds of one get by phase.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Phases {
+    /// Looking into the store.
+    pub local_s: f64,
+    /// Finding a holder: asks, provider search, hedge delays.
+    pub find_s: f64,
+    /// From the choice of a source to its first verified group.
+    pub first_group_s: f64,
+    /// From the first verified group to the last.
+    pub transfer_s: f64,
+    /// From the last group to the blob's final name, and its output where one was asked for.
+    pub store_s: f64,
+}
+
+/// Tells what one peer answered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AskedRow {
+    /// The peer's id, `12D3KooW…`.
+    pub peer: String,
+    /// `have`, `absent`, `busy`, `timeout` or `gone`.
+    pub answer: String,
+    /// Milliseconds until the answer.
+    pub ms: f64,
+}
+
+/// Tells what one source gave.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FetchRow {
+    /// A peer's id, or `edge`.
+    pub source: String,
+    /// Verified bytes that came from it.
+    pub bytes: u64,
+    /// `complete`, or why it ended before.
+    pub outcome: String,
+    /// Milliseconds from the first request to the end.
+    pub ms: f64,
+}
+
+/// Tells what the provider search gave.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DhtRow {
+    /// How many providers it named.
+    pub providers: u64,
+    /// Milliseconds it took; up to the end of the get when it did not end before.
+    pub ms: f64,
+    /// Whether it came to its end.
+    pub ended: bool,
+}
+
+/// Tells how far long work is; at most five a second.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// What goes on: `hash`, `find`, `lan`, `edge`, `store`, `push`, `verify`.
+    pub phase: String,
+    /// The bytes done.
+    pub done: u64,
+    /// The bytes in all; none while unknown.
+    pub total: Option<u64>,
+    /// How many peers take part.
+    pub peers: u64,
+}
+
+/// What a node sends while it serves a request.
+#[derive(Debug)]
+pub enum Event {
+    /// How far it is.
+    Progress(Progress),
+    /// The next bytes of a `Cat`.
+    Bytes(Bytes),
+}
+
+/// Says what went wrong, for people and for programs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// What kind of trouble it is: decides exit code and hint.
+    pub kind: Trouble,
+    /// What was being done to which blob, peer or path: a lower-case fragment without a full stop.
+    pub message: String,
+    /// The causes, one line each: for a blob that was not found, one line per tier.
+    pub causes: Vec<String>,
+}
+
+impl Failure {
+    /// Makes a failure without causes.
+    pub fn new(kind: Trouble, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), causes: Vec::new() }
+    }
+
+    /// Adds one cause.
+    #[must_use]
+    pub fn cause(mut self, cause: impl Into<String>) -> Self {
+        self.causes.push(cause.into());
+        self
+    }
+}
+
+/// Kinds of trouble; each has one exit code and may have a hint, both given by the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trouble {
+    /// Nothing below fits.
+    Other,
+    /// The request makes no sense: a malformed hash, a relative path.
+    Usage,
+    /// No tier has the blob, and every tier could be asked.
+    NotFound,
+    /// Bytes did not match their hash.
+    WrongBytes,
+    /// The edge refused for want of credentials: the bucket is not public.
+    EdgeNotPublic,
+    /// The edge refused the credentials.
+    EdgeBadCredentials,
+    /// The edge refused because this machine's clock is wrong.
+    EdgeClockSkew,
+    /// The edge refused, for another reason.
+    EdgeRefused,
+    /// The edge cannot be written to: it is a public URL, or none is configured.
+    EdgeReadOnly,
+    /// A mesh key, ticket or peer was refused.
+    MeshRefused,
+    /// A tier could not be reached, or time ran out; trying again may help.
+    Unreachable,
+    /// Another process holds the store.
+    StoreLocked,
+    /// The store is damaged or cannot be opened.
+    StoreDamaged,
+    /// The store was written by a newer program.
+    FormatNewer,
+    /// Some of the work was done.
+    Partial,
+    /// The configuration is invalid.
+    Configuration,
+    /// There is no space, or the blob does not fit under the store's bound.
+    NoSpace,
+    /// No node runs where one is needed.
+    NoNode,
+    /// The address to listen on is taken.
+    AddressInUse,
+    /// A file could not be read or written; the message names it.
+    File,
+    /// The output file exists.
+    OutputExists,
+    /// The output's directory is missing.
+    OutputDirectoryMissing,
+    /// The blob is pinned.
+    Pinned,
+    /// The file changed while it was read.
+    FileChanged,
+    /// The blob is larger than the bound.
+    TooLarge,
+    /// The user or a signal ended it.
+    Interrupted,
+}
+
+/// Is what a request talks through while it is served.
+#[derive(Debug)]
+pub struct Exchange {
+    /// Takes the events; progress is dropped when it is full, bytes wait.
+    pub events: mpsc::Sender<Event>,
+    /// Gives the bytes of an `Add` without a path; ended by `None`.
+    pub input: mpsc::Receiver<std::io::Result<Bytes>>,
+}

@@ -1,0 +1,165 @@
+//! Groups: the unit of verification, of transfer and of what a partial blob remembers.
+
+use std::ops::Range;
+
+/// The length of a group in bytes: 64 chunks of 1,024 bytes. Only a blob's last group is shorter.
+pub const GROUP_LEN: u64 = 64 * 1024;
+
+/// Returns how many groups a blob of `size` bytes has; an empty blob has one, of no bytes.
+pub const fn group_count(size: u64) -> u64 {
+    if size == 0 { 1 } else { size.div_ceil(GROUP_LEN) }
+}
+
+/// Returns the byte offset at which group `index` begins.
+pub const fn group_offset(index: u64) -> u64 {
+    index.saturating_mul(GROUP_LEN)
+}
+
+/// Returns the length in bytes of group `index` of a blob of `size` bytes, 0 past the end.
+pub fn group_len(size: u64, index: u64) -> usize {
+    let rest = size.saturating_sub(group_offset(index));
+    // A group is at most 64 KiB, which fits any usize.
+    usize::try_from(rest.min(GROUP_LEN)).unwrap_or(usize::MAX)
+}
+
+/// Says which groups of a blob are held, one bit each.
+///
+/// Takes 2 bytes of memory per MiB of blob: 128 KiB for the largest blob of the default bound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupSet {
+    words: Vec<u64>,
+    groups: u64,
+    held: u64,
+}
+
+impl GroupSet {
+    /// Makes an empty set over `groups` groups.
+    pub fn new(groups: u64) -> Self {
+        let words = usize::try_from(groups.div_ceil(64)).unwrap_or(usize::MAX);
+        Self { words: vec![0; words], groups, held: 0 }
+    }
+
+    /// Returns how many groups the blob has.
+    pub fn groups(&self) -> u64 {
+        self.groups
+    }
+
+    /// Returns how many groups are held.
+    pub fn held(&self) -> u64 {
+        self.held
+    }
+
+    /// Returns whether every group is held.
+    pub fn is_full(&self) -> bool {
+        self.held == self.groups
+    }
+
+    /// Returns whether group `index` is held; false past the end.
+    pub fn contains(&self, index: u64) -> bool {
+        index < self.groups
+            && self.word(index).is_some_and(|word| self.words[word] >> (index % 64) & 1 == 1)
+    }
+
+    /// Adds group `index` and returns whether it is new; an index past the end is refused as false.
+    pub fn insert(&mut self, index: u64) -> bool {
+        if index >= self.groups || self.contains(index) {
+            return false;
+        }
+        if let Some(word) = self.word(index) {
+            self.words[word] |= 1 << (index % 64);
+            self.held += 1;
+            return true;
+        }
+        false
+    }
+
+    /// Returns the runs of groups that are not held, in rising order.
+    pub fn missing(&self) -> Vec<Range<u64>> {
+        let mut runs: Vec<Range<u64>> = Vec::new();
+        for index in (0..self.groups).filter(|index| !self.contains(*index)) {
+            match runs.last_mut() {
+                Some(run) if run.end == index => run.end = index + 1,
+                _ => runs.push(index..index + 1),
+            }
+        }
+        runs
+    }
+
+    /// Returns the set as bytes, group 0 in the lowest bit of the first byte.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let len = usize::try_from(self.groups.div_ceil(8)).unwrap_or(usize::MAX);
+        let mut bytes: Vec<u8> = self.words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        bytes.truncate(len);
+        bytes
+    }
+
+    /// Reads what [`to_bytes`](Self::to_bytes) wrote; `None` when the length or a bit past the end
+    /// is wrong.
+    pub fn from_bytes(groups: u64, bytes: &[u8]) -> Option<Self> {
+        if u64::try_from(bytes.len()) != Ok(groups.div_ceil(8)) {
+            return None;
+        }
+        let mut set = Self::new(groups);
+        for (at, byte) in bytes.iter().enumerate() {
+            for bit in (0..8u64).filter(|bit| byte >> bit & 1 == 1) {
+                if !set.insert(u64::try_from(at).ok()? * 8 + bit) {
+                    return None;
+                }
+            }
+        }
+        Some(set)
+    }
+
+    fn word(&self, index: u64) -> Option<usize> {
+        usize::try_from(index / 64).ok().filter(|word| *word < self.words.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn geometry_holds_at_every_boundary() {
+        // (size, groups, length of the last group)
+        let table = [
+            (0, 1, 0),
+            (1, 1, 1),
+            (GROUP_LEN - 1, 1, 65_535),
+            (GROUP_LEN, 1, 65_536),
+            (GROUP_LEN + 1, 2, 1),
+            (2 * GROUP_LEN, 2, 65_536),
+            (2 * GROUP_LEN + 1, 3, 1),
+        ];
+        for (size, groups, last) in table {
+            assert_eq!(group_count(size), groups, "size {size}");
+            assert_eq!(group_len(size, groups - 1), last, "size {size}");
+            assert_eq!(group_len(size, groups), 0, "size {size}");
+        }
+        assert_eq!(group_len(u64::MAX, u64::MAX / 2), 0);
+    }
+
+    #[test]
+    fn set_remembers_groups_and_lists_what_is_missing() {
+        let mut set = GroupSet::new(130);
+        assert!(set.insert(0) && set.insert(64) && set.insert(129));
+        assert!(!set.insert(64), "a second insert is not new");
+        assert!(!set.insert(130), "past the end");
+        assert_eq!(set.missing(), vec![1..64, 65..129]);
+        assert_eq!(GroupSet::from_bytes(130, &set.to_bytes()), Some(set));
+    }
+
+    #[test]
+    fn damaged_bytes_are_refused() {
+        assert_eq!(GroupSet::from_bytes(9, &[0]), None, "too short");
+        assert_eq!(GroupSet::from_bytes(9, &[0, 2]), None, "a bit past the end");
+    }
+
+    #[test]
+    fn full_set_misses_nothing() {
+        let mut set = GroupSet::new(65);
+        (0..65).for_each(|index| assert!(set.insert(index)));
+        assert!(set.is_full());
+        assert!(set.missing().is_empty());
+    }
+}
