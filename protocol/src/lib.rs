@@ -8,6 +8,7 @@
 //! The words used here are defined in `CONTRIBUTING.md`; the bytes on the wire in `SPEC.md`.
 
 pub mod blob;
+pub mod compress;
 pub mod filter;
 pub mod id;
 pub mod time;
