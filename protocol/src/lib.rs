@@ -12,6 +12,7 @@ pub mod compress;
 pub mod filter;
 pub mod id;
 pub mod time;
+pub mod wire;
 
 pub use blob::Hash;
 pub use id::PeerId;

@@ -1,0 +1,3 @@
+//! What travels between nodes, byte by byte as `SPEC.md` has it.
+
+pub mod frame;
