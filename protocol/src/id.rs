@@ -49,3 +49,11 @@ numbered!(
     /// Numbers one provider search in the DHT, chosen by the engine.
     QueryId
 );
+numbered!(
+    /// Numbers one look into the store, chosen by the engine.
+    LookId
+);
+numbered!(
+    /// Numbers one blob being served to a peer, chosen by the driver.
+    ServeId
+);

@@ -1,0 +1,127 @@
+//! The bounds and delays of the engine, each with its name.
+
+use std::time::Duration;
+
+/// Configures an [`Engine`](crate::engine::Engine).
+///
+/// Every map, queue and wait that a peer could grow has its bound here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Neighbours that gossip with us at once; more are turned away. Each costs its filter in memory,
+    /// at most 2 MiB and usually 10 bits a blob. Default 64.
+    pub neighbours_max: usize,
+    /// Hashes being resolved at once; a get beyond it fails as busy. Default 1,024.
+    pub resolutions_max: usize,
+    /// Gets that wait for one hash; more fail as busy. Default 256.
+    pub wants_per_hash_max: usize,
+    /// Questions out at once for one hash. More find a holder sooner among lying filters and cost
+    /// more messages. Default 8.
+    pub asks_parallel_max: usize,
+    /// How long a peer may take to answer a question. Default 1 s.
+    pub ask_timeout: Duration,
+    /// How long the edge waits for the LAN before anything is known of the LAN's speed. Default 50 ms.
+    pub hedge_initial: Duration,
+    /// The least the edge waits for the LAN. Default 10 ms.
+    pub hedge_min: Duration,
+    /// The most the edge waits for the LAN. Default 500 ms.
+    pub hedge_max: Duration,
+    /// How long the edge waits while the node still looks for its neighbours. mDNS shows those that
+    /// are there within about 50 ms, and a handshake takes 10. Default 300 ms.
+    pub hedge_unsettled: Duration,
+    /// How long a chosen source may take to its first verified group before the edge is started
+    /// beside it. Default 500 ms.
+    pub first_group_hedge: Duration,
+    /// How long a source may give no verified byte before it is dropped. Default 3 s.
+    pub stall_timeout: Duration,
+    /// Attempts at one source for one hash, where the failures may pass. Default 3.
+    pub attempts_max: u32,
+    /// The first delay before an attempt is repeated; doubles, with full jitter. Default 100 ms.
+    pub backoff_initial: Duration,
+    /// The longest delay before an attempt is repeated, also where a source asks for a longer one.
+    /// Default 10 s.
+    pub backoff_max: Duration,
+    /// Whether the DHT is searched for providers. Default true.
+    pub provider_search: bool,
+    /// How long a provider search may take. Default 10 s.
+    pub provider_search_timeout: Duration,
+    /// Providers taken from one search; the rest are ignored. Default 16.
+    pub providers_max: usize,
+    /// Whether there is an edge. Default false.
+    pub edge: bool,
+    /// The largest blob in bytes; a claim above it is not believed. Default 64 GiB.
+    pub blob_bytes_max: u64,
+    /// The least time between two filter deltas; a change after a quiet time goes out at once.
+    /// Default 100 ms.
+    pub gossip_interval: Duration,
+    /// How often neighbours are told that our filter still stands. Default 60 s.
+    pub filter_refresh: Duration,
+    /// How long a neighbour's filter counts as fresh without a word. Default 150 s.
+    pub filter_ttl: Duration,
+    /// Questions after which a filter's measured error is judged. Default 20.
+    pub filter_judged_after: u32,
+    /// How long a peer whose filter lied is not asked on the word of its filter. Default 10 min.
+    pub filter_ignored_for: Duration,
+    /// How long a peer that sent wrong bytes is not spoken to. Default 1 h.
+    pub ban: Duration,
+    /// Banned peers remembered; the oldest is forgotten first. Default 1,024.
+    pub bans_max: usize,
+    /// Whether blobs added and pinned here are advertised in the DHT. Default true.
+    pub adverts: bool,
+    /// Blobs advertised at once; more are left to the filters. One costs the whole mesh about 43
+    /// requests and 69 KB a time. Default 1,000.
+    pub adverts_max: usize,
+    /// Adverts a second over time. Default 2.
+    pub adverts_per_s: u32,
+    /// Adverts that may go out in one burst. Default 32.
+    pub adverts_burst: u32,
+    /// How often an advert is repeated. Must be below the lifetime of provider records.
+    /// Default 30 min.
+    pub advert_interval: Duration,
+    /// Blobs served at once, to all peers. Each holds one buffer of a few groups. Default 64.
+    pub serves_max: usize,
+    /// Blobs served at once to one peer. Default 16.
+    pub serves_per_peer_max: usize,
+    /// When a peer that was turned away should come again. Default 200 ms.
+    pub busy_retry_after: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            neighbours_max: 64,
+            resolutions_max: 1_024,
+            wants_per_hash_max: 256,
+            asks_parallel_max: 8,
+            ask_timeout: Duration::from_secs(1),
+            hedge_initial: Duration::from_millis(50),
+            hedge_min: Duration::from_millis(10),
+            hedge_max: Duration::from_millis(500),
+            hedge_unsettled: Duration::from_millis(300),
+            first_group_hedge: Duration::from_millis(500),
+            stall_timeout: Duration::from_secs(3),
+            attempts_max: 3,
+            backoff_initial: Duration::from_millis(100),
+            backoff_max: Duration::from_secs(10),
+            provider_search: true,
+            provider_search_timeout: Duration::from_secs(10),
+            providers_max: 16,
+            edge: false,
+            blob_bytes_max: 64 << 30,
+            gossip_interval: Duration::from_millis(100),
+            filter_refresh: Duration::from_secs(60),
+            filter_ttl: Duration::from_secs(150),
+            filter_judged_after: 20,
+            filter_ignored_for: Duration::from_secs(600),
+            ban: Duration::from_secs(3_600),
+            bans_max: 1_024,
+            adverts: true,
+            adverts_max: 1_000,
+            adverts_per_s: 2,
+            adverts_burst: 32,
+            advert_interval: Duration::from_secs(1_800),
+            serves_max: 64,
+            serves_per_peer_max: 16,
+            busy_retry_after: Duration::from_millis(200),
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! What the driver tells the engine.
+
+use std::time::Duration;
+
+use crate::blob::Hash;
+use crate::id::{FetchId, LookId, PeerId, QueryId, ServeId, WantId};
+use crate::wire::message::Message;
+
+/// Tells the engine what happened. Closed: every driver handles the same few events.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// The user wants a blob.
+    Get {
+        /// The driver's number for this want; must be new.
+        want: WantId,
+        /// The blob.
+        hash: Hash,
+        /// When the user's patience ends; none waits as long as any tier may still answer.
+        timeout: Option<Duration>,
+    },
+    /// The user no longer wants it.
+    Cancel {
+        /// The want; an unknown one is ignored.
+        want: WantId,
+    },
+    /// Answers an [`Output::Look`](super::Output::Look).
+    Looked {
+        /// The question.
+        look: LookId,
+        /// What the store holds.
+        result: LookResult,
+    },
+    /// A blob came into the store other than by a fetch.
+    Held {
+        /// The blob.
+        hash: Hash,
+        /// Whether it was added or pinned here, so that the DHT should know.
+        advertise: bool,
+    },
+    /// A blob left the store.
+    Gone {
+        /// The blob.
+        hash: Hash,
+    },
+    /// The node has looked for its neighbours long enough: those it was told of were dialled, and
+    /// discovery had its time.
+    Settled,
+    /// The control streams with a neighbour are open.
+    Connected {
+        /// The neighbour.
+        peer: PeerId,
+    },
+    /// The control streams with a neighbour are gone.
+    Disconnected {
+        /// The neighbour.
+        peer: PeerId,
+    },
+    /// A neighbour said something.
+    Message {
+        /// The neighbour.
+        peer: PeerId,
+        /// What it said.
+        message: Message,
+    },
+    /// A provider search named peers.
+    Providers {
+        /// The search.
+        query: QueryId,
+        /// The peers it named.
+        peers: Vec<PeerId>,
+    },
+    /// A provider search came to its end.
+    ProvidersEnded {
+        /// The search.
+        query: QueryId,
+    },
+    /// A fetch verified and stored more bytes.
+    Progress {
+        /// The fetch.
+        fetch: FetchId,
+        /// How many bytes came since the last time.
+        bytes: u64,
+        /// The blob's length, proven.
+        size: u64,
+    },
+    /// A fetch came to its end. An ended fetch is never heard of again.
+    FetchEnded {
+        /// The fetch.
+        fetch: FetchId,
+        /// How it ended.
+        outcome: FetchOutcome,
+    },
+    /// A peer asks to be served a blob.
+    ServeAsked {
+        /// The driver's number for this service; must be new.
+        serve: ServeId,
+        /// The requester.
+        peer: PeerId,
+    },
+    /// A service that was admitted came to its end.
+    ServeEnded {
+        /// The service.
+        serve: ServeId,
+    },
+    /// A moment named by [`poll_timeout`](super::Engine::poll_timeout) has come.
+    Timeout,
+}
+
+/// Says what the store holds of a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LookResult {
+    /// All of it.
+    Whole {
+        /// Its length in bytes.
+        size: u64,
+    },
+    /// Some verified groups of it.
+    Part {
+        /// Its length in bytes, proven.
+        size: u64,
+        /// The bytes held.
+        held: u64,
+    },
+    /// Nothing.
+    Absent,
+}
+
+/// Says how a fetch ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FetchOutcome {
+    /// The blob is whole, verified, and in the store under its name.
+    Complete {
+        /// Its length in bytes.
+        size: u64,
+    },
+    /// The source does not hold the blob.
+    Absent,
+    /// The source cannot serve it now.
+    Busy {
+        /// When it asks us to come again.
+        retry_after: Duration,
+    },
+    /// The source could not be reached, stopped in the middle or took too long.
+    Failed {
+        /// What happened, for the receipt.
+        detail: String,
+    },
+    /// The source sent bytes, or a list, that do not belong to the hash.
+    WrongBytes {
+        /// What was wrong, for the receipt.
+        detail: String,
+    },
+    /// The source refused us, and will again.
+    Refused {
+        /// Why, for the receipt.
+        detail: String,
+    },
+    /// Our own store failed: no other source can help.
+    StoreFailed {
+        /// What failed, for the receipt.
+        detail: String,
+    },
+}

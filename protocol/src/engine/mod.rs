@@ -1,0 +1,312 @@
+//! The engine: everything a node decides, as one pure state machine.
+//!
+//! A driver tells it what happened with [`Engine::handle`], then takes what is to be done from
+//! [`Engine::poll_output`] until it is empty, then waits for the next event or for the moment that
+//! [`Engine::poll_timeout`] names, whichever comes first.
+//!
+//! > After every `handle`, drain `poll_output`.
+//!
+//! The engine has no clock, no socket, no file and no randomness of its own: the same inputs at the
+//! same times, with the same seed, give the same outputs. The bytes of blobs never pass through it:
+//! it grants fetches, the driver streams, verifies and stores, and tells of progress.
+//!
+//! Nothing a peer says can make it panic, grow beyond the bounds of its [`Config`], or believe that a
+//! blob is held which is not.
+
+mod input;
+mod output;
+pub mod receipt;
+mod shell;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+pub use input::{FetchOutcome, Input, LookResult};
+pub use output::{DropReason, Output, ServeVerdict, Source, WantError};
+pub(crate) use shell::{Shell, Timer, TimerKey};
+
+use crate::adverts::Adverts;
+use crate::blob::Hash;
+use crate::config::Config;
+use crate::gossip::Gossip;
+use crate::id::{FetchId, LookId, PeerId, WantId};
+use crate::peers::{NeighbourInfo, Peers};
+use crate::resolver::Resolver;
+use crate::serving::Serving;
+use crate::stats::Stats;
+use crate::time::Time;
+use crate::wire::message::{AskResult, Message};
+use receipt::AskedAnswer;
+
+/// Decides for one node. See the [module](self) for how to drive it.
+#[derive(Debug)]
+pub struct Engine {
+    me: PeerId,
+    shell: Shell,
+    peers: Peers,
+    gossip: Gossip,
+    resolver: Resolver,
+    adverts: Adverts,
+    serving: Serving,
+    looks: BTreeMap<LookId, Look>,
+}
+
+/// Says who wants to know what the store holds.
+#[derive(Clone, Copy, Debug)]
+enum Look {
+    /// The resolver.
+    Want { hash: Hash },
+    /// A neighbour that asked.
+    Ask { peer: PeerId, id: u32 },
+}
+
+impl Engine {
+    /// Makes the engine of the node `me`. `seed` decides its jitter and nothing else.
+    pub fn new(config: Config, me: PeerId, seed: u64, now: Time) -> Self {
+        let mut shell = Shell::new(config, seed, now);
+        let gossip = Gossip::new();
+        gossip.start(&mut shell);
+        Self {
+            me,
+            shell,
+            peers: Peers::default(),
+            gossip,
+            resolver: Resolver::default(),
+            adverts: Adverts::default(),
+            serving: Serving::default(),
+            looks: BTreeMap::new(),
+        }
+    }
+
+    /// Takes in what happened at `now`, which must not lie before an earlier one.
+    pub fn handle(&mut self, now: Time, input: Input) {
+        self.shell.now = self.shell.now.max(now);
+        match input {
+            Input::Get { want, hash, timeout } => self.handle_get(want, hash, timeout),
+            Input::Cancel { want } => {
+                self.resolver.leave(want, WantError::Cancelled, &mut self.shell);
+            }
+            Input::Looked { look, result } => self.handle_looked(look, result),
+            Input::Held { hash, advertise } => self.handle_held(hash, advertise),
+            Input::Gone { hash } => self.handle_gone(hash),
+            Input::Settled => self.resolver.settle(&mut self.peers, &mut self.shell),
+            Input::Connected { peer } => self.handle_connected(peer),
+            Input::Disconnected { peer } => self.handle_disconnected(peer),
+            Input::Message { peer, message } => self.handle_message(peer, message),
+            Input::Providers { query, peers } => {
+                let (resolver, shell) = (&mut self.resolver, &mut self.shell);
+                resolver.providers(query, &peers, self.me, &mut self.peers, shell);
+            }
+            Input::ProvidersEnded { query } => {
+                self.resolver.search_ended(query, &mut self.peers, &mut self.shell);
+            }
+            Input::Progress { fetch, bytes, size } => {
+                self.resolver.progressed(fetch, bytes, size, &mut self.shell);
+            }
+            Input::FetchEnded { fetch, outcome } => self.handle_fetch_ended(fetch, outcome),
+            Input::ServeAsked { serve, peer } => {
+                let welcome = !self.peers.is_banned(peer, self.shell.now);
+                self.serving.ask(serve, peer, welcome, &mut self.shell);
+            }
+            Input::ServeEnded { serve } => self.serving.end(serve),
+            Input::Timeout => {}
+        }
+        self.fire_timers();
+    }
+
+    /// Returns the next thing to be done. `None` until the next [`handle`](Self::handle).
+    #[must_use]
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.shell.pop_output()
+    }
+
+    /// Returns when the engine wants to hear [`Input::Timeout`] if nothing else happens before, and
+    /// why, for the log.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<(Time, &'static str)> {
+        self.shell.next_timeout()
+    }
+
+    /// Returns what was counted since the start.
+    pub fn stats(&self) -> Stats {
+        self.shell.stats
+    }
+
+    /// Describes the neighbours, by peer id.
+    pub fn neighbours(&self) -> Vec<NeighbourInfo> {
+        self.peers.infos()
+    }
+
+    /// Returns how many hashes are being resolved.
+    pub fn resolutions(&self) -> usize {
+        self.resolver.len()
+    }
+
+    fn handle_get(&mut self, want: WantId, hash: Hash, timeout: Option<Duration>) {
+        if self.resolver.get(want, hash, timeout, &mut self.shell) {
+            self.look(Look::Want { hash }, hash);
+        }
+    }
+
+    fn handle_looked(&mut self, look: LookId, result: LookResult) {
+        match self.looks.remove(&look) {
+            Some(Look::Want { hash }) => {
+                self.resolver.looked(hash, result, &mut self.peers, &mut self.shell);
+            }
+            Some(Look::Ask { peer, id }) => {
+                let result = match result {
+                    LookResult::Whole { size } => AskResult::Have { size },
+                    LookResult::Part { .. } | LookResult::Absent => AskResult::Absent,
+                };
+                self.send(peer, Message::Answer { id, result });
+            }
+            None => {}
+        }
+    }
+
+    fn handle_held(&mut self, hash: Hash, advertise: bool) {
+        self.gossip.hold(&hash, &self.peers.ids(), &mut self.shell);
+        if advertise {
+            self.adverts.add(hash, &mut self.shell);
+        }
+    }
+
+    fn handle_gone(&mut self, hash: Hash) {
+        self.gossip.release(&hash, &self.peers.ids(), &mut self.shell);
+        self.adverts.remove(&hash, &mut self.shell);
+    }
+
+    fn handle_connected(&mut self, peer: PeerId) {
+        if peer == self.me || self.peers.contains(peer) {
+            return;
+        }
+        let reason = if self.peers.is_banned(peer, self.shell.now) {
+            Some(DropReason::Banned)
+        } else if self.peers.len() >= self.shell.config.neighbours_max {
+            Some(DropReason::Full)
+        } else {
+            None
+        };
+        if let Some(reason) = reason {
+            return self.shell.emit(Output::Drop { peer, reason });
+        }
+        self.peers.insert(peer);
+        self.gossip.greet(peer, &mut self.shell);
+        self.resolver.consider(peer, &mut self.peers, &mut self.shell);
+    }
+
+    fn handle_disconnected(&mut self, peer: PeerId) {
+        for hash in self.peers.remove(peer) {
+            let (peers, shell) = (&mut self.peers, &mut self.shell);
+            self.resolver.unanswered(peer, hash, AskedAnswer::Gone, peers, shell);
+        }
+        self.looks
+            .retain(|_, look| !matches!(look, Look::Ask { peer: asker, .. } if *asker == peer));
+        self.resolver.forget(peer, &mut self.peers, &mut self.shell);
+    }
+
+    fn handle_message(&mut self, peer: PeerId, message: Message) {
+        let Some(neighbour) = self.peers.get_mut(peer) else { return };
+        if let Message::Hello(hello) = &message {
+            neighbour.greeted = true;
+            if hello.common_version().is_none() {
+                self.shell.emit(Output::Drop { peer, reason: DropReason::Version });
+            }
+            return;
+        }
+        if !neighbour.greeted {
+            return self.shell.emit(Output::Drop { peer, reason: DropReason::Malformed });
+        }
+        match message {
+            Message::Filter(frame) => {
+                let accepted = neighbour.accept(frame, self.shell.now);
+                self.filter_changed(peer, accepted.is_ok());
+            }
+            Message::FilterDelta(delta) => {
+                let changed = !delta.prefixes.is_empty();
+                if !neighbour.apply(&delta, self.shell.now) {
+                    self.shell.stats.filters_refused += 1;
+                    self.send(peer, Message::FilterRequest);
+                } else if changed {
+                    self.filter_changed(peer, true);
+                }
+            }
+            Message::FilterRequest => self.gossip.send_whole(peer, &mut self.shell),
+            Message::Ask { id, hash } => self.handle_ask(peer, id, hash),
+            Message::Answer { id, result } => {
+                if let Some(hash) = self.peers.answered(peer, id) {
+                    let (peers, shell) = (&mut self.peers, &mut self.shell);
+                    self.resolver.answered(peer, hash, result, peers, shell);
+                }
+            }
+            Message::Goodbye => self.handle_disconnected(peer),
+            Message::Hello(_) => {}
+        }
+    }
+
+    /// Answers a question at once where the blob cannot be held, and looks into the store where it
+    /// may be: a neighbour's false positives cost us nothing.
+    fn handle_ask(&mut self, peer: PeerId, id: u32, hash: Hash) {
+        self.shell.stats.asks_received += 1;
+        if !self.gossip.may_hold(&hash) {
+            return self.send(peer, Message::Answer { id, result: AskResult::Absent });
+        }
+        if self.looks.len() >= self.shell.config.resolutions_max {
+            let retry_after = self.shell.config.busy_retry_after.as_millis();
+            let retry_after_ms = u32::try_from(retry_after).unwrap_or(u32::MAX);
+            return self
+                .send(peer, Message::Answer { id, result: AskResult::Busy { retry_after_ms } });
+        }
+        self.look(Look::Ask { peer, id }, hash);
+    }
+
+    fn handle_fetch_ended(&mut self, fetch: FetchId, outcome: FetchOutcome) {
+        if matches!(outcome, FetchOutcome::Complete { .. })
+            && let Some(hash) = self.resolver.hash_of(fetch)
+        {
+            self.gossip.hold(&hash, &self.peers.ids(), &mut self.shell);
+        }
+        self.resolver.fetch_ended(fetch, outcome, &mut self.peers, &mut self.shell);
+    }
+
+    fn filter_changed(&mut self, peer: PeerId, usable: bool) {
+        if !usable {
+            self.shell.stats.filters_refused += 1;
+        }
+        self.resolver.consider(peer, &mut self.peers, &mut self.shell);
+    }
+
+    fn look(&mut self, look: Look, hash: Hash) {
+        let id = self.shell.next_look();
+        self.looks.insert(id, look);
+        self.shell.emit(Output::Look { look: id, hash });
+    }
+
+    fn send(&mut self, peer: PeerId, message: Message) {
+        self.shell.emit(Output::Send { peer, message });
+    }
+
+    fn fire_timers(&mut self) {
+        while let Some(timer) = self.shell.pop_timer() {
+            let (resolver, peers, shell) = (&mut self.resolver, &mut self.peers, &mut self.shell);
+            match timer {
+                Timer::Ask { hash, peer } => {
+                    resolver.unanswered(peer, hash, AskedAnswer::Timeout, peers, shell);
+                }
+                Timer::Hedge { hash } => resolver.hedge(hash, peers, shell),
+                Timer::FirstGroup { hash, fetch } => {
+                    resolver.check_first_group(hash, fetch, peers, shell);
+                }
+                Timer::Stall { hash, fetch } => resolver.check_stall(hash, fetch, peers, shell),
+                Timer::Retry { hash, source } => resolver.retry_due(hash, source, peers, shell),
+                Timer::Search { hash, query } => {
+                    resolver.search_timed_out(hash, query, peers, shell);
+                }
+                Timer::Deadline { want } => resolver.leave(want, WantError::TimedOut, shell),
+                Timer::Gossip => self.gossip.flush(&peers.ids(), shell),
+                Timer::Refresh => self.gossip.refresh(&peers.ids(), shell),
+                Timer::Advert => self.adverts.fire(shell),
+            }
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! What all parts of the engine share while an input is handled: the moment, the outputs, the timers
+//! and the randomness.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use super::output::{Output, Source};
+use crate::blob::Hash;
+use crate::config::Config;
+use crate::id::{FetchId, LookId, PeerId, QueryId, WantId};
+use crate::stats::Stats;
+use crate::time::Time;
+
+/// Names a timer, so that it can be taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TimerKey(Time, u64);
+
+/// Names what a timer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Timer {
+    Ask { hash: Hash, peer: PeerId },
+    Hedge { hash: Hash },
+    FirstGroup { hash: Hash, fetch: FetchId },
+    Stall { hash: Hash, fetch: FetchId },
+    Retry { hash: Hash, source: Source },
+    Search { hash: Hash, query: QueryId },
+    Deadline { want: WantId },
+    Gossip,
+    Refresh,
+    Advert,
+}
+
+impl Timer {
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Ask { .. } => "a question unanswered",
+            Self::Hedge { .. } => "the edge's hedge",
+            Self::FirstGroup { .. } => "a first group late",
+            Self::Stall { .. } => "a fetch stalled",
+            Self::Retry { .. } => "a source tried again",
+            Self::Search { .. } => "a provider search too long",
+            Self::Deadline { .. } => "a want's deadline",
+            Self::Gossip => "filter changes to gossip",
+            Self::Refresh => "the filter's refresh",
+            Self::Advert => "adverts due",
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Shell {
+    pub(crate) now: Time,
+    pub(crate) config: Config,
+    pub(crate) stats: Stats,
+    outputs: VecDeque<Output>,
+    timers: BTreeMap<(Time, u64), Timer>,
+    /// Numbers timers, fetches, searches and looks, so that none is ever used twice.
+    serial: u64,
+    random: u64,
+}
+
+impl Shell {
+    pub(crate) fn new(config: Config, seed: u64, now: Time) -> Self {
+        Self {
+            now,
+            config,
+            stats: Stats::default(),
+            outputs: VecDeque::new(),
+            timers: BTreeMap::new(),
+            serial: 0,
+            random: seed,
+        }
+    }
+
+    pub(crate) fn emit(&mut self, output: Output) {
+        self.outputs.push_back(output);
+    }
+
+    pub(crate) fn pop_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    pub(crate) fn start_timer(&mut self, after: Duration, timer: Timer) -> TimerKey {
+        let key = TimerKey(self.now + after, self.next_serial());
+        self.timers.insert((key.0, key.1), timer);
+        key
+    }
+
+    /// Takes a timer back; one that has fired is ignored.
+    pub(crate) fn stop_timer(&mut self, key: TimerKey) {
+        self.timers.remove(&(key.0, key.1));
+    }
+
+    /// Takes the next timer that is due.
+    pub(crate) fn pop_timer(&mut self) -> Option<Timer> {
+        let entry = self.timers.first_entry().filter(|entry| entry.key().0 <= self.now)?;
+        Some(entry.remove())
+    }
+
+    pub(crate) fn next_timeout(&self) -> Option<(Time, &'static str)> {
+        self.timers.first_key_value().map(|((at, _), timer)| (*at, timer.reason()))
+    }
+
+    pub(crate) fn next_fetch(&mut self) -> FetchId {
+        FetchId(self.next_serial())
+    }
+
+    pub(crate) fn next_query(&mut self) -> QueryId {
+        QueryId(self.next_serial())
+    }
+
+    pub(crate) fn next_look(&mut self) -> LookId {
+        LookId(self.next_serial())
+    }
+
+    /// Returns the delay before attempt number `attempts` (from 1) is repeated: exponential, capped,
+    /// with full jitter, so that peers that failed together do not come back together.
+    pub(crate) fn backoff(&mut self, attempts: u32) -> Duration {
+        let doubled = self.config.backoff_initial.saturating_mul(1 << (attempts.clamp(1, 16) - 1));
+        let ceiling = doubled.min(self.config.backoff_max);
+        let nanos = u64::try_from(ceiling.as_nanos()).unwrap_or(u64::MAX);
+        Duration::from_nanos(self.next_random() % nanos.max(1))
+    }
+
+    fn next_serial(&mut self) -> u64 {
+        self.serial += 1;
+        self.serial
+    }
+
+    /// Steps SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): small, and good enough for jitter.
+    fn next_random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.random;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+}

@@ -1,0 +1,140 @@
+//! What neighbours are told of our store: the whole filter when they come, then changes.
+//!
+//! A change after a quiet time goes out at once; more changes within the gossip interval travel
+//! together. Removals are not told one by one, a bloom filter cannot unlearn: the filter is built
+//! again under a new generation when enough blobs are gone.
+
+use std::collections::BTreeSet;
+
+use crate::blob::Hash;
+use crate::engine::{Output, Shell, Timer};
+use crate::filter::OwnFilter;
+use crate::id::PeerId;
+use crate::time::Time;
+use crate::wire::message::{Hello, Message};
+
+/// Removals that are always put up with before the filter is built again.
+const REMOVALS_TOLERATED: usize = 16;
+
+#[derive(Debug)]
+pub(crate) struct Gossip {
+    /// The prefixes of the blobs held: what filters are built from, 8 bytes a blob.
+    held: BTreeSet<[u8; 8]>,
+    filter: OwnFilter,
+    /// Generation and sequence of the filter that all neighbours were told of last.
+    told: (u64, u64),
+    told_at: Option<Time>,
+    /// Blobs that went since the filter was built.
+    removed: usize,
+    flush_scheduled: bool,
+}
+
+impl Gossip {
+    pub(crate) fn new() -> Self {
+        Self {
+            held: BTreeSet::new(),
+            filter: OwnFilter::build(1, std::iter::empty()),
+            told: (1, 0),
+            told_at: None,
+            removed: 0,
+            flush_scheduled: false,
+        }
+    }
+
+    pub(crate) fn start(&self, shell: &mut Shell) {
+        shell.start_timer(shell.config.filter_refresh, Timer::Refresh);
+    }
+
+    /// Returns whether a blob may be held; a shared prefix of two hashes makes it a maybe.
+    pub(crate) fn may_hold(&self, hash: &Hash) -> bool {
+        self.held.contains(&hash.prefix())
+    }
+
+    pub(crate) fn greet(&self, peer: PeerId, shell: &mut Shell) {
+        shell.emit(Output::Send { peer, message: Message::Hello(Hello::ours()) });
+        self.send_whole(peer, shell);
+    }
+
+    /// Tells one neighbour the whole filter; a store too large for any filter tells nothing, and is
+    /// asked for everything.
+    pub(crate) fn send_whole(&self, peer: PeerId, shell: &mut Shell) {
+        let Some(frame) = self.filter.frame() else { return };
+        shell.stats.filters_sent += 1;
+        shell.emit(Output::Send { peer, message: Message::Filter(frame) });
+    }
+
+    pub(crate) fn hold(&mut self, hash: &Hash, neighbours: &[PeerId], shell: &mut Shell) {
+        let prefix = hash.prefix();
+        if !self.held.insert(prefix) {
+            return;
+        }
+        if self.filter.insert(prefix) {
+            self.rebuild();
+        }
+        self.schedule(neighbours, shell);
+    }
+
+    pub(crate) fn release(&mut self, hash: &Hash, neighbours: &[PeerId], shell: &mut Shell) {
+        if !self.held.remove(&hash.prefix()) {
+            return;
+        }
+        self.removed += 1;
+        if self.removed > REMOVALS_TOLERATED.max(self.held.len() / 10) {
+            self.rebuild();
+            self.schedule(neighbours, shell);
+        }
+    }
+
+    /// Tells the neighbours what changed since they were told last, if anything did.
+    pub(crate) fn flush(&mut self, neighbours: &[PeerId], shell: &mut Shell) {
+        self.flush_scheduled = false;
+        if self.told != self.state() {
+            self.tell(neighbours, shell);
+        }
+    }
+
+    /// Tells the neighbours that the filter still stands, and what changed.
+    pub(crate) fn refresh(&mut self, neighbours: &[PeerId], shell: &mut Shell) {
+        shell.start_timer(shell.config.filter_refresh, Timer::Refresh);
+        if self.removed > 0 {
+            self.rebuild();
+        }
+        self.tell(neighbours, shell);
+    }
+
+    fn schedule(&mut self, neighbours: &[PeerId], shell: &mut Shell) {
+        let interval = shell.config.gossip_interval;
+        if self.told_at.is_none_or(|told| shell.now - told >= interval) {
+            self.flush(neighbours, shell);
+        } else if !self.flush_scheduled {
+            self.flush_scheduled = true;
+            shell.start_timer(interval, Timer::Gossip);
+        }
+    }
+
+    fn tell(&mut self, neighbours: &[PeerId], shell: &mut Shell) {
+        let delta = self.filter.delta_since(self.told.0, self.told.1);
+        self.told = self.state();
+        self.told_at = Some(shell.now);
+        for peer in neighbours {
+            match &delta {
+                Some(delta) => {
+                    shell.stats.deltas_sent += 1;
+                    let message = Message::FilterDelta(delta.clone());
+                    shell.emit(Output::Send { peer: *peer, message });
+                }
+                None => self.send_whole(*peer, shell),
+            }
+        }
+    }
+
+    fn rebuild(&mut self) {
+        let generation = self.filter.generation() + 1;
+        self.filter = OwnFilter::build(generation, self.held.iter().copied());
+        self.removed = 0;
+    }
+
+    fn state(&self) -> (u64, u64) {
+        (self.filter.generation(), self.filter.sequence())
+    }
+}

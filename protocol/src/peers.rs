@@ -1,0 +1,247 @@
+//! What is known of neighbours: their filters, how far those can be believed, how fast they answer,
+//! and who is banned.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use crate::blob::Hash;
+use crate::config::Config;
+use crate::filter::{FilterDelta, FilterError, FilterFrame, PeerFilter};
+use crate::id::PeerId;
+use crate::time::Time;
+
+/// How many answer times the hedge delay is learned from.
+const ANSWER_TIMES_MAX: usize = 64;
+/// The least number of answer times that say anything.
+const ANSWER_TIMES_MIN: usize = 8;
+
+#[derive(Debug, Default)]
+pub(crate) struct Peers {
+    neighbours: BTreeMap<PeerId, Neighbour>,
+    bans: BTreeMap<PeerId, Time>,
+    answer_times: VecDeque<Duration>,
+}
+
+/// Says what a neighbour's filter makes of a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Opinion {
+    /// A fresh filter that can be believed says maybe.
+    Likely,
+    /// There is no evidence.
+    Unknown,
+    /// A fresh filter says no, or a filter that says maybe has lied too often.
+    RuledOut,
+}
+
+/// Describes a neighbour for status reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NeighbourInfo {
+    /// The neighbour.
+    pub peer: PeerId,
+    /// How many blobs its filter holds; none before a filter came.
+    pub filter_blobs: Option<u64>,
+    /// How long its last answer took; none before one came.
+    pub rtt: Option<Duration>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Neighbour {
+    filter: Option<KnownFilter>,
+    rtt: Option<Duration>,
+    /// Questions asked on the word of its filter, and how many of them were answered with absent.
+    judged: (u32, u32),
+    ignored_until: Option<Time>,
+    pub(crate) greeted: bool,
+    next_ask: u32,
+    asks: BTreeMap<u32, Hash>,
+}
+
+#[derive(Debug)]
+struct KnownFilter {
+    filter: PeerFilter,
+    heard: Time,
+}
+
+impl Peers {
+    pub(crate) fn insert(&mut self, peer: PeerId) {
+        self.neighbours.insert(peer, Neighbour::default());
+    }
+
+    /// Forgets a neighbour and returns the hashes it owed an answer for.
+    pub(crate) fn remove(&mut self, peer: PeerId) -> Vec<Hash> {
+        let gone = self.neighbours.remove(&peer);
+        gone.map(|neighbour| neighbour.asks.into_values().collect()).unwrap_or_default()
+    }
+
+    pub(crate) fn get_mut(&mut self, peer: PeerId) -> Option<&mut Neighbour> {
+        self.neighbours.get_mut(&peer)
+    }
+
+    pub(crate) fn contains(&self, peer: PeerId) -> bool {
+        self.neighbours.contains_key(&peer)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.neighbours.len()
+    }
+
+    pub(crate) fn ids(&self) -> Vec<PeerId> {
+        self.neighbours.keys().copied().collect()
+    }
+
+    pub(crate) fn infos(&self) -> Vec<NeighbourInfo> {
+        let info = |(peer, neighbour): (&PeerId, &Neighbour)| NeighbourInfo {
+            peer: *peer,
+            filter_blobs: neighbour.filter.as_ref().map(|known| known.filter.count()),
+            rtt: neighbour.rtt,
+        };
+        self.neighbours.iter().map(info).collect()
+    }
+
+    /// Sorts the neighbours by what their filters make of `hash`: those to ask, best first, and
+    /// those that are ruled out.
+    pub(crate) fn sort_for(
+        &self,
+        hash: &Hash,
+        now: Time,
+        config: &Config,
+    ) -> (Vec<(PeerId, Opinion)>, Vec<PeerId>) {
+        let mut asked = Vec::new();
+        let mut skipped = Vec::new();
+        for (peer, neighbour) in &self.neighbours {
+            match neighbour.opinion(hash, now, config) {
+                Opinion::RuledOut => skipped.push(*peer),
+                opinion @ (Opinion::Likely | Opinion::Unknown) => {
+                    asked.push((opinion, neighbour.rtt.unwrap_or(Duration::MAX), *peer));
+                }
+            }
+        }
+        asked.sort();
+        (asked.into_iter().map(|(opinion, _, peer)| (peer, opinion)).collect(), skipped)
+    }
+
+    pub(crate) fn opinion(&self, peer: PeerId, hash: &Hash, now: Time, config: &Config) -> Opinion {
+        self.neighbours
+            .get(&peer)
+            .map_or(Opinion::Unknown, |neighbour| neighbour.opinion(hash, now, config))
+    }
+
+    pub(crate) fn ban(&mut self, peer: PeerId, until: Time, bans_max: usize) {
+        if self.bans.len() >= bans_max {
+            let soonest = self.bans.iter().min_by_key(|(_, until)| **until).map(|(peer, _)| *peer);
+            soonest.and_then(|peer| self.bans.remove(&peer));
+        }
+        self.bans.insert(peer, until);
+    }
+
+    pub(crate) fn is_banned(&self, peer: PeerId, now: Time) -> bool {
+        self.bans.get(&peer).is_some_and(|until| *until > now)
+    }
+
+    /// Returns how long the edge should wait for the LAN: what 95 of 100 answers took lately, within
+    /// the bounds of the configuration.
+    pub(crate) fn hedge_delay(&self, config: &Config) -> Duration {
+        if self.answer_times.len() < ANSWER_TIMES_MIN {
+            return config.hedge_initial.clamp(config.hedge_min, config.hedge_max);
+        }
+        let mut times: Vec<Duration> = self.answer_times.iter().copied().collect();
+        times.sort();
+        let p95 = times.len() * 95 / 100;
+        times[p95.min(times.len() - 1)].clamp(config.hedge_min, config.hedge_max)
+    }
+
+    /// Takes in an answer and returns whether a question of that number was out for that hash.
+    pub(crate) fn answered(&mut self, peer: PeerId, id: u32) -> Option<Hash> {
+        self.get_mut(peer)?.asks.remove(&id)
+    }
+
+    /// Remembers how long an answer took, and whether the filter had told the truth.
+    pub(crate) fn learn(
+        &mut self,
+        peer: PeerId,
+        took: Duration,
+        lesson: Lesson,
+        now: Time,
+        config: &Config,
+    ) {
+        if self.answer_times.len() >= ANSWER_TIMES_MAX {
+            self.answer_times.pop_front();
+        }
+        self.answer_times.push_back(took);
+        let Some(neighbour) = self.get_mut(peer) else { return };
+        neighbour.rtt = Some(took);
+        neighbour.judge(lesson, now, config);
+    }
+}
+
+/// Says what an answer teaches about the filter of the peer that gave it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lesson {
+    /// The filter said maybe, and the peer has the blob.
+    Truth,
+    /// The filter said maybe, and the peer does not have it.
+    Lie,
+    /// The peer was not asked on the word of its filter.
+    Nothing,
+}
+
+impl Neighbour {
+    /// Numbers a question about `hash`.
+    pub(crate) fn ask(&mut self, hash: Hash) -> u32 {
+        let id = self.next_ask;
+        self.next_ask = self.next_ask.wrapping_add(1);
+        self.asks.insert(id, hash);
+        id
+    }
+
+    /// Forgets the question about `hash`, so that a late answer is not heard.
+    pub(crate) fn forget_ask(&mut self, hash: Hash) {
+        self.asks.retain(|_, asked| *asked != hash);
+    }
+
+    pub(crate) fn accept(&mut self, frame: FilterFrame, now: Time) -> Result<(), FilterError> {
+        self.filter = None;
+        self.filter = Some(KnownFilter { filter: PeerFilter::accept(frame)?, heard: now });
+        Ok(())
+    }
+
+    /// Applies a change, and returns whether it fitted; the whole filter is needed where it did not.
+    pub(crate) fn apply(&mut self, delta: &FilterDelta, now: Time) -> bool {
+        let Some(known) = self.filter.as_mut() else { return false };
+        let fits = known.filter.apply(delta).is_ok();
+        if fits {
+            known.heard = now;
+        } else {
+            self.filter = None;
+        }
+        fits
+    }
+
+    fn opinion(&self, hash: &Hash, now: Time, config: &Config) -> Opinion {
+        let fresh = self.filter.as_ref().filter(|known| now - known.heard <= config.filter_ttl);
+        let Some(known) = fresh else { return Opinion::Unknown };
+        let ignored = self.ignored_until.is_some_and(|until| until > now);
+        if ignored || !known.filter.may_hold(hash) { Opinion::RuledOut } else { Opinion::Likely }
+    }
+
+    /// Judges a filter by its measured error: one answer in five wasted is more than ten times what
+    /// an honest filter wastes.
+    fn judge(&mut self, lesson: Lesson, now: Time, config: &Config) {
+        let (asks, lies) = &mut self.judged;
+        match lesson {
+            Lesson::Nothing => return,
+            Lesson::Truth => *asks += 1,
+            Lesson::Lie => {
+                *asks += 1;
+                *lies += 1;
+            }
+        }
+        if *asks < config.filter_judged_after {
+            return;
+        }
+        if *lies * 5 > *asks {
+            self.ignored_until = Some(now + config.filter_ignored_for);
+        }
+        self.judged = (0, 0);
+    }
+}

@@ -1,0 +1,126 @@
+//! What happens next for a hash: the one place where the resolver decides.
+//!
+//! It is run after anything happened, looks at the state alone, and may be run again at no cost.
+
+use super::Resolver;
+use super::resolution::{EdgeState, Search};
+use crate::blob::Hash;
+use crate::engine::receipt::{Found, Note};
+use crate::engine::{Output, Shell, Source, Timer};
+use crate::peers::Peers;
+use crate::resolver::resolution::Stage;
+use crate::wire::message::Message;
+
+impl Resolver {
+    pub(super) fn advance(&mut self, hash: Hash, peers: &mut Peers, shell: &mut Shell) {
+        match self.resolutions.get(&hash) {
+            Some(running) if running.stage == Stage::Remote => {}
+            Some(_) | None => return,
+        }
+        self.fetch_from_holder(hash, shell);
+        self.ask_candidates(hash, peers, shell);
+        self.search_if_uncertain(hash, shell);
+        self.start_edge_if_due(hash, shell);
+        self.give_up_if_over(hash, shell);
+    }
+
+    /// Fetches from the first holder, one peer at a time.
+    fn fetch_from_holder(&mut self, hash: Hash, shell: &mut Shell) {
+        let Some(running) = self.resolutions.get_mut(&hash) else { return };
+        if running.fetches_from_peers() {
+            return;
+        }
+        if let Some(holder) = running.holders.pop_front() {
+            self.start_fetch(hash, Source::Peer(holder.peer), holder.found, shell);
+        }
+    }
+
+    /// Asks candidates, as many at once as the bound allows, while no holder is known.
+    fn ask_candidates(&mut self, hash: Hash, peers: &mut Peers, shell: &mut Shell) {
+        let Some(running) = self.resolutions.get_mut(&hash) else { return };
+        if running.fetches_from_peers() || !running.holders.is_empty() {
+            return;
+        }
+        while running.asks.len() < shell.config.asks_parallel_max {
+            let Some((peer, opinion)) = running.candidates.pop_front() else { break };
+            let Some(neighbour) = peers.get_mut(peer) else { continue };
+            let id = neighbour.ask(hash);
+            running.ask_sent(peer, opinion, shell.now);
+            shell.stats.asks_sent += 1;
+            let timeout = shell.config.ask_timeout;
+            running.timers.push(shell.start_timer(timeout, Timer::Ask { hash, peer }));
+            shell.emit(Output::Send { peer, message: Message::Ask { id, hash } });
+        }
+    }
+
+    /// Searches the DHT when nobody is thought to hold the blob on good grounds, or when those who
+    /// were have kept us waiting.
+    fn search_if_uncertain(&mut self, hash: Hash, shell: &mut Shell) {
+        let Some(running) = self.resolutions.get_mut(&hash) else { return };
+        let uncertain = !running.is_hopeful() || (running.hedged && running.fetches.is_empty());
+        if running.search != Search::Idle || !uncertain || running.has_bytes() {
+            return;
+        }
+        let query = shell.next_query();
+        running.search = Search::Running { query, since: shell.now };
+        self.queries.insert(query, hash);
+        let timeout = shell.config.provider_search_timeout;
+        running.timers.push(shell.start_timer(timeout, Timer::Search { hash, query }));
+        shell.emit(Output::FindProviders { query, hash });
+    }
+
+    /// Starts the edge when the LAN and the DHT have nothing left, or have had their time.
+    fn start_edge_if_due(&mut self, hash: Hash, shell: &mut Shell) {
+        let Some(running) = self.resolutions.get_mut(&hash) else { return };
+        if running.edge != EdgeState::Ready || running.fetches_from_peers() {
+            return;
+        }
+        let nothing_left = running.lan_is_over() && running.search == Search::Ended;
+        // A node that still looks for its neighbours has not heard what the LAN has.
+        let over = nothing_left && self.settled;
+        if !over && !running.hedged {
+            return;
+        }
+        if !nothing_left && !running.attempts.contains_key(&Source::Edge) {
+            let after = running.waited(shell.now);
+            running.note(Note::HedgeFired { after });
+            shell.stats.hedges += 1;
+        }
+        self.start_edge(hash, shell);
+    }
+
+    pub(super) fn start_edge(&mut self, hash: Hash, shell: &mut Shell) {
+        if let Some(running) = self.resolutions.get_mut(&hash) {
+            running.edge = EdgeState::Busy;
+            self.start_fetch(hash, Source::Edge, Found::Edge, shell);
+        }
+    }
+
+    fn start_fetch(&mut self, hash: Hash, source: Source, found: Found, shell: &mut Shell) {
+        let Some(running) = self.resolutions.get_mut(&hash) else { return };
+        let fetch = shell.next_fetch();
+        running.fetch_started(fetch, source, found, shell.now);
+        self.fetches.insert(fetch, hash);
+        let stall = shell.config.stall_timeout;
+        running.timers.push(shell.start_timer(stall, Timer::Stall { hash, fetch }));
+        if source != Source::Edge {
+            let late = shell.config.first_group_hedge;
+            running.timers.push(shell.start_timer(late, Timer::FirstGroup { hash, fetch }));
+        }
+        shell.emit(Output::Fetch { fetch, hash, source });
+    }
+
+    fn give_up_if_over(&mut self, hash: Hash, shell: &mut Shell) {
+        let Some(running) = self.resolutions.get(&hash) else { return };
+        let over = self.settled
+            && running.lan_is_over()
+            && running.fetches.is_empty()
+            && running.retries.is_empty()
+            && running.search == Search::Ended
+            && running.edge == EdgeState::Spent;
+        if over {
+            let failure = running.failure();
+            self.finish(hash, Err(failure), shell);
+        }
+    }
+}

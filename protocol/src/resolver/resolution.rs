@@ -1,0 +1,301 @@
+//! The state of resolving one hash: everything that is under way for all who want it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use crate::blob::Hash;
+use crate::engine::receipt::{Asked, AskedAnswer, Fetched, Found, Note, Phases, Receipt, Searched};
+use crate::engine::{Source, TimerKey, WantError};
+use crate::id::{FetchId, PeerId, QueryId, WantId};
+use crate::peers::Opinion;
+use crate::time::Time;
+
+#[derive(Debug)]
+pub(crate) struct Resolution {
+    pub(crate) wants: Vec<Want>,
+    pub(crate) stage: Stage,
+    /// Neighbours that may hold the blob and were not asked yet, best first.
+    pub(crate) candidates: VecDeque<(PeerId, Opinion)>,
+    /// Questions out, by neighbour.
+    pub(crate) asks: BTreeMap<PeerId, PendingAsk>,
+    /// Everybody who was ever a candidate, so that nobody is asked twice.
+    pub(crate) considered: BTreeSet<PeerId>,
+    /// Peers that hold the blob, as far as is known, and are not being fetched from.
+    pub(crate) holders: VecDeque<Holder>,
+    /// Attempts that failed, by source.
+    pub(crate) attempts: BTreeMap<Source, u32>,
+    /// Sources that wait for their next attempt.
+    pub(crate) retries: BTreeMap<Source, Found>,
+    pub(crate) fetches: BTreeMap<FetchId, Running>,
+    pub(crate) search: Search,
+    pub(crate) edge: EdgeState,
+    /// Whether the LAN has had the time that the edge owes it.
+    pub(crate) hedged: bool,
+    pub(crate) troubles: Troubles,
+    /// Every timer started for this hash, taken back at its end.
+    pub(crate) timers: Vec<TimerKey>,
+    pub(crate) clock: Clock,
+    pub(crate) receipt: Receipt,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Want {
+    pub(crate) id: WantId,
+    pub(crate) started: Time,
+    pub(crate) deadline: Option<TimerKey>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// The store is being looked into.
+    Local,
+    /// The store does not have all of it.
+    Remote,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PendingAsk {
+    pub(crate) sent: Time,
+    pub(crate) opinion: Opinion,
+    /// Its row in the receipt.
+    row: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Holder {
+    pub(crate) peer: PeerId,
+    pub(crate) found: Found,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Running {
+    pub(crate) source: Source,
+    pub(crate) found: Found,
+    pub(crate) heard: Time,
+    pub(crate) bytes: u64,
+    started: Time,
+    row: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Search {
+    /// Not begun; or to be begun again, because the node had no peers when it ended.
+    Idle,
+    /// Under way.
+    Running { query: QueryId, since: Time },
+    /// At its end, or not to be had.
+    Ended,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EdgeState {
+    /// It may be asked.
+    Ready,
+    /// It is being fetched from, or waits for its next attempt.
+    Busy,
+    /// It has nothing more to give, or there is none.
+    Spent,
+}
+
+/// What stood in the way, so that a failure can be named rightly.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Troubles {
+    pub(crate) wrong_bytes: bool,
+    pub(crate) refused: bool,
+    pub(crate) unreachable: bool,
+}
+
+/// The moments between the phases of the receipt.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    began: Time,
+    local_done: Option<Time>,
+    source_chosen: Option<Time>,
+    first_byte: Option<Time>,
+    last_byte: Option<Time>,
+}
+
+impl Resolution {
+    pub(crate) fn new(hash: Hash, want: Want) -> Self {
+        Self {
+            wants: vec![want],
+            stage: Stage::Local,
+            candidates: VecDeque::new(),
+            asks: BTreeMap::new(),
+            considered: BTreeSet::new(),
+            holders: VecDeque::new(),
+            attempts: BTreeMap::new(),
+            retries: BTreeMap::new(),
+            fetches: BTreeMap::new(),
+            search: Search::Idle,
+            edge: EdgeState::Ready,
+            hedged: false,
+            troubles: Troubles::default(),
+            timers: Vec::new(),
+            clock: Clock::new(want.started),
+            receipt: Receipt::new(hash),
+        }
+    }
+
+    pub(crate) fn note(&mut self, note: Note) {
+        self.receipt.notes.push(note);
+    }
+
+    pub(crate) fn local_done(&mut self, now: Time) {
+        self.stage = Stage::Remote;
+        self.clock.local_done = Some(now);
+    }
+
+    /// Makes a neighbour a candidate, unless it was one before.
+    pub(crate) fn consider(&mut self, peer: PeerId, opinion: Opinion) -> bool {
+        let new = self.considered.insert(peer);
+        if new {
+            self.candidates.push_back((peer, opinion));
+        }
+        new
+    }
+
+    pub(crate) fn ask_sent(&mut self, peer: PeerId, opinion: Opinion, now: Time) {
+        let row = self.receipt.asked.len();
+        self.receipt.asked.push(Asked { peer, answer: None, after: Duration::ZERO });
+        self.asks.insert(peer, PendingAsk { sent: now, opinion, row });
+    }
+
+    /// Ends the question to a neighbour, if one is out, and returns it.
+    pub(crate) fn ask_ended(
+        &mut self,
+        peer: PeerId,
+        answer: AskedAnswer,
+        now: Time,
+    ) -> Option<PendingAsk> {
+        let ask = self.asks.remove(&peer)?;
+        if let Some(row) = self.receipt.asked.get_mut(ask.row) {
+            row.answer = Some(answer);
+            row.after = now - ask.sent;
+        }
+        Some(ask)
+    }
+
+    pub(crate) fn fetch_started(
+        &mut self,
+        fetch: FetchId,
+        source: Source,
+        found: Found,
+        now: Time,
+    ) {
+        self.clock.source_chosen.get_or_insert(now);
+        let row = self.receipt.fetches.len();
+        let fetched = Fetched { source, bytes: 0, outcome: String::new(), took: Duration::ZERO };
+        self.receipt.fetches.push(fetched);
+        let running = Running { source, found, heard: now, bytes: 0, started: now, row };
+        self.fetches.insert(fetch, running);
+    }
+
+    pub(crate) fn progressed(&mut self, fetch: FetchId, bytes: u64, now: Time) -> Option<Running> {
+        let running = self.fetches.get_mut(&fetch)?;
+        running.heard = now;
+        running.bytes += bytes;
+        if let Some(row) = self.receipt.fetches.get_mut(running.row) {
+            row.bytes = running.bytes;
+        }
+        match running.source {
+            Source::Peer(_) => self.receipt.bytes_lan += bytes,
+            Source::Edge => self.receipt.bytes_edge += bytes,
+        }
+        self.clock.first_byte.get_or_insert(now);
+        self.clock.last_byte = Some(now);
+        Some(*running)
+    }
+
+    pub(crate) fn fetch_ended(
+        &mut self,
+        fetch: FetchId,
+        outcome: &str,
+        now: Time,
+    ) -> Option<Running> {
+        let running = self.fetches.remove(&fetch)?;
+        if let Some(row) = self.receipt.fetches.get_mut(running.row) {
+            outcome.clone_into(&mut row.outcome);
+            row.took = now - running.started;
+        }
+        Some(running)
+    }
+
+    pub(crate) fn searched(&mut self, providers: usize, since: Time, ended: bool, now: Time) {
+        let before = self.receipt.search.map_or(0, |search| search.providers);
+        let providers = providers + before;
+        self.receipt.search = Some(Searched { providers, took: now - since, ended });
+    }
+
+    /// Returns how long a source has been looked for.
+    pub(crate) fn waited(&self, now: Time) -> Duration {
+        now - self.clock.local_done.unwrap_or(now)
+    }
+
+    pub(crate) fn fetches_from_peers(&self) -> bool {
+        self.fetches.values().any(|running| matches!(running.source, Source::Peer(_)))
+    }
+
+    pub(crate) fn has_bytes(&self) -> bool {
+        self.fetches.values().any(|running| running.bytes > 0)
+    }
+
+    /// Returns whether the LAN has nothing left that could give the blob, as far as is known now.
+    pub(crate) fn lan_is_over(&self) -> bool {
+        self.candidates.is_empty()
+            && self.asks.is_empty()
+            && self.holders.is_empty()
+            && !self.fetches_from_peers()
+            && !self.retries.keys().any(|source| matches!(source, Source::Peer(_)))
+    }
+
+    /// Returns whether anybody is thought to hold the blob on good grounds.
+    pub(crate) fn is_hopeful(&self) -> bool {
+        let likely = |opinion: &Opinion| *opinion == Opinion::Likely;
+        !self.holders.is_empty()
+            || self.fetches_from_peers()
+            || self.candidates.iter().any(|(_, opinion)| likely(opinion))
+            || self.asks.values().any(|ask| likely(&ask.opinion))
+    }
+
+    /// Names the failure of a resolution that has nothing left to try.
+    pub(crate) fn failure(&self) -> WantError {
+        match self.troubles {
+            Troubles { wrong_bytes: true, .. } => WantError::WrongBytes,
+            Troubles { refused: true, .. } => WantError::Refused,
+            Troubles { unreachable: true, .. } => WantError::Unreachable,
+            Troubles { .. } => WantError::NotFound,
+        }
+    }
+
+    /// Returns the receipt of one want, as it stands now.
+    pub(crate) fn receipt_for(&self, want: &Want, now: Time) -> Receipt {
+        let mut receipt = self.receipt.clone();
+        receipt.took = now - want.started;
+        receipt.phases = self.clock.phases(now);
+        if want.started > self.clock.began {
+            receipt.notes.push(Note::Joined);
+        }
+        receipt
+    }
+}
+
+impl Clock {
+    fn new(began: Time) -> Self {
+        Self { began, local_done: None, source_chosen: None, first_byte: None, last_byte: None }
+    }
+
+    fn phases(&self, now: Time) -> Phases {
+        let local_done = self.local_done.unwrap_or(now);
+        let mut phases = Phases { local: local_done - self.began, ..Phases::default() };
+        phases.find = self.source_chosen.unwrap_or(now) - local_done;
+        let Some(source_chosen) = self.source_chosen else { return phases };
+        phases.first_group = self.first_byte.unwrap_or(now) - source_chosen;
+        let (Some(first_byte), Some(last_byte)) = (self.first_byte, self.last_byte) else {
+            return phases;
+        };
+        phases.transfer = last_byte - first_byte;
+        phases.store = now - last_byte;
+        phases
+    }
+}

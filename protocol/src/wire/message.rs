@@ -1,0 +1,279 @@
+//! The messages of the control stream and of the blob stream (SPEC.md, "Control stream" and
+//! "Blob stream").
+//!
+//! Every message is one frame: the fixed header of [`frame`](super::frame) with the type below, then
+//! a postcard body. The two frames that carry bulk bytes, [`LIST`] and [`GROUP`], have a body of their
+//! own and are read by the data plane, which never hands their bytes to the engine.
+
+use serde::{Deserialize, Serialize};
+
+use super::frame::{self, FrameError};
+use crate::blob::Hash;
+use crate::filter::{FilterDelta, FilterFrame};
+
+/// The oldest version of the wire protocol this code speaks.
+pub const VERSION_MIN: u16 = 1;
+/// The newest version of the wire protocol this code speaks.
+pub const VERSION_MAX: u16 = 1;
+
+/// Frame type of [`Message::Hello`].
+pub const HELLO: u8 = 0x01;
+/// Frame type of [`Message::Filter`].
+pub const FILTER: u8 = 0x02;
+/// Frame type of [`Message::FilterDelta`].
+pub const FILTER_DELTA: u8 = 0x03;
+/// Frame type of [`Message::FilterRequest`].
+pub const FILTER_REQUEST: u8 = 0x04;
+/// Frame type of [`Message::Ask`].
+pub const ASK: u8 = 0x05;
+/// Frame type of [`Message::Answer`].
+pub const ANSWER: u8 = 0x06;
+/// Frame type of [`Message::Goodbye`].
+pub const GOODBYE: u8 = 0x07;
+/// Frame type of [`BlobRequest`].
+pub const REQUEST: u8 = 0x10;
+/// Frame type of [`BlobHead`].
+pub const HEAD: u8 = 0x11;
+/// Frame type of a piece of a group list: chaining values, one after another.
+pub const LIST: u8 = 0x12;
+/// Frame type of a group: its number (u64, little-endian), its codec (u8), its payload.
+pub const GROUP: u8 = 0x13;
+/// Frame type of the end of a response, with no body.
+pub const END: u8 = 0x14;
+
+/// The longest piece of a group list in one frame, in bytes: 2,048 chaining values.
+pub const LIST_PIECE_LEN_MAX: u32 = 64 * 1024;
+/// The length of what precedes the payload in a group's frame, in bytes.
+pub const GROUP_PREFIX_LEN: u32 = 9;
+/// The most runs of groups one request may name.
+pub const RUNS_MAX: usize = 1_024;
+
+/// The bound of a small message's body in bytes.
+const SMALL_LEN_MAX: u32 = 4 * 1024;
+/// The bound of a request's body in bytes: 1,024 runs of two numbers of up to 10 bytes.
+const REQUEST_LEN_MAX: u32 = 1_024 * 20 + 64;
+
+/// Returns the longest body a frame of type `kind` may have. Types unknown to this version are
+/// skipped, so they have a bound too.
+pub fn body_len_max(kind: u8) -> u32 {
+    match kind {
+        FILTER => bound(FilterFrame::ENCODED_LEN_MAX),
+        FILTER_DELTA => bound(FilterDelta::ENCODED_LEN_MAX),
+        REQUEST => REQUEST_LEN_MAX,
+        LIST => LIST_PIECE_LEN_MAX,
+        // The codec only ever shrinks a group.
+        GROUP => bound(GROUP_BYTES) + GROUP_PREFIX_LEN,
+        END => 0,
+        _ => SMALL_LEN_MAX,
+    }
+}
+
+const GROUP_BYTES: usize = 64 * 1024;
+
+fn bound(len: usize) -> u32 {
+    u32::try_from(len).unwrap_or(u32::MAX)
+}
+
+/// Is what neighbours say to each other on their control streams.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// Opens a control stream: always the first message, once.
+    Hello(Hello),
+    /// Tells the whole filter of what the sender holds.
+    Filter(FilterFrame),
+    /// Tells what was added since the sender's last filter message; with no prefixes it only says
+    /// that the filter still stands.
+    FilterDelta(FilterDelta),
+    /// Asks for the whole filter, because a delta did not fit.
+    FilterRequest,
+    /// Asks whether the receiver holds a blob.
+    Ask {
+        /// Numbers the question; the answer carries it back.
+        id: u32,
+        /// The blob.
+        hash: Hash,
+    },
+    /// Answers an [`Ask`](Self::Ask).
+    Answer {
+        /// The question's number.
+        id: u32,
+        /// What the sender knows.
+        result: AskResult,
+    },
+    /// Says that the sender stops; the receiver forgets its filter at once.
+    Goodbye,
+}
+
+/// Says which versions and features the sender speaks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The oldest version spoken.
+    pub version_min: u16,
+    /// The newest version spoken.
+    pub version_max: u16,
+    /// Optional features, one bit each; unknown bits are ignored.
+    pub features: u64,
+}
+
+impl Hello {
+    /// Says what this code speaks.
+    pub fn ours() -> Self {
+        Self { version_min: VERSION_MIN, version_max: VERSION_MAX, features: 0 }
+    }
+
+    /// Returns the newest version both sides speak, if there is one.
+    pub fn common_version(&self) -> Option<u16> {
+        let newest = self.version_max.min(VERSION_MAX);
+        (newest >= self.version_min.max(VERSION_MIN)).then_some(newest)
+    }
+}
+
+/// Says whether a peer holds a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AskResult {
+    /// It holds the whole blob.
+    Have {
+        /// The blob's length in bytes, a claim until the last group verifies.
+        size: u64,
+    },
+    /// It does not hold it.
+    Absent,
+    /// It cannot say now.
+    Busy {
+        /// When to ask again, in milliseconds.
+        retry_after_ms: u32,
+    },
+}
+
+impl Message {
+    /// Returns the frame that carries this message.
+    pub fn encode(&self) -> Result<Vec<u8>, FrameError> {
+        match self {
+            Self::Hello(hello) => frame::encode(HELLO, hello),
+            Self::Filter(filter) => frame::encode(FILTER, filter),
+            Self::FilterDelta(delta) => frame::encode(FILTER_DELTA, delta),
+            Self::FilterRequest => frame::encode(FILTER_REQUEST, &()),
+            Self::Ask { id, hash } => frame::encode(ASK, &(id, hash)),
+            Self::Answer { id, result } => frame::encode(ANSWER, &(id, result)),
+            Self::Goodbye => frame::encode(GOODBYE, &()),
+        }
+    }
+
+    /// Reads the message of a frame; `None` for a type that a control stream does not carry, which
+    /// is skipped so that later versions may add messages.
+    pub fn decode(kind: u8, body: &[u8]) -> Result<Option<Self>, FrameError> {
+        let message = match kind {
+            HELLO => Self::Hello(frame::decode_body(body)?),
+            FILTER => Self::Filter(frame::decode_body(body)?),
+            FILTER_DELTA => Self::FilterDelta(frame::decode_body(body)?),
+            FILTER_REQUEST => frame::decode_body(body).map(|()| Self::FilterRequest)?,
+            ASK => frame::decode_body(body).map(|(id, hash)| Self::Ask { id, hash })?,
+            ANSWER => frame::decode_body(body).map(|(id, result)| Self::Answer { id, result })?,
+            GOODBYE => frame::decode_body(body).map(|()| Self::Goodbye)?,
+            _ => return Ok(None),
+        };
+        Ok(Some(message))
+    }
+}
+
+/// Asks a provider for groups of a blob; opens a blob stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobRequest {
+    /// The blob.
+    pub hash: Hash,
+    /// Whether the requester has no proven group list yet: the provider then sends the list and the
+    /// last group before anything else.
+    pub with_list: bool,
+    /// The codecs the requester reads, one bit each (bit 0 raw, bit 1 LZ4).
+    pub codecs: u8,
+    /// The groups wanted, as runs of first group and count in rising order; all where there is none.
+    pub runs: Vec<(u64, u64)>,
+}
+
+/// Answers a [`BlobRequest`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BlobHead {
+    /// The groups follow.
+    Ok {
+        /// The blob's length in bytes, a claim until the last group verifies.
+        size: u64,
+    },
+    /// The provider does not hold the blob.
+    Absent,
+    /// The provider serves as much as it will.
+    Busy {
+        /// When to ask again, in milliseconds.
+        retry_after_ms: u32,
+    },
+    /// The request makes no sense: runs out of order or past the end.
+    Refused,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::filter::OwnFilter;
+    use crate::wire::frame::FrameReader;
+
+    fn messages() -> Vec<Message> {
+        let hash = Hash::of(b"blob");
+        let filter = OwnFilter::build(3, std::iter::once(hash.prefix()));
+        let delta = filter.delta_since(3, 0).expect("of this generation");
+        vec![
+            Message::Hello(Hello::ours()),
+            Message::Filter(filter.frame().expect("not too full")),
+            Message::FilterDelta(delta),
+            Message::FilterRequest,
+            Message::Ask { id: u32::MAX, hash },
+            Message::Answer { id: 0, result: AskResult::Have { size: u64::MAX } },
+            Message::Answer { id: 1, result: AskResult::Absent },
+            Message::Answer { id: 2, result: AskResult::Busy { retry_after_ms: 9 } },
+            Message::Goodbye,
+        ]
+    }
+
+    #[test]
+    fn every_message_survives_a_round_trip_within_its_bound() {
+        let mut reader = FrameReader::new(body_len_max);
+        for message in messages() {
+            let bytes = message.encode().expect("encodes");
+            let frame = reader.poll_frame(&mut &bytes[..]).expect("framed").expect("whole");
+            assert_eq!(Message::decode(frame.kind, &frame.body), Ok(Some(message)));
+        }
+    }
+
+    #[test]
+    fn unknown_type_is_skipped_and_trailing_bytes_are_not() {
+        assert_eq!(Message::decode(0x7f, &[1, 2, 3]), Ok(None));
+        assert!(Message::decode(FILTER_REQUEST, &[1]).is_err());
+    }
+
+    #[test]
+    fn longest_request_fits_its_bound() {
+        let runs = vec![(u64::MAX, u64::MAX); RUNS_MAX];
+        let request = BlobRequest { hash: Hash::of(b""), with_list: true, codecs: 3, runs };
+        let frame = frame::encode(REQUEST, &request).expect("encodes");
+        assert!(frame.len() <= 8 + usize::try_from(REQUEST_LEN_MAX).expect("fits"));
+    }
+
+    #[test]
+    fn versions_without_overlap_have_nothing_in_common() {
+        let hello = |version_min, version_max| Hello { version_min, version_max, features: 0 };
+        assert_eq!(Hello::ours().common_version(), Some(VERSION_MAX));
+        assert_eq!(hello(0, 0).common_version(), None);
+        assert_eq!(hello(2, 9).common_version(), None);
+        assert_eq!(hello(0, u16::MAX).common_version(), Some(VERSION_MAX));
+        assert_eq!(hello(9, 0).common_version(), None, "upside down");
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_of_a_peer_panic(kind in 0u8..=0x20, body in prop::collection::vec(any::<u8>(), 0..400)) {
+            Message::decode(kind, &body).ok();
+            frame::decode_body::<BlobRequest>(&body).ok();
+            frame::decode_body::<BlobHead>(&body).ok();
+        }
+    }
+}

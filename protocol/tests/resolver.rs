@@ -1,0 +1,465 @@
+//! The resolver's decisions, one behaviour a test, in virtual time.
+
+#![allow(clippy::wildcard_enum_match_arm, reason = "tests pick out the outputs they are about")]
+
+#[allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+mod support;
+
+use std::time::Duration;
+
+use blobmesh_protocol::Config;
+use blobmesh_protocol::engine::receipt::{AskedAnswer, Found, Note};
+use blobmesh_protocol::engine::{DropReason, FetchOutcome, Input, LookResult, Source, WantError};
+use blobmesh_protocol::id::WantId;
+use blobmesh_protocol::wire::message::{AskResult, Message};
+use support::{MS, Rig, SIZE, hash, peer};
+
+const HAVE: AskResult = AskResult::Have { size: SIZE };
+
+fn failed() -> FetchOutcome {
+    FetchOutcome::Failed { detail: "connection reset".to_owned() }
+}
+
+fn wrong() -> FetchOutcome {
+    FetchOutcome::WrongBytes { detail: "group 0 has a wrong hash".to_owned() }
+}
+
+#[test]
+fn blob_of_the_store_is_found_without_asking_anybody() {
+    let mut rig = Rig::new();
+    let neighbour = rig.neighbour(1, &[hash(1)]);
+    let want = rig.want(hash(1), None);
+    let look = rig.take_look(hash(1));
+    rig.tell(Input::Looked { look, result: LookResult::Whole { size: SIZE } });
+    let (result, receipt) = rig.take_end(want).expect("ended");
+    assert_eq!(result, Ok(()));
+    assert_eq!((receipt.found, receipt.bytes_local), (Some(Found::Local), SIZE));
+    assert_eq!(rig.take_ask(neighbour, hash(1)), None);
+}
+
+#[test]
+fn neighbour_whose_filter_says_maybe_is_asked_and_fetched_from() {
+    let mut rig = Rig::new();
+    let holder = rig.neighbour(1, &[hash(1)]);
+    let other = rig.neighbour(2, &[hash(2)]);
+    let want = rig.get(hash(1));
+    assert_eq!(rig.take_ask(other, hash(1)), None, "its filter rules the blob out");
+    rig.pass(2 * MS);
+    rig.answer(holder, hash(1), HAVE);
+    let fetch = rig.take_fetch(Source::Peer(holder)).expect("fetched from the holder");
+    rig.pass(3 * MS);
+    rig.complete(fetch);
+    let (result, receipt) = rig.take_end(want).expect("ended");
+    assert_eq!(result, Ok(()));
+    assert_eq!(receipt.found, Some(Found::Lan));
+    assert_eq!((receipt.bytes_lan, receipt.bytes_edge), (SIZE, 0));
+    assert_eq!(receipt.skipped, vec![other]);
+    assert_eq!((receipt.phases.find, receipt.phases.first_group), (2 * MS, 3 * MS));
+    assert_eq!(rig.take_fetch(Source::Edge), None);
+}
+
+#[test]
+fn blob_nobody_has_is_not_found_and_every_filter_is_respected() {
+    let mut rig = Rig::with(Config::default());
+    rig.neighbour(1, &[hash(1)]);
+    rig.neighbour(2, &[hash(2)]);
+    let want = rig.get(hash(9));
+    let query = rig.take_search().expect("the DHT is searched");
+    rig.tell(Input::ProvidersEnded { query });
+    let (result, receipt) = rig.take_end(want).expect("ended at once");
+    assert_eq!(result, Err(WantError::NotFound));
+    assert_eq!((receipt.neighbours, receipt.asked.len(), receipt.skipped.len()), (2, 0, 2));
+}
+
+#[test]
+fn neighbour_without_a_filter_is_asked() {
+    let mut rig = Rig::new();
+    let silent = rig.silent_neighbour(1);
+    rig.get(hash(1));
+    assert!(rig.take_ask(silent, hash(1)).is_some());
+}
+
+#[test]
+fn filter_that_was_not_confirmed_in_time_is_no_evidence() {
+    let mut rig = Rig::new();
+    let quiet = rig.neighbour(1, &[hash(2)]);
+    rig.pass(Config::default().filter_ttl + MS);
+    rig.get(hash(1));
+    assert!(rig.take_ask(quiet, hash(1)).is_some(), "an old negative skips nobody");
+}
+
+#[test]
+fn gets_of_one_hash_share_one_resolution() {
+    let mut rig = Rig::new();
+    let holder = rig.neighbour(1, &[hash(1)]);
+    let first = rig.get(hash(1));
+    rig.pass(MS);
+    let second = rig.want(hash(1), None);
+    rig.answer(holder, hash(1), HAVE);
+    let fetch = rig.take_fetch(Source::Peer(holder)).expect("one fetch");
+    rig.complete(fetch);
+    assert_eq!(rig.take_end(first).expect("ended").0, Ok(()));
+    let (result, receipt) = rig.take_end(second).expect("ended with the first");
+    assert_eq!(result, Ok(()));
+    assert!(receipt.notes.contains(&Note::Joined));
+    assert_eq!(rig.engine.resolutions(), 0);
+}
+
+#[test]
+fn edge_is_started_when_the_lan_has_nothing() {
+    let mut rig = Rig::new();
+    rig.neighbour(1, &[hash(2)]);
+    let want = rig.get(hash(1));
+    assert_eq!(rig.take_fetch(Source::Edge), None, "the DHT has its time first");
+    let query = rig.take_search().expect("searched");
+    rig.tell(Input::ProvidersEnded { query });
+    let fetch = rig.take_fetch(Source::Edge).expect("the edge at once");
+    rig.complete(fetch);
+    let (result, receipt) = rig.take_end(want).expect("ended");
+    assert_eq!((result, receipt.found), (Ok(()), Some(Found::Edge)));
+    assert_eq!((receipt.bytes_lan, receipt.bytes_edge), (0, SIZE));
+}
+
+#[test]
+fn edge_is_hedged_when_a_neighbour_does_not_answer() {
+    let mut rig = Rig::new();
+    rig.neighbour(1, &[hash(1)]);
+    let want = rig.get(hash(1));
+    rig.pass(Config::default().hedge_initial - MS);
+    assert_eq!(rig.take_fetch(Source::Edge), None, "not before the hedge");
+    rig.pass(MS);
+    let fetch = rig.take_fetch(Source::Edge).expect("hedged");
+    rig.complete(fetch);
+    let receipt = rig.take_end(want).expect("ended").1;
+    assert!(receipt.notes.iter().any(|note| matches!(note, Note::HedgeFired { .. })));
+}
+
+#[test]
+fn hedge_delay_follows_what_answers_took() {
+    let mut rig = Rig::new();
+    let slow = rig.neighbour(1, &(0..40).map(hash).collect::<Vec<_>>());
+    for n in 0..20 {
+        rig.get(hash(n));
+        rig.pass(40 * MS);
+        rig.answer(slow, hash(n), HAVE);
+        let fetch = rig.take_fetch(Source::Peer(slow)).expect("fetch");
+        rig.complete(fetch);
+    }
+    rig.outputs.clear();
+    rig.get(hash(30));
+    rig.pass(39 * MS);
+    assert_eq!(rig.take_fetch(Source::Edge), None);
+    rig.pass(2 * MS);
+    assert!(rig.take_fetch(Source::Edge).is_some(), "40 ms is what answers take here");
+}
+
+#[test]
+fn edge_without_a_byte_is_let_go_when_the_lan_gives_one() {
+    let mut rig = Rig::new();
+    let late = rig.neighbour(1, &[hash(1)]);
+    let want = rig.get(hash(1));
+    rig.pass(60 * MS);
+    let edge = rig.take_fetch(Source::Edge).expect("hedged");
+    rig.answer(late, hash(1), HAVE);
+    let lan = rig.take_fetch(Source::Peer(late)).expect("the LAN joins the race");
+    rig.tell(Input::Progress { fetch: lan, bytes: 10, size: SIZE });
+    assert!(rig.take_stop(edge));
+    rig.end(lan, FetchOutcome::Complete { size: SIZE });
+    assert_eq!(rig.take_end(want).expect("ended").1.found, Some(Found::Lan));
+}
+
+#[test]
+fn holder_that_gives_no_first_group_has_the_edge_started_beside_it() {
+    let mut rig = Rig::new();
+    let stuck = rig.neighbour(1, &[hash(1)]);
+    let want = rig.get(hash(1));
+    rig.answer(stuck, hash(1), HAVE);
+    let lan = rig.take_fetch(Source::Peer(stuck)).expect("fetch");
+    rig.pass(Config::default().first_group_hedge);
+    let edge = rig.take_fetch(Source::Edge).expect("started beside it");
+    rig.complete(edge);
+    assert!(rig.take_stop(lan), "the loser is stopped");
+    assert_eq!(rig.take_end(want).expect("ended").1.found, Some(Found::Edge));
+}
+
+#[test]
+fn stalled_holder_is_dropped_for_the_next_one() {
+    let mut rig = Rig::with(Config::default());
+    let stuck = rig.neighbour(1, &[hash(1)]);
+    let good = rig.neighbour(2, &[hash(1)]);
+    let want = rig.get(hash(1));
+    rig.answer(stuck, hash(1), HAVE);
+    rig.answer(good, hash(1), HAVE);
+    let first = rig.take_fetch(Source::Peer(stuck)).expect("fetch");
+    rig.tell(Input::Progress { fetch: first, bytes: 10, size: SIZE });
+    rig.pass(Config::default().stall_timeout - MS);
+    assert_eq!(rig.take_fetch(Source::Peer(good)), None, "one peer at a time");
+    rig.pass(MS);
+    assert!(rig.take_stop(first));
+    let second = rig.take_fetch(Source::Peer(good)).expect("the next holder");
+    rig.complete(second);
+    let receipt = rig.take_end(want).expect("ended").1;
+    assert!(receipt.notes.contains(&Note::Stalled { source: Source::Peer(stuck) }));
+    assert_eq!(receipt.fetches.len(), 2);
+}
+
+#[test]
+fn progress_keeps_a_slow_holder_alive() {
+    let mut rig = Rig::with(Config::default());
+    let slow = rig.neighbour(1, &[hash(1)]);
+    rig.get(hash(1));
+    rig.answer(slow, hash(1), HAVE);
+    let fetch = rig.take_fetch(Source::Peer(slow)).expect("fetch");
+    for _ in 0..10 {
+        rig.pass(Config::default().stall_timeout - MS);
+        rig.tell(Input::Progress { fetch, bytes: 1, size: SIZE });
+    }
+    assert!(!rig.take_stop(fetch));
+}
+
+#[test]
+fn peer_that_sends_wrong_bytes_is_banned_and_the_get_succeeds_elsewhere() {
+    let mut rig = Rig::new();
+    let liar = rig.neighbour(1, &[hash(1), hash(2)]);
+    let want = rig.get(hash(1));
+    rig.answer(liar, hash(1), HAVE);
+    let fetch = rig.take_fetch(Source::Peer(liar)).expect("fetch");
+    rig.end(fetch, wrong());
+    assert_eq!(rig.take_drop(liar), Some(DropReason::WrongBytes));
+    let query = rig.take_search().expect("searched");
+    rig.tell(Input::ProvidersEnded { query });
+    let edge = rig.take_fetch(Source::Edge).expect("the edge instead");
+    rig.complete(edge);
+    let (result, receipt) = rig.take_end(want).expect("ended");
+    assert_eq!(result, Ok(()));
+    assert!(receipt.notes.contains(&Note::Banned { peer: liar }));
+    // It comes back, and is turned away.
+    rig.tell(Input::Disconnected { peer: liar });
+    rig.tell(Input::Connected { peer: liar });
+    assert_eq!(rig.take_drop(liar), Some(DropReason::Banned));
+}
+
+#[test]
+fn wrong_bytes_from_the_only_source_are_a_verification_failure() {
+    let mut rig = Rig::with(Config { provider_search: false, ..Config::default() });
+    let liar = rig.neighbour(1, &[hash(1)]);
+    let want = rig.get(hash(1));
+    rig.answer(liar, hash(1), HAVE);
+    let fetch = rig.take_fetch(Source::Peer(liar)).expect("fetch");
+    rig.end(fetch, wrong());
+    assert_eq!(rig.take_end(want).expect("ended").0, Err(WantError::WrongBytes));
+}
+
+#[test]
+fn failing_edge_is_tried_again_a_bounded_number_of_times() {
+    let mut rig = Rig::with(Config { edge: true, provider_search: false, ..Config::default() });
+    let want = rig.get(hash(1));
+    for _ in 0..Config::default().attempts_max {
+        let fetch = rig.take_fetch(Source::Edge).expect("an attempt");
+        rig.end(fetch, failed());
+        rig.pass(Config::default().backoff_max);
+    }
+    assert_eq!(rig.take_fetch(Source::Edge), None);
+    assert_eq!(rig.take_end(want).expect("ended").0, Err(WantError::Unreachable));
+}
+
+#[test]
+fn busy_source_is_tried_again_when_it_said() {
+    let mut rig = Rig::with(Config { provider_search: false, ..Config::default() });
+    let busy = rig.neighbour(1, &[hash(1)]);
+    let want = rig.get(hash(1));
+    rig.answer(busy, hash(1), HAVE);
+    let fetch = rig.take_fetch(Source::Peer(busy)).expect("fetch");
+    rig.end(fetch, FetchOutcome::Busy { retry_after: 70 * MS });
+    rig.pass(69 * MS);
+    assert_eq!(rig.take_fetch(Source::Peer(busy)), None);
+    rig.pass(MS);
+    let again = rig.take_fetch(Source::Peer(busy)).expect("again");
+    rig.complete(again);
+    assert_eq!(rig.take_end(want).expect("ended").0, Ok(()));
+}
+
+#[test]
+fn refusing_edge_is_not_asked_twice_and_named_as_the_cause() {
+    let mut rig = Rig::with(Config { edge: true, provider_search: false, ..Config::default() });
+    let want = rig.get(hash(1));
+    let fetch = rig.take_fetch(Source::Edge).expect("edge");
+    rig.end(fetch, FetchOutcome::Refused { detail: "400".to_owned() });
+    assert_eq!(rig.take_end(want).expect("ended").0, Err(WantError::Refused));
+}
+
+#[test]
+fn not_found_and_unreachable_are_told_apart() {
+    let config = Config { edge: true, provider_search: false, ..Config::default() };
+    let mut rig = Rig::with(config);
+    let silent = rig.neighbour(1, &[hash(1)]);
+    let want = rig.get(hash(1));
+    rig.pass(Config::default().hedge_initial);
+    let edge = rig.take_fetch(Source::Edge).expect("hedged");
+    rig.end(edge, FetchOutcome::Absent);
+    assert!(rig.take_end(want).is_none(), "the neighbour may still answer");
+    rig.pass(Config::default().ask_timeout);
+    let (result, receipt) = rig.take_end(want).expect("ended");
+    assert_eq!(result, Err(WantError::Unreachable), "a neighbour that may hold it said nothing");
+    assert_eq!(receipt.asked[0].answer, Some(AskedAnswer::Timeout));
+    assert_eq!(receipt.asked[0].peer, silent);
+}
+
+#[test]
+fn provider_named_by_the_dht_is_fetched_from_without_a_question() {
+    let mut rig = Rig::with(Config::default());
+    let want = rig.get(hash(1));
+    let query = rig.take_search().expect("searched");
+    rig.tell(Input::Providers { query, peers: vec![peer(0), peer(5)] });
+    let fetch = rig.take_fetch(Source::Peer(peer(5))).expect("fetched from the provider");
+    rig.complete(fetch);
+    let (result, receipt) = rig.take_end(want).expect("ended");
+    assert_eq!((result, receipt.found), (Ok(()), Some(Found::Dht)));
+    assert_eq!(receipt.search.map(|search| search.providers), Some(1), "we are not a provider");
+}
+
+#[test]
+fn dht_that_never_ends_does_not_hold_up_the_failure_for_ever() {
+    let mut rig = Rig::with(Config::default());
+    let want = rig.get(hash(1));
+    rig.pass(Config::default().provider_search_timeout);
+    assert_eq!(rig.take_end(want).expect("ended").0, Err(WantError::NotFound));
+}
+
+#[test]
+fn node_that_still_looks_for_neighbours_does_not_say_not_found() {
+    let mut rig = Rig::unsettled(Config { provider_search: false, ..Config::default() });
+    let want = rig.get(hash(1));
+    rig.pass(Duration::from_secs(1));
+    assert!(rig.take_end(want).is_none());
+    let late = rig.neighbour(1, &[hash(1)]);
+    rig.answer(late, hash(1), HAVE);
+    let fetch = rig.take_fetch(Source::Peer(late)).expect("the neighbour that came");
+    rig.complete(fetch);
+    assert_eq!(rig.take_end(want).expect("ended").0, Ok(()));
+    let nowhere = rig.get(hash(2));
+    rig.tell(Input::Settled);
+    assert_eq!(rig.take_end(nowhere).expect("ended").0, Err(WantError::NotFound));
+}
+
+#[test]
+fn blob_added_by_a_skipped_neighbour_during_the_get_is_found() {
+    let mut rig = Rig::with(Config::default());
+    let adder = rig.neighbour(1, &[]);
+    let want = rig.get(hash(1));
+    assert_eq!(rig.take_ask(adder, hash(1)), None);
+    let delta = blobmesh_protocol::filter::FilterDelta {
+        generation: 1,
+        from_sequence: 0,
+        prefixes: vec![hash(1).prefix()],
+    };
+    rig.say(adder, Message::FilterDelta(delta));
+    rig.answer(adder, hash(1), HAVE);
+    let fetch = rig.take_fetch(Source::Peer(adder)).expect("fetch");
+    rig.complete(fetch);
+    let receipt = rig.take_end(want).expect("ended").1;
+    assert!(receipt.notes.contains(&Note::FilterChanged { peer: adder }));
+    assert!(receipt.skipped.is_empty());
+}
+
+#[test]
+fn want_ends_at_its_deadline_and_takes_its_fetch_along() {
+    let mut rig = Rig::with(Config::default());
+    let holder = rig.neighbour(1, &[hash(1)]);
+    let want = rig.want(hash(1), Some(20 * MS));
+    let look = rig.take_look(hash(1));
+    rig.tell(Input::Looked { look, result: LookResult::Absent });
+    rig.answer(holder, hash(1), HAVE);
+    let fetch = rig.take_fetch(Source::Peer(holder)).expect("fetch");
+    rig.pass(20 * MS);
+    assert_eq!(rig.take_end(want).expect("ended").0, Err(WantError::TimedOut));
+    assert!(rig.take_stop(fetch));
+    assert_eq!(rig.engine.resolutions(), 0);
+}
+
+#[test]
+fn cancelled_want_leaves_the_others_running() {
+    let mut rig = Rig::with(Config::default());
+    let holder = rig.neighbour(1, &[hash(1)]);
+    let first = rig.get(hash(1));
+    let second = rig.want(hash(1), None);
+    rig.tell(Input::Cancel { want: first });
+    assert_eq!(rig.take_end(first).expect("ended").0, Err(WantError::Cancelled));
+    rig.answer(holder, hash(1), HAVE);
+    let fetch = rig.take_fetch(Source::Peer(holder)).expect("still fetched");
+    rig.complete(fetch);
+    assert_eq!(rig.take_end(second).expect("ended").0, Ok(()));
+    rig.tell(Input::Cancel { want: WantId(99) });
+}
+
+#[test]
+fn holder_that_disconnects_is_replaced() {
+    let mut rig = Rig::with(Config { provider_search: false, ..Config::default() });
+    let first = rig.neighbour(1, &[hash(1)]);
+    let second = rig.neighbour(2, &[hash(1)]);
+    let want = rig.get(hash(1));
+    rig.tell(Input::Disconnected { peer: first });
+    rig.answer(second, hash(1), HAVE);
+    let fetch = rig.take_fetch(Source::Peer(second)).expect("fetch");
+    rig.complete(fetch);
+    let receipt = rig.take_end(want).expect("ended").1;
+    assert_eq!(receipt.asked[0].answer, Some(AskedAnswer::Gone));
+}
+
+#[test]
+fn claim_of_more_bytes_than_the_bound_is_not_believed() {
+    let mut rig = Rig::with(Config { provider_search: false, ..Config::default() });
+    let boaster = rig.neighbour(1, &[hash(1)]);
+    let want = rig.get(hash(1));
+    rig.answer(boaster, hash(1), AskResult::Have { size: u64::MAX });
+    assert_eq!(rig.take_fetch(Source::Peer(boaster)), None);
+    assert_eq!(rig.take_end(want).expect("ended").0, Err(WantError::NotFound));
+}
+
+#[test]
+fn full_disk_ends_the_get_at_once() {
+    let mut rig = Rig::new();
+    let holder = rig.neighbour(1, &[hash(1)]);
+    let want = rig.get(hash(1));
+    rig.answer(holder, hash(1), HAVE);
+    let fetch = rig.take_fetch(Source::Peer(holder)).expect("fetch");
+    rig.end(fetch, FetchOutcome::StoreFailed { detail: "no space".to_owned() });
+    assert_eq!(rig.take_end(want).expect("ended").0, Err(WantError::StoreFailed));
+    assert_eq!(rig.take_fetch(Source::Edge), None, "no other source can help");
+}
+
+#[test]
+fn gets_beyond_the_bound_fail_as_busy() {
+    let config = Config { resolutions_max: 2, wants_per_hash_max: 1, ..Config::default() };
+    let mut rig = Rig::with(config);
+    let wants: Vec<WantId> = (0..3).map(|n| rig.want(hash(n), None)).collect();
+    assert_eq!(rig.take_end(wants[2]).expect("ended").0, Err(WantError::TooMany));
+    let again = rig.want(hash(0), None);
+    assert_eq!(rig.take_end(again).expect("ended").0, Err(WantError::TooMany));
+    assert!(rig.take_end(wants[0]).is_none());
+}
+
+#[test]
+fn answers_to_nothing_are_ignored() {
+    let mut rig = Rig::with(Config::default());
+    let peer = rig.neighbour(1, &[hash(1)]);
+    for id in [0, 1, u32::MAX] {
+        rig.say(peer, Message::Answer { id, result: HAVE });
+    }
+    assert_eq!(rig.take_fetch(Source::Peer(peer)), None);
+}
+
+#[test]
+fn timers_of_an_ended_get_do_not_reach_the_next_one() {
+    let mut rig = Rig::with(Config { provider_search: false, ..Config::default() });
+    let neighbour = rig.neighbour(1, &[hash(1)]);
+    let first = rig.get(hash(1));
+    rig.answer(neighbour, hash(1), AskResult::Absent);
+    assert_eq!(rig.take_end(first).expect("ended").0, Err(WantError::NotFound));
+    rig.pass(Config::default().ask_timeout - MS);
+    let second = rig.get(hash(1));
+    rig.pass(2 * MS);
+    assert!(rig.take_end(second).is_none(), "the second question has its own second");
+    rig.answer(neighbour, hash(1), HAVE);
+    assert!(rig.take_fetch(Source::Peer(neighbour)).is_some());
+}

@@ -1,0 +1,205 @@
+//! One engine under test, driven by hand in virtual time.
+
+use std::time::Duration;
+
+use blobmesh_protocol::engine::receipt::Receipt;
+use blobmesh_protocol::engine::{
+    DropReason, Engine, FetchOutcome, Input, LookResult, Output, Source, WantError,
+};
+use blobmesh_protocol::filter::OwnFilter;
+use blobmesh_protocol::id::{FetchId, LookId, PeerId, QueryId, WantId};
+use blobmesh_protocol::wire::message::{AskResult, Hello, Message};
+use blobmesh_protocol::{Config, Hash, Time};
+
+pub const MS: Duration = Duration::from_millis(1);
+pub const SIZE: u64 = 100_000;
+
+pub fn hash(n: u8) -> Hash {
+    Hash::of(&[n])
+}
+
+pub fn peer(n: u8) -> PeerId {
+    PeerId::from_bytes([n; 32])
+}
+
+/// Drives one engine and remembers what it asked for.
+#[derive(Debug)]
+pub struct Rig {
+    pub engine: Engine,
+    pub now: Time,
+    pub outputs: Vec<Output>,
+    next_want: u64,
+}
+
+impl Rig {
+    /// A settled node with an edge and a DHT.
+    pub fn new() -> Self {
+        Self::with(Config { edge: true, ..Config::default() })
+    }
+
+    /// A settled node.
+    pub fn with(config: Config) -> Self {
+        let mut rig = Self::unsettled(config);
+        rig.tell(Input::Settled);
+        rig
+    }
+
+    pub fn unsettled(config: Config) -> Self {
+        let engine = Engine::new(config, peer(0), 7, Time::ZERO);
+        Self { engine, now: Time::ZERO, outputs: Vec::new(), next_want: 0 }
+    }
+
+    pub fn tell(&mut self, input: Input) {
+        self.engine.handle(self.now, input);
+        while let Some(output) = self.engine.poll_output() {
+            self.outputs.push(output);
+        }
+    }
+
+    /// Lets time pass, with every timeout at its moment.
+    pub fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some((at, _)) = self.engine.poll_timeout().filter(|(at, _)| *at <= end) {
+            self.now = self.now.max(at);
+            self.tell(Input::Timeout);
+        }
+        self.now = end;
+    }
+
+    /// Starts a get whose store look-up finds nothing.
+    pub fn get(&mut self, hash: Hash) -> WantId {
+        let want = self.want(hash, None);
+        let look = self.take_look(hash);
+        self.tell(Input::Looked { look, result: LookResult::Absent });
+        want
+    }
+
+    pub fn want(&mut self, hash: Hash, timeout: Option<Duration>) -> WantId {
+        self.next_want += 1;
+        let want = WantId(self.next_want);
+        self.tell(Input::Get { want, hash, timeout });
+        want
+    }
+
+    /// Connects a neighbour that greets and tells a filter of `held`.
+    pub fn neighbour(&mut self, n: u8, held: &[Hash]) -> PeerId {
+        let peer = self.silent_neighbour(n);
+        let prefixes: Vec<[u8; 8]> = held.iter().map(Hash::prefix).collect();
+        let filter = OwnFilter::build(1, prefixes.into_iter());
+        self.say(peer, Message::Filter(filter.frame().expect("not too full")));
+        peer
+    }
+
+    /// Connects a neighbour that greets and tells no filter.
+    pub fn silent_neighbour(&mut self, n: u8) -> PeerId {
+        self.tell(Input::Connected { peer: peer(n) });
+        self.say(peer(n), Message::Hello(Hello::ours()));
+        peer(n)
+    }
+
+    pub fn say(&mut self, peer: PeerId, message: Message) {
+        self.tell(Input::Message { peer, message });
+    }
+
+    /// Answers the question that is out to `peer` about `hash`.
+    pub fn answer(&mut self, peer: PeerId, hash: Hash, result: AskResult) {
+        let id = self.take_ask(peer, hash).expect("a question is out");
+        self.say(peer, Message::Answer { id, result });
+    }
+
+    pub fn end(&mut self, fetch: FetchId, outcome: FetchOutcome) {
+        self.tell(Input::FetchEnded { fetch, outcome });
+    }
+
+    pub fn complete(&mut self, fetch: FetchId) {
+        self.tell(Input::Progress { fetch, bytes: SIZE, size: SIZE });
+        self.end(fetch, FetchOutcome::Complete { size: SIZE });
+    }
+
+    pub fn take_look(&mut self, of: Hash) -> LookId {
+        self.take(|output| match output {
+            Output::Look { look, hash } if *hash == of => Some(*look),
+            _ => None,
+        })
+        .expect("the store is looked into")
+    }
+
+    pub fn take_ask(&mut self, to: PeerId, of: Hash) -> Option<u32> {
+        self.take(|output| match output {
+            Output::Send { peer, message: Message::Ask { id, hash } }
+                if *peer == to && *hash == of =>
+            {
+                Some(*id)
+            }
+            _ => None,
+        })
+    }
+
+    pub fn take_fetch(&mut self, from: Source) -> Option<FetchId> {
+        self.take(|output| match output {
+            Output::Fetch { fetch, source, .. } if *source == from => Some(*fetch),
+            _ => None,
+        })
+    }
+
+    pub fn take_stop(&mut self, of: FetchId) -> bool {
+        self.take(|output| match output {
+            Output::StopFetch { fetch } if *fetch == of => Some(()),
+            _ => None,
+        })
+        .is_some()
+    }
+
+    pub fn take_search(&mut self) -> Option<QueryId> {
+        self.take(|output| match output {
+            Output::FindProviders { query, .. } => Some(*query),
+            _ => None,
+        })
+    }
+
+    pub fn take_drop(&mut self, of: PeerId) -> Option<DropReason> {
+        self.take(|output| match output {
+            Output::Drop { peer, reason } if *peer == of => Some(*reason),
+            _ => None,
+        })
+    }
+
+    pub fn take_end(&mut self, of: WantId) -> Option<(Result<(), WantError>, Receipt)> {
+        self.take(|output| match output {
+            Output::Ended { want, result, receipt } if *want == of => {
+                Some((*result, (**receipt).clone()))
+            }
+            _ => None,
+        })
+    }
+
+    /// Takes the messages sent to a peer, in order.
+    pub fn take_messages(&mut self, to: PeerId) -> Vec<Message> {
+        let mut messages = Vec::new();
+        self.outputs.retain(|output| match output {
+            Output::Send { peer, message } if *peer == to => {
+                messages.push(message.clone());
+                false
+            }
+            _ => true,
+        });
+        messages
+    }
+
+    pub fn take_provides(&mut self) -> Vec<Hash> {
+        let mut provides = Vec::new();
+        self.outputs.retain(|output| match output {
+            Output::Provide { hash } => {
+                provides.push(*hash);
+                false
+            }
+            _ => true,
+        });
+        provides
+    }
+
+    fn take<T>(&mut self, pick: impl Fn(&Output) -> Option<T>) -> Option<T> {
+        let place = self.outputs.iter().position(|output| pick(output).is_some())?;
+        pick(&self.outputs.remove(place))
+    }
+}
