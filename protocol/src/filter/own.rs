@@ -182,6 +182,15 @@ mod tests {
     }
 
     #[test]
+    fn largest_filter_does_not_ask_for_a_rebuild_that_would_not_help() {
+        let mut filter = OwnFilter::build(1, std::iter::empty());
+        filter.count = 10_000_000;
+        assert!(filter.insert([1; 8]), "a small one does");
+        filter.capacity = len_u64(CAPACITY_MAX);
+        assert!(!filter.insert([2; 8]));
+    }
+
+    #[test]
     fn overfull_filter_is_not_gossiped() {
         let mut filter = OwnFilter::build(1, std::iter::empty());
         let mut next = 0u64;
