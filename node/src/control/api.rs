@@ -257,6 +257,27 @@ pub struct Receipt {
     pub notes: Vec<String>,
 }
 
+impl Receipt {
+    /// Returns who was asked on the LAN, in one line: `asked 0 of 2 peers: both filters rule it out`.
+    pub fn lan(&self) -> String {
+        let (asked, skipped) = (self.asked.len(), self.skipped.len());
+        let count = match self.neighbours {
+            0 if asked == 0 => return "no peers".to_owned(),
+            1 => format!("asked {asked} of 1 peer"),
+            neighbours => format!("asked {asked} of {neighbours} peers"),
+        };
+        let all = u64::try_from(skipped).is_ok_and(|skipped| skipped == self.neighbours);
+        match (skipped, all) {
+            (0, _) => count,
+            (1, true) => format!("{count}: its filter rules it out"),
+            (2, true) => format!("{count}: both filters rule it out"),
+            (_, true) => format!("{count}: all {skipped} filters rule it out"),
+            (1, false) => format!("{count}: one filter rules it out"),
+            (_, false) => format!("{count}: {skipped} filters rule it out"),
+        }
+    }
+}
+
 /// The bytes of one blob by the tier they came from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TierBytes {
@@ -431,4 +452,32 @@ pub struct Exchange {
     pub events: mpsc::Sender<Event>,
     /// Gives the bytes of an `Add` without a path; ended by `None`.
     pub input: mpsc::Receiver<std::io::Result<Bytes>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lan_line_counts_the_asked_and_the_ruled_out() {
+        for (neighbours, asked, skipped, line) in [
+            (0, 0, 0, "no peers"),
+            (1, 1, 0, "asked 1 of 1 peer"),
+            (1, 0, 1, "asked 0 of 1 peer: its filter rules it out"),
+            (2, 0, 2, "asked 0 of 2 peers: both filters rule it out"),
+            (2, 1, 1, "asked 1 of 2 peers: one filter rules it out"),
+            (2, 0, 0, "asked 0 of 2 peers"),
+            (9, 0, 9, "asked 0 of 9 peers: all 9 filters rule it out"),
+            (9, 2, 7, "asked 2 of 9 peers: 7 filters rule it out"),
+        ] {
+            let row = AskedRow { peer: String::new(), answer: String::new(), ms: 0.0 };
+            let receipt = Receipt {
+                neighbours,
+                asked: vec![row; asked],
+                skipped: vec![String::new(); skipped],
+                ..Receipt::default()
+            };
+            assert_eq!(receipt.lan(), line);
+        }
+    }
 }
