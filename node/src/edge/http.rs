@@ -1,0 +1,251 @@
+//! The HTTP client of the edge, with its deadlines and its distrust.
+//!
+//! HTTP/1.1 only: parallel range reads then travel on connections of their own, which under loss beats
+//! one multiplexed connection several times over. Proxies of the environment are not used, no cookie is
+//! kept, no encoding is asked for. Redirects are followed within one origin, [`REDIRECTS_MAX`] times,
+//! and never for signed requests. Names that resolve to link-local addresses do not resolve.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
+use reqwest::redirect::{Attempt, Policy};
+use reqwest::{Client, Request, Response, Url};
+use tokio::time::timeout;
+
+use super::answer::{Failure, Refusal};
+use super::error::{Breach, Cause, ConfigError, Reach, causes};
+use super::location::is_forbidden;
+use super::options::EdgeOptions;
+use super::pace::Pace;
+
+/// How many redirects of one request are followed.
+pub(super) const REDIRECTS_MAX: usize = 3;
+
+/// How many idle connections to the edge are kept, for as many parallel range reads.
+const IDLE_MAX: usize = 16;
+/// How long an idle connection is kept: shorter than the usual minute of servers, so that we close
+/// first and no request meets a closing connection.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(45);
+/// How much of a refusal's body is read for its code and message.
+const REFUSAL_LEN_MAX: usize = 8 << 10;
+
+/// Sends requests to one edge.
+#[derive(Clone, Debug)]
+pub(super) struct Http {
+    client: Client,
+    options: EdgeOptions,
+}
+
+impl Http {
+    /// Makes a client for the origin of `base`; `redirects` tells whether any are followed.
+    pub(super) fn new(
+        base: &Url,
+        redirects: bool,
+        options: EdgeOptions,
+    ) -> Result<Self, ConfigError> {
+        // Another part of the process may have installed the same provider before; then it stays.
+        let _installed = rustls::crypto::ring::default_provider().install_default();
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let builder = Client::builder()
+            .user_agent(concat!("blobmesh/", env!("CARGO_PKG_VERSION")))
+            .default_headers(headers)
+            .http1_only()
+            .no_proxy()
+            .referer(false)
+            .connect_timeout(options.connect_timeout)
+            .pool_max_idle_per_host(IDLE_MAX)
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .dns_resolver(Arc::new(Resolver))
+            .redirect(if redirects { Policy::custom(redirect) } else { Policy::none() });
+        // Certificates are not read for an edge that uses none: they may be missing.
+        let builder = if base.scheme() == "http" { builder.tls_certs_only([]) } else { builder };
+        let client =
+            builder.build().map_err(|error| ConfigError::Client { source: Arc::new(error) })?;
+        Ok(Self { client, options })
+    }
+
+    pub(super) fn options(&self) -> &EdgeOptions {
+        &self.options
+    }
+
+    /// Sends a request without a body and returns the head of whatever answer comes.
+    pub(super) async fn send(&self, request: Request) -> Result<Response, Failure> {
+        let limit = self.options.connect_timeout + self.options.first_byte_timeout;
+        match timeout(limit, self.client.execute(request)).await {
+            Ok(answer) => answer.map_err(broken),
+            Err(_) => Err(Failure::Stalled { waited: limit, got: 0 }),
+        }
+    }
+
+    /// Sends a request whose body counts into `sent` what the transport took of it, until it is
+    /// `len`; gives up when the body stalls, or the answer does not come after it.
+    pub(super) async fn send_body(
+        &self,
+        request: Request,
+        sent: &AtomicU64,
+        len: u64,
+    ) -> Result<Response, Failure> {
+        let mut exchange = std::pin::pin!(self.client.execute(request));
+        let mut limit = self.options.connect_timeout + self.options.stall_window;
+        let mut pace = Pace::new(self.options.rate_min, self.options.stall_window);
+        loop {
+            let before = sent.load(Ordering::Relaxed);
+            let waiting = pace.wait();
+            let answer = timeout(limit, &mut exchange).await;
+            drop(waiting);
+            if let Ok(answer) = answer {
+                return answer.map_err(broken);
+            }
+            let got = sent.load(Ordering::Relaxed);
+            if before == len {
+                return Err(Failure::Stalled { waited: limit, got });
+            }
+            pace.moved(got - before);
+            if got == len {
+                limit = self.options.write_timeout;
+                continue;
+            }
+            pace.judge().map_err(|slow| Failure::Stalled { waited: slow.waited, got })?;
+            limit = self.options.stall_window;
+        }
+    }
+
+    /// Reads a whole body of at most `len_max` bytes; `None` when it is longer.
+    pub(super) async fn collect(
+        &self,
+        answer: &mut Response,
+        len_max: usize,
+    ) -> Result<Option<Bytes>, Failure> {
+        let mut body = Body::new(&self.options, u64::MAX);
+        let mut whole = BytesMut::new();
+        while let Some(bytes) = body.next(answer).await? {
+            if whole.len() + bytes.len() > len_max {
+                return Ok(None);
+            }
+            whole.extend_from_slice(&bytes);
+        }
+        Ok(Some(whole.freeze()))
+    }
+
+    /// Reads why a request was refused. A body that does not come is no reason to fail again.
+    pub(super) async fn refusal(&self, mut answer: Response, signed: bool) -> Refusal {
+        let (status, headers) = (answer.status(), answer.headers().clone());
+        let body = self.collect(&mut answer, REFUSAL_LEN_MAX);
+        let body = timeout(self.options.first_byte_timeout, body).await;
+        let body = body.ok().and_then(Result::ok).flatten().unwrap_or_default();
+        Refusal::read(status, &headers, &body, signed)
+    }
+}
+
+/// Reads a body under the least rate.
+#[derive(Debug)]
+pub(super) struct Body {
+    pace: Pace,
+    got: u64,
+    expected: u64,
+}
+
+impl Body {
+    /// Starts a body of which `expected` bytes are announced.
+    pub(super) fn new(options: &EdgeOptions, expected: u64) -> Self {
+        Self { pace: Pace::new(options.rate_min, options.stall_window), got: 0, expected }
+    }
+
+    /// Returns the next bytes, `None` at the end. Dropping the call loses no bytes.
+    pub(super) async fn next(&mut self, answer: &mut Response) -> Result<Option<Bytes>, Failure> {
+        loop {
+            let room = self.pace.room();
+            let waiting = self.pace.wait();
+            let read = timeout(room, answer.chunk()).await;
+            drop(waiting);
+            if let Ok(Ok(Some(bytes))) = &read {
+                let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+                self.got = self.got.saturating_add(len);
+                self.pace.moved(len);
+            }
+            let judged = self.pace.judge();
+            match read {
+                Ok(Ok(None)) => return Ok(None),
+                Ok(Err(error)) => return Err(self.cut(error)),
+                Ok(Ok(Some(bytes))) if judged.is_ok() => return Ok(Some(bytes)),
+                Ok(Ok(Some(_))) | Err(_) => {
+                    judged
+                        .map_err(|slow| Failure::Stalled { waited: slow.waited, got: self.got })?;
+                }
+            }
+        }
+    }
+
+    fn cut(&self, error: reqwest::Error) -> Failure {
+        let source: Cause = Arc::new(error.without_url());
+        Failure::Cut { got: self.got, expected: self.expected, source: Some(source) }
+    }
+}
+
+/// Tells what an exchange without an answer means.
+fn broken(error: reqwest::Error) -> Failure {
+    let error = error.without_url();
+    if let Some(breach) = redirect_breach(&error) {
+        return Failure::Breach(breach);
+    }
+    let reach = if error.is_dns() {
+        Reach::Name
+    } else if causes(&error).any(|cause| cause.is::<rustls::Error>()) {
+        Reach::Tls
+    } else if error.is_timeout() {
+        Reach::Timeout
+    } else {
+        Reach::Connect
+    };
+    Failure::Unreachable { reach, source: Arc::new(error) }
+}
+
+fn redirect(attempt: Attempt<'_>) -> reqwest::redirect::Action {
+    let origin = attempt.previous().first().map(Url::origin);
+    if origin.as_ref() != Some(&attempt.url().origin()) {
+        attempt.error(RedirectRefused::Elsewhere)
+    } else if attempt.previous().len() > REDIRECTS_MAX {
+        attempt.error(RedirectRefused::Loop)
+    } else {
+        attempt.follow()
+    }
+}
+
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+enum RedirectRefused {
+    #[error("it leads to another origin")]
+    Elsewhere,
+    #[error("there are too many")]
+    Loop,
+}
+
+fn redirect_breach(error: &reqwest::Error) -> Option<Breach> {
+    causes(error).find_map(|cause| match cause.downcast_ref::<RedirectRefused>()? {
+        RedirectRefused::Elsewhere => Some(Breach::RedirectElsewhere),
+        RedirectRefused::Loop => Some(Breach::RedirectLoop { max: REDIRECTS_MAX }),
+    })
+}
+
+/// Resolves names by the system, without the addresses that no edge has.
+#[derive(Debug)]
+struct Resolver;
+
+impl Resolve for Resolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            let usable: Vec<SocketAddr> =
+                found.filter(|address| !is_forbidden(address.ip())).collect();
+            if usable.is_empty() {
+                return Err("the name has no address that an edge can have".into());
+            }
+            Ok(Box::new(usable.into_iter()) as Addrs)
+        })
+    }
+}

@@ -1,0 +1,253 @@
+//! The edge: where blobs come from that no neighbour has.
+//!
+//! One contract, [`EdgeBackend`], and three backends: a plain [directory](DirectoryEdge), a [public
+//! URL](PublicEdge) and a [bucket](S3Edge) with an S3 interface; [`Edge`] is any of them. All lay a
+//! blob at `{base}/blobs/{2 hex digits}/{62 hex digits}` as its own bytes, so that any other tool can
+//! read them, and its group list beside it with `.groups` at the end of the name.
+//!
+//! What comes from an edge is as untrusted as what comes from a peer: the edge checks status, range,
+//! length and rate of an answer, and **whoever reads verifies the bytes** against the hash. A path is
+//! made from a hash and nothing else, and nobody but the node's own configuration names an edge.
+//!
+//! The edge keeps no policy: it neither retries a read nor remembers failures nor chooses between
+//! tiers. It says what went wrong ([`EdgeError`]) and the resolver decides. Proxy variables of the
+//! environment are not used. Credentials appear in no log, error, URL or `Debug` output.
+
+mod answer;
+mod body;
+mod directory;
+mod error;
+mod files;
+mod http;
+mod location;
+mod options;
+mod pace;
+mod public;
+mod remote;
+mod s3;
+mod s3_transport;
+mod sign;
+mod source;
+
+use std::future::Future;
+use std::io;
+use std::ops::Range;
+
+use blobmesh_protocol::Hash;
+use blobmesh_protocol::blob::{GroupList, ProvisionalList, group_count};
+use bytes::Bytes;
+use tracing::debug;
+
+pub use answer::RETRY_AFTER_MAX;
+pub use body::EdgeBody;
+pub use directory::DirectoryEdge;
+pub use error::{Action, Breach, Cause, ConfigError, EdgeError, Reach, Task};
+pub use location::{EdgeLocation, LocationError, Part, REGION_DEFAULT};
+pub use options::EdgeOptions;
+pub use public::PublicEdge;
+pub use s3::S3Edge;
+pub use source::file_source;
+
+use crate::config::EdgeConfig;
+use s3::Bucket;
+use source::Source;
+
+/// The content type of everything pushed: bytes, and nothing a browser would run.
+const CONTENT_TYPE: &str = "application/octet-stream";
+/// What caches are told of everything pushed: a blob's name is its content, so it never changes.
+const CACHE_CONTROL: &str = "public, max-age=31536000, immutable";
+/// The length of a group list's file before its entries, and of one entry.
+const GROUP_FILE_HEADER_LEN: u64 = 16;
+const GROUP_FILE_ENTRY_LEN: u64 = 32;
+
+/// Is the contract of every edge; one suite of tests holds all backends to it.
+///
+/// Futures may be dropped at any time. A dropped read leaves nothing behind; a dropped push leaves
+/// either the whole blob under its name or nothing there.
+pub trait EdgeBackend {
+    /// Says where the edge is, for people; never with a secret.
+    fn describe(&self) -> String;
+
+    /// Asks how long a blob is, in bytes.
+    ///
+    /// # Errors
+    /// [`EdgeError::NotFound`] where the edge has no such blob.
+    fn size(&self, hash: &Hash) -> impl Future<Output = Result<u64, EdgeError>> + Send;
+
+    /// Reads the bytes of a blob's `.groups` file, `None` where it is missing, longer than `len_max`
+    /// bytes or no file at all.
+    fn group_file(
+        &self,
+        hash: &Hash,
+        len_max: u64,
+    ) -> impl Future<Output = Result<Option<Bytes>, EdgeError>> + Send;
+
+    /// Begins to read a blob, or `range` of it in bytes; a range is cut at the blob's end.
+    ///
+    /// # Errors
+    /// [`EdgeError::Range`] where the range is empty or begins at or past the blob's end.
+    fn read(
+        &self,
+        hash: &Hash,
+        range: Option<Range<u64>>,
+    ) -> impl Future<Output = Result<EdgeBody, EdgeError>> + Send;
+
+    /// Writes a blob and then its group list, unless the edge has them in these lengths.
+    fn push(&self, push: Push<'_>) -> impl Future<Output = Result<Pushed, EdgeError>> + Send;
+}
+
+/// Is what one push writes.
+pub struct Push<'a> {
+    hash: Hash,
+    source: Source,
+    group_file: Bytes,
+    /// Takes the bytes of the blob written so far.
+    progress: &'a mut (dyn FnMut(u64) + Send),
+}
+
+impl std::fmt::Debug for Push<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Push").field("hash", &self.hash).finish_non_exhaustive()
+    }
+}
+
+/// Tells how a push ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pushed {
+    /// Whether the edge had a blob of that name and length before, so that none was written.
+    pub existed: bool,
+}
+
+/// Is the edge of a node; cheap to clone, and all clones share one pool of connections.
+#[derive(Clone, Debug)]
+pub enum Edge {
+    /// A plain directory, such as a shared folder.
+    Directory(DirectoryEdge),
+    /// A public URL, read only.
+    Public(PublicEdge),
+    /// A bucket with an S3 interface.
+    S3(S3Edge),
+}
+
+impl Edge {
+    /// Makes an edge; nothing is asked of it yet.
+    ///
+    /// # Errors
+    /// [`EdgeError::Config`] that names what is wrong.
+    pub fn new(config: &EdgeConfig, options: EdgeOptions) -> Result<Self, EdgeError> {
+        options.check()?;
+        Ok(match config {
+            EdgeConfig::Directory { path } => Self::Directory(DirectoryEdge::new(path, options)),
+            EdgeConfig::Public { url } => Self::Public(PublicEdge::new(url, options)?),
+            EdgeConfig::S3 { bucket, endpoint, region, prefix, credentials } => {
+                let credentials = credentials.as_ref();
+                let bucket = Bucket { bucket, endpoint, region, prefix, credentials };
+                Self::S3(S3Edge::new(&bucket, options)?)
+            }
+        })
+    }
+
+    /// Says where the edge is, for people; never with a secret.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Directory(edge) => edge.describe(),
+            Self::Public(edge) => edge.describe(),
+            Self::S3(edge) => edge.describe(),
+        }
+    }
+
+    /// Asks how long a blob is, in bytes; see [`EdgeBackend::size`].
+    pub async fn size(&self, hash: &Hash) -> Result<u64, EdgeError> {
+        match self {
+            Self::Directory(edge) => edge.size(hash).await,
+            Self::Public(edge) => edge.size(hash).await,
+            Self::S3(edge) => edge.size(hash).await,
+        }
+    }
+
+    /// Reads the group list of a blob of at most `size_max` bytes.
+    ///
+    /// `None` where the edge has none, or has one that cannot be of this blob: a blob without a list is
+    /// still whole, and a bad list is worth no more than none.
+    pub async fn group_list(
+        &self,
+        hash: &Hash,
+        size_max: u64,
+    ) -> Result<Option<ProvisionalList>, EdgeError> {
+        let entries = group_count(size_max).saturating_mul(GROUP_FILE_ENTRY_LEN);
+        let len_max = entries.saturating_add(GROUP_FILE_HEADER_LEN);
+        let file = match self {
+            Self::Directory(edge) => edge.group_file(hash, len_max).await,
+            Self::Public(edge) => edge.group_file(hash, len_max).await,
+            Self::S3(edge) => edge.group_file(hash, len_max).await,
+        }?;
+        let Some(file) = file else { return Ok(None) };
+        let hash = *hash;
+        // Merging a long list takes a tenth of a second.
+        let read = files::blocking(move || Ok(ProvisionalList::from_file(hash, &file, size_max)));
+        let task = Task { action: Action::GroupList, hash };
+        match read.await.map_err(|error| EdgeError::io(task, None, error))? {
+            Ok(list) => Ok(Some(list)),
+            Err(error) => {
+                debug!(hash = hash.fmt_short(), %error, "the edge's group list is not usable");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Begins to read a blob, or `range` of it in bytes; see [`EdgeBackend::read`].
+    pub async fn read(
+        &self,
+        hash: &Hash,
+        range: Option<Range<u64>>,
+    ) -> Result<EdgeBody, EdgeError> {
+        match self {
+            Self::Directory(edge) => edge.read(hash, range).await,
+            Self::Public(edge) => edge.read(hash, range).await,
+            Self::S3(edge) => edge.read(hash, range).await,
+        }
+    }
+
+    /// Writes a blob of `size` bytes and then its group list, unless the edge has both already.
+    ///
+    /// `source` gives the bytes at an offset, as many as asked for; it is called in order, on a thread
+    /// that may block ([`file_source`] reads a file). `progress` takes the bytes written so far. The
+    /// blob's bytes are not verified here.
+    ///
+    /// # Errors
+    /// [`EdgeError::ReadOnly`] for a public URL; [`EdgeError::Io`] when the source fails or is short.
+    pub async fn push(
+        &self,
+        hash: &Hash,
+        size: u64,
+        list: &GroupList,
+        source: impl FnMut(u64, usize) -> io::Result<Bytes> + Send + 'static,
+        mut progress: impl FnMut(u64) + Send,
+    ) -> Result<Pushed, EdgeError> {
+        if list.hash() != *hash || list.size() != size {
+            let task = Task { action: Action::Push, hash: *hash };
+            return Err(EdgeError::WrongList { task });
+        }
+        let push = Push {
+            hash: *hash,
+            source: Source::new(size, source),
+            group_file: Bytes::from(list.to_file()),
+            progress: &mut progress,
+        };
+        match self {
+            Self::Directory(edge) => edge.push(push).await,
+            Self::Public(edge) => edge.push(push).await,
+            Self::S3(edge) => edge.push(push).await,
+        }
+    }
+}
+
+/// Returns where a blob lies under the base of an edge.
+fn blob_path(hash: &Hash) -> String {
+    format!("blobs/{}", hash.sharded_path())
+}
+
+/// Returns where a blob's group list lies.
+fn groups_path(hash: &Hash) -> String {
+    format!("{}.groups", blob_path(hash))
+}

@@ -1,0 +1,174 @@
+//! Reading blobs over HTTP, alike from a public URL and from a bucket.
+//!
+//! A read is tried once. Whether to ask again, here or elsewhere, is for the resolver to decide, which
+//! knows the other tiers.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use blobmesh_protocol::Hash;
+use bytes::Bytes;
+use reqwest::header::{HeaderValue, RANGE};
+use reqwest::{Method, Request, Response, StatusCode, Url};
+use tracing::debug;
+
+use super::answer::{self, Failure, Promise};
+use super::body::EdgeBody;
+use super::error::{Action, Breach, EdgeError, Reach, Task};
+use super::http::{Body, Http};
+use super::sign::Signer;
+use super::{blob_path, groups_path};
+
+/// Reads from one base URL, signed where there is a key pair.
+#[derive(Clone, Debug)]
+pub(super) struct Remote {
+    http: Http,
+    base: Url,
+    signer: Option<Arc<Signer>>,
+}
+
+impl Remote {
+    pub(super) fn new(http: Http, base: Url, signer: Option<Signer>) -> Self {
+        Self { http, base, signer: signer.map(Arc::new) }
+    }
+
+    pub(super) fn http(&self) -> &Http {
+        &self.http
+    }
+
+    pub(super) fn base(&self) -> &Url {
+        &self.base
+    }
+
+    pub(super) fn is_signed(&self) -> bool {
+        self.signer.is_some()
+    }
+
+    /// See [`EdgeBackend::size`](super::EdgeBackend::size).
+    pub(super) async fn size(&self, hash: &Hash) -> Result<u64, EdgeError> {
+        let task = Task { action: Action::Size, hash: *hash };
+        let path = blob_path(hash);
+        self.size_of(&path).await.map_err(|failure| failure.during(task))
+    }
+
+    /// Asks for the length of what lies at `path`.
+    pub(super) async fn size_of(&self, path: &str) -> Result<u64, Failure> {
+        let answer = self.http.send(self.request(Method::HEAD, path)?).await?;
+        let size = match answer.status() {
+            StatusCode::OK if answer::is_web_page(answer.headers()) => {
+                return Err(Failure::Breach(Breach::WebPage));
+            }
+            StatusCode::OK => answer::content_length(answer.headers()),
+            StatusCode::NOT_FOUND | StatusCode::GONE => {
+                return Err(Failure::Refusal(self.http.refusal(answer, self.is_signed()).await));
+            }
+            _ => None,
+        };
+        match size {
+            Some(size) => Ok(size),
+            // A HEAD's answer has no body that would say why; some servers do not know HEAD at all.
+            None => self.size_by_read(path).await,
+        }
+    }
+
+    async fn size_by_read(&self, path: &str) -> Result<u64, Failure> {
+        match self.open(path, Some(&(0..1)), u64::MAX).await {
+            Ok((promise, _)) => Ok(promise.size),
+            // Only of an empty blob the first byte lies outside.
+            Err(Failure::Range { .. }) => Ok(0),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// See [`EdgeBackend::group_file`](super::EdgeBackend::group_file).
+    pub(super) async fn group_file(
+        &self,
+        hash: &Hash,
+        len_max: u64,
+    ) -> Result<Option<Bytes>, EdgeError> {
+        let task = Task { action: Action::GroupList, hash: *hash };
+        let file = match self.open(&groups_path(hash), None, len_max).await {
+            Ok((promise, mut answer)) => {
+                let len_max = usize::try_from(promise.size).unwrap_or(usize::MAX);
+                self.http.collect(&mut answer, len_max).await
+            }
+            Err(failure) => Err(failure),
+        };
+        match file.map_err(|failure| failure.during(task)) {
+            Ok(file) => Ok(file),
+            Err(EdgeError::NotFound { .. }) => Ok(None),
+            Err(EdgeError::Protocol { breach, .. }) => {
+                debug!(hash = hash.fmt_short(), %breach, "the edge's group list is not usable");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// See [`EdgeBackend::read`](super::EdgeBackend::read).
+    pub(super) async fn read(
+        &self,
+        hash: &Hash,
+        range: Option<Range<u64>>,
+    ) -> Result<EdgeBody, EdgeError> {
+        let task = Task { action: Action::Read, hash: *hash };
+        let size_max = self.http.options().blob_bytes_max;
+        // No blob that would be taken reaches beyond the bound, and some servers read numbers that
+        // large as a malformed request.
+        let range = range.map(|range| range.start..range.end.min(size_max));
+        let opened = self.open(&blob_path(hash), range.as_ref(), size_max).await;
+        let (promise, answer) = opened.map_err(|failure| failure.during(task))?;
+        let body = Body::new(self.http.options(), promise.range.end - promise.range.start);
+        Ok(EdgeBody::remote(promise, answer, body, task))
+    }
+
+    /// Asks for what lies at `path` and takes the answer only as far as its head is in order.
+    async fn open(
+        &self,
+        path: &str,
+        range: Option<&Range<u64>>,
+        size_max: u64,
+    ) -> Result<(Promise, Response), Failure> {
+        let mut request = self.request(Method::GET, path)?;
+        if let Some(range) = range {
+            // Not among the signed headers, which need be no more than S3 asks for.
+            request.headers_mut().insert(RANGE, range_header(range)?);
+        }
+        let answer = self.http.send(request).await?;
+        let status = answer.status();
+        if status.is_success() {
+            let promise = answer::promise(status, answer.headers(), range, size_max)
+                .map_err(Failure::Breach)?;
+            return Ok((promise, answer));
+        }
+        if let (StatusCode::RANGE_NOT_SATISFIABLE, Some(range)) = (status, range) {
+            let size = answer::unsatisfied_size(answer.headers());
+            return Err(Failure::Range { start: range.start, end: range.end, size });
+        }
+        Err(Failure::Refusal(self.http.refusal(answer, self.is_signed()).await))
+    }
+
+    fn request(&self, method: Method, path: &str) -> Result<Request, Failure> {
+        let mut url = self.base.clone();
+        // Only URLs like `mailto:` refuse this; the base was checked to be HTTP.
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path.split('/'));
+        }
+        let mut request = Request::new(method.clone(), url);
+        if let Some(signer) = &self.signer {
+            // Fails only without a crypto provider, and one is built in.
+            *request.headers_mut() = signer
+                .headers(method, request.url())
+                .map_err(|source| Failure::Unreachable { reach: Reach::Connect, source })?;
+        }
+        Ok(request)
+    }
+}
+
+fn range_header(range: &Range<u64>) -> Result<HeaderValue, Failure> {
+    let empty = Failure::Range { start: range.start, end: range.end, size: None };
+    if range.is_empty() {
+        return Err(empty);
+    }
+    HeaderValue::try_from(format!("bytes={}-{}", range.start, range.end - 1)).map_err(|_| empty)
+}

@@ -1,0 +1,281 @@
+//! The edge in a bucket with an S3 interface: R2, S3, MinIO and their like.
+//!
+//! Reads are signed requests of our own, so that status, error code, range and rate are seen as they
+//! come. Writes go through `object_store`, which knows multipart uploads, over the same HTTP client:
+//! path style, plain bodies of a known length, no checksum headers or trailers, equal parts. R2
+//! refuses anything else. A push that is dropped in the middle of its parts leaves an unfinished
+//! upload, which is invisible and which R2 removes after seven days.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use blobmesh_protocol::Hash;
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::multipart::{MultipartStore as _, PartId};
+use object_store::path::Path;
+use object_store::{
+    Attribute, Attributes, BackoffConfig, ObjectStore as _, PutMultipartOptions, PutOptions,
+    PutPayload, RetryConfig,
+};
+use tokio::time::timeout;
+use tracing::debug;
+
+use super::body::EdgeBody;
+use super::error::{Action, ConfigError, EdgeError, Task};
+use super::http::Http;
+use super::location;
+use super::options::EdgeOptions;
+use super::remote::Remote;
+use super::s3_transport::{Transport, failure_of};
+use super::sign::Signer;
+use super::{CACHE_CONTROL, CONTENT_TYPE, EdgeBackend, Push, Pushed, blob_path, groups_path};
+use crate::config::Credentials;
+
+/// Beyond this no write request begins another attempt.
+const RETRY_TIMEOUT: Duration = Duration::from_secs(10);
+/// A body goes out in frames of this length, so that a stall shows while it is under way.
+const FRAME_LEN: usize = 64 << 10;
+
+/// Says which bucket, and who asks.
+#[derive(Debug)]
+pub(super) struct Bucket<'a> {
+    pub(super) bucket: &'a str,
+    pub(super) endpoint: &'a str,
+    pub(super) region: &'a str,
+    pub(super) prefix: &'a str,
+    pub(super) credentials: Option<&'a Credentials>,
+}
+
+/// Reads and writes a bucket.
+#[derive(Clone)]
+pub struct S3Edge {
+    /// What reads, from the base URL `ENDPOINT/BUCKET[/PREFIX]`.
+    remote: Remote,
+    /// What writes; paths in it begin with the prefix.
+    store: Arc<AmazonS3>,
+    prefix: String,
+    described: String,
+}
+
+impl std::fmt::Debug for S3Edge {
+    /// Shows what [`describe`](EdgeBackend::describe) says: the S3 client would show its key id.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "S3Edge({})", self.described)
+    }
+}
+
+impl S3Edge {
+    pub(super) fn new(place: &Bucket<'_>, options: EdgeOptions) -> Result<Self, ConfigError> {
+        location::check_bucket(place.bucket)?;
+        location::check_region(place.region)?;
+        location::check_prefix(place.prefix)?;
+        let endpoint = location::endpoint_url(place.endpoint)?;
+        if !options.plain_http {
+            location::check_transport(&endpoint, location::Part::Endpoint)?;
+        }
+        let signer = place.credentials.map(|pair| Signer::new(pair, place.region)).transpose()?;
+        let mut base = endpoint.clone();
+        let parts = std::iter::once(place.bucket).chain(place.prefix.split('/'));
+        if let Ok(mut segments) = base.path_segments_mut() {
+            segments.pop_if_empty().extend(parts.filter(|part| !part.is_empty()));
+        }
+        let endpoint = location::without_slash(endpoint.as_str()).to_owned();
+        let http = Http::new(&base, false, options)?;
+        let store = client(place, &endpoint, &http)?;
+        let described = match place.prefix {
+            "" => format!("s3://{} at {endpoint}", place.bucket),
+            prefix => format!("s3://{}/{prefix} at {endpoint}", place.bucket),
+        };
+        let remote = Remote::new(http, base, signer);
+        Ok(Self { remote, store: Arc::new(store), prefix: place.prefix.to_owned(), described })
+    }
+
+    fn options(&self) -> &EdgeOptions {
+        self.remote.http().options()
+    }
+
+    /// Returns whether `path` holds exactly `size` bytes.
+    async fn has(&self, path: &str, size: u64, task: Task) -> Result<bool, EdgeError> {
+        match self.remote.size_of(path).await.map_err(|failure| failure.during(task)) {
+            Ok(found) => Ok(found == size),
+            Err(EdgeError::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn key(&self, path: &str) -> Path {
+        match self.prefix.as_str() {
+            "" => Path::from(path),
+            prefix => Path::from(format!("{prefix}/{path}")),
+        }
+    }
+
+    async fn put(&self, path: &str, bytes: Bytes, task: Task) -> Result<(), EdgeError> {
+        let options = PutOptions { attributes: attributes(), ..PutOptions::default() };
+        let put = self.store.put_opts(&self.key(path), framed(bytes), options).await;
+        put.map(|_| ()).map_err(|error| Self::error(error, task))
+    }
+
+    async fn put_blob(&self, push: &mut Push<'_>, task: Task) -> Result<(), EdgeError> {
+        let size = push.source.size();
+        let path = blob_path(&push.hash);
+        if size > self.options().multipart_above {
+            return self.put_in_parts(&path, push, task).await;
+        }
+        let bytes = push.source.read(0, size, task).await?;
+        self.put(&path, bytes, task).await?;
+        (push.progress)(size);
+        Ok(())
+    }
+
+    async fn put_in_parts(
+        &self,
+        path: &str,
+        push: &mut Push<'_>,
+        task: Task,
+    ) -> Result<(), EdgeError> {
+        let key = self.key(path);
+        let options =
+            PutMultipartOptions { attributes: attributes(), ..PutMultipartOptions::default() };
+        let upload = self.store.create_multipart_opts(&key, options).await;
+        let upload = upload.map_err(|error| Self::error(error, task))?;
+        let put = match self.put_parts(&key, &upload, push, task).await {
+            Ok(parts) => {
+                let complete = self.store.complete_multipart(&key, &upload, parts).await;
+                complete.map(|_| ()).map_err(|error| Self::error(error, task))
+            }
+            Err(error) => Err(error),
+        };
+        if put.is_err() {
+            self.abort(&key, &upload, task).await;
+        }
+        put
+    }
+
+    /// Sends the parts, a few at a time, and returns their ids in order.
+    async fn put_parts(
+        &self,
+        key: &Path,
+        upload: &String,
+        push: &mut Push<'_>,
+        task: Task,
+    ) -> Result<Vec<PartId>, EdgeError> {
+        let size = push.source.size();
+        let part_len = self.options().part_len_of(size);
+        let mut flying = FuturesUnordered::new();
+        let mut done: Vec<(usize, PartId)> = Vec::new();
+        let (mut offset, mut index, mut sent) = (0, 0, 0);
+        while offset < size || !flying.is_empty() {
+            if offset < size && flying.len() < self.options().parts_at_once {
+                let bytes = push.source.read(offset, part_len, task).await?;
+                let len = size.saturating_sub(offset).min(part_len);
+                offset += len;
+                flying.push(async move {
+                    (index, len, self.store.put_part(key, upload, index, framed(bytes)).await)
+                });
+                index += 1;
+            } else if let Some((index, len, part)) = flying.next().await {
+                done.push((index, part.map_err(|error| Self::error(error, task))?));
+                sent += len;
+                (push.progress)(sent);
+            }
+        }
+        done.sort_unstable_by_key(|(index, _)| *index);
+        Ok(done.into_iter().map(|(_, part)| part).collect())
+    }
+
+    /// Gives an unfinished upload up, so that its parts are not kept and billed.
+    async fn abort(&self, key: &Path, upload: &String, task: Task) {
+        let abort = self.store.abort_multipart(key, upload);
+        let ended = timeout(self.options().first_byte_timeout, abort).await;
+        if !matches!(ended, Ok(Ok(()))) {
+            debug!(hash = task.hash.fmt_short(), "an unfinished upload could not be given up");
+        }
+    }
+
+    fn error(error: object_store::Error, task: Task) -> EdgeError {
+        failure_of(error).during(task)
+    }
+}
+
+impl EdgeBackend for S3Edge {
+    fn describe(&self) -> String {
+        self.described.clone()
+    }
+
+    async fn size(&self, hash: &Hash) -> Result<u64, EdgeError> {
+        self.remote.size(hash).await
+    }
+
+    async fn group_file(&self, hash: &Hash, len_max: u64) -> Result<Option<Bytes>, EdgeError> {
+        self.remote.group_file(hash, len_max).await
+    }
+
+    async fn read(&self, hash: &Hash, range: Option<Range<u64>>) -> Result<EdgeBody, EdgeError> {
+        self.remote.read(hash, range).await
+    }
+
+    async fn push(&self, mut push: Push<'_>) -> Result<Pushed, EdgeError> {
+        let task = Task { action: Action::Push, hash: push.hash };
+        let existed = self.has(&blob_path(&push.hash), push.source.size(), task).await?;
+        if !existed {
+            self.put_blob(&mut push, task).await?;
+        }
+        let path = groups_path(&push.hash);
+        let file = push.group_file;
+        let len = u64::try_from(file.len()).unwrap_or(u64::MAX);
+        // Beside a new blob, a list of the right length may be as wrong as the blob's old bytes were.
+        if !existed || !self.has(&path, len, task).await? {
+            self.put(&path, file, task).await?;
+        }
+        Ok(Pushed { existed })
+    }
+}
+
+fn client(place: &Bucket<'_>, endpoint: &str, http: &Http) -> Result<AmazonS3, ConfigError> {
+    let options = http.options();
+    let retry = RetryConfig {
+        max_retries: options.write_retries_max,
+        retry_timeout: RETRY_TIMEOUT,
+        backoff: BackoffConfig {
+            init_backoff: options.write_backoff,
+            max_backoff: options.write_backoff * 16,
+            base: 2.0,
+        },
+    };
+    let builder = AmazonS3Builder::new()
+        .with_endpoint(endpoint)
+        .with_allow_http(true)
+        .with_bucket_name(place.bucket)
+        .with_region(place.region)
+        .with_virtual_hosted_style_request(false)
+        .with_unsigned_payload(true)
+        .with_retry(retry)
+        .with_http_connector(Transport::new(http.clone(), place.credentials.is_some()));
+    let builder = match place.credentials {
+        Some(pair) => builder
+            .with_access_key_id(&pair.access_key_id)
+            .with_secret_access_key(&pair.secret_access_key),
+        None => builder.with_skip_signature(true),
+    };
+    builder.build().map_err(|error| ConfigError::Client { source: Arc::new(error) })
+}
+
+fn attributes() -> Attributes {
+    let mut attributes = Attributes::new();
+    attributes.insert(Attribute::ContentType, CONTENT_TYPE.into());
+    attributes.insert(Attribute::CacheControl, CACHE_CONTROL.into());
+    attributes
+}
+
+fn framed(mut bytes: Bytes) -> PutPayload {
+    let mut frames = Vec::with_capacity(bytes.len().div_ceil(FRAME_LEN));
+    while !bytes.is_empty() {
+        frames.push(bytes.split_to(bytes.len().min(FRAME_LEN)));
+    }
+    frames.into_iter().collect()
+}

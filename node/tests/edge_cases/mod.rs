@@ -1,0 +1,4 @@
+//! What only an edge over HTTP, or only a bucket, can get wrong.
+
+mod bucket;
+mod http;

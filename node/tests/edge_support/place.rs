@@ -1,0 +1,116 @@
+//! One edge of each kind, with what really lies behind it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use blobmesh_node::config::{Credentials, EdgeConfig};
+use blobmesh_node::edge::{Edge, EdgeOptions};
+use blobmesh_protocol::Hash;
+use s3s::auth::SimpleAuth;
+use s3s::service::S3ServiceBuilder;
+use s3s_fs::FileSystem;
+use tempfile::TempDir;
+
+use super::front::{Front, Upstream};
+
+pub(crate) const KEY_ID: &str = "AKIDCANARY";
+pub(crate) const SECRET: &str = "hunter2canary";
+const BUCKET: &str = "team-blobs";
+
+/// An edge under test.
+pub(crate) struct Place {
+    pub(crate) edge: Edge,
+    /// The directory in which `blobs/` really lies, whatever is before it.
+    pub(crate) root: PathBuf,
+    /// What listens before the server; none for a directory.
+    front: Option<Front>,
+    _home: TempDir,
+}
+
+impl Place {
+    pub(crate) fn front(&self) -> &Front {
+        self.front.as_ref().expect("an edge over HTTP")
+    }
+
+    /// Returns where a blob really lies.
+    pub(crate) fn file(&self, hash: &Hash) -> PathBuf {
+        self.root.join("blobs").join(hash.sharded_path())
+    }
+
+    /// Returns where a group list really lies.
+    pub(crate) fn list_file(&self, hash: &Hash) -> PathBuf {
+        self.root.join("blobs").join(format!("{}.groups", hash.sharded_path()))
+    }
+
+    /// Makes the same edge again with other options.
+    pub(crate) fn edge_with(&self, options: EdgeOptions) -> Edge {
+        let config = match (&self.edge, &self.front) {
+            (Edge::S3(_), Some(front)) => s3_config(front, Some((KEY_ID, SECRET))),
+            (Edge::Public(_), Some(front)) => EdgeConfig::Public { url: front.url() },
+            _ => EdgeConfig::Directory { path: self.root.clone() },
+        };
+        Edge::new(&config, options).expect("an edge")
+    }
+
+    /// Makes an edge to the same bucket with another key pair, or none.
+    pub(crate) fn edge_as(&self, pair: Option<(&str, &str)>) -> Edge {
+        Edge::new(&s3_config(self.front(), pair), quick()).expect("an edge")
+    }
+
+    #[expect(clippy::unused_async, reason = "the same signature as the other kinds")]
+    pub(crate) async fn directory() -> Self {
+        let home = tempfile::tempdir().expect("a directory");
+        let root = home.path().to_owned();
+        let config = EdgeConfig::Directory { path: root.clone() };
+        Self { edge: Edge::new(&config, quick()).expect("an edge"), root, front: None, _home: home }
+    }
+
+    pub(crate) async fn s3() -> Self {
+        let home = tempfile::tempdir().expect("a directory");
+        let root = home.path().join(BUCKET).join("ci/main");
+        std::fs::create_dir_all(&root).expect("a bucket");
+        let files = FileSystem::new(home.path()).expect("a file system");
+        let mut builder = S3ServiceBuilder::new(files);
+        builder.set_auth(SimpleAuth::from_single(KEY_ID, SECRET));
+        let front = Front::start(Upstream::S3(builder.build())).await;
+        let config = s3_config(&front, Some((KEY_ID, SECRET)));
+        let edge = Edge::new(&config, quick()).expect("an edge");
+        Self { edge, root, front: Some(front), _home: home }
+    }
+
+    pub(crate) async fn public() -> Self {
+        let home = tempfile::tempdir().expect("a directory");
+        let root = home.path().to_owned();
+        let front = Front::start(Upstream::Folder(root.clone())).await;
+        let config = EdgeConfig::Public { url: front.url() };
+        let edge = Edge::new(&config, quick()).expect("an edge");
+        Self { edge, root, front: Some(front), _home: home }
+    }
+}
+
+fn s3_config(front: &Front, pair: Option<(&str, &str)>) -> EdgeConfig {
+    EdgeConfig::S3 {
+        bucket: BUCKET.to_owned(),
+        endpoint: front.url(),
+        region: "auto".to_owned(),
+        prefix: "ci/main".to_owned(),
+        credentials: pair.map(|(id, secret)| Credentials {
+            access_key_id: id.to_owned(),
+            secret_access_key: secret.to_owned(),
+        }),
+    }
+}
+
+/// The default options, with pauses that a test need not wait for.
+pub(crate) fn quick() -> EdgeOptions {
+    EdgeOptions { write_backoff: Duration::from_millis(1), ..EdgeOptions::default() }
+}
+
+/// Deadlines that pass while a test runs.
+pub(crate) fn impatient() -> EdgeOptions {
+    EdgeOptions {
+        connect_timeout: Duration::from_millis(200),
+        first_byte_timeout: Duration::from_millis(100),
+        ..quick()
+    }
+}
