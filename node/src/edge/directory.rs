@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use super::answer::Promise;
 use super::body::EdgeBody;
+use super::diagnose::{self, Finding};
 use super::error::{Action, Breach, EdgeError, Reach, Task};
 use super::files;
 use super::options::EdgeOptions;
@@ -191,6 +192,10 @@ impl EdgeBackend for DirectoryEdge {
             self.put_list(task, push.group_file).await?;
         }
         Ok(Pushed { existed })
+    }
+
+    async fn diagnose(&self) -> Vec<Finding> {
+        diagnose::directory(&self.base, self.wait_max).await
     }
 }
 

@@ -15,6 +15,7 @@
 
 mod answer;
 mod body;
+mod diagnose;
 mod directory;
 mod error;
 mod files;
@@ -40,6 +41,7 @@ use tracing::debug;
 
 pub use answer::RETRY_AFTER_MAX;
 pub use body::EdgeBody;
+pub use diagnose::{Finding, Verdict};
 pub use directory::DirectoryEdge;
 pub use error::{Action, Breach, Cause, ConfigError, EdgeError, Reach, Task};
 pub use location::{EdgeLocation, LocationError, Part, REGION_DEFAULT};
@@ -94,6 +96,9 @@ pub trait EdgeBackend {
 
     /// Writes a blob and then its group list, unless the edge has them in these lengths.
     fn push(&self, push: Push<'_>) -> impl Future<Output = Result<Pushed, EdgeError>> + Send;
+
+    /// Looks for what people get wrong first, with at most one request that changes nothing.
+    fn diagnose(&self) -> impl Future<Output = Vec<Finding>> + Send;
 }
 
 /// Is what one push writes.
@@ -238,6 +243,15 @@ impl Edge {
             Self::Directory(edge) => edge.push(push).await,
             Self::Public(edge) => edge.push(push).await,
             Self::S3(edge) => edge.push(push).await,
+        }
+    }
+
+    /// Looks for what people get wrong first; for `doctor`. Changes nothing at the edge.
+    pub async fn diagnose(&self) -> Vec<Finding> {
+        match self {
+            Self::Directory(edge) => edge.diagnose().await,
+            Self::Public(edge) => edge.diagnose().await,
+            Self::S3(edge) => edge.diagnose().await,
         }
     }
 }

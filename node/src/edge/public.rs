@@ -6,6 +6,7 @@ use blobmesh_protocol::Hash;
 use bytes::Bytes;
 
 use super::body::EdgeBody;
+use super::diagnose::{self, Finding};
 use super::error::{Action, ConfigError, EdgeError, Task};
 use super::http::Http;
 use super::location::{self, Part};
@@ -49,5 +50,9 @@ impl EdgeBackend for PublicEdge {
 
     async fn push(&self, push: Push<'_>) -> Result<Pushed, EdgeError> {
         Err(EdgeError::ReadOnly { task: Task { action: Action::Push, hash: push.hash } })
+    }
+
+    async fn diagnose(&self) -> Vec<Finding> {
+        diagnose::public(&self.remote).await
     }
 }

@@ -148,6 +148,11 @@ impl Remote {
         Err(Failure::Refusal(self.http.refusal(answer, self.is_signed()).await))
     }
 
+    /// Asks for what lies at `path` and returns whatever answer comes; for a diagnosis.
+    pub(super) async fn probe(&self, path: &str) -> Result<Response, Failure> {
+        self.http.send(self.request(Method::GET, path)?).await
+    }
+
     fn request(&self, method: Method, path: &str) -> Result<Request, Failure> {
         let mut url = self.base.clone();
         // Only URLs like `mailto:` refuse this; the base was checked to be HTTP.

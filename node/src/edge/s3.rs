@@ -25,6 +25,7 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use super::body::EdgeBody;
+use super::diagnose::{self, Finding};
 use super::error::{Action, ConfigError, EdgeError, Task};
 use super::http::Http;
 use super::location;
@@ -233,6 +234,10 @@ impl EdgeBackend for S3Edge {
             self.put(&path, file, task).await?;
         }
         Ok(Pushed { existed })
+    }
+
+    async fn diagnose(&self) -> Vec<Finding> {
+        diagnose::bucket(&self.remote).await
     }
 }
 

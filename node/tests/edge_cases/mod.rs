@@ -1,4 +1,5 @@
 //! What only an edge over HTTP, or only a bucket, can get wrong.
 
 mod bucket;
+mod doctor;
 mod http;
