@@ -50,9 +50,11 @@ pub struct Config {
     pub edge: bool,
     /// The largest blob in bytes; a claim above it is not believed. Default 64 GiB.
     pub blob_bytes_max: u64,
-    /// The least time between two filter deltas; a change after a quiet time goes out at once.
-    /// Default 100 ms.
+    /// The time between two filter deltas while many blobs come in. Default 100 ms.
     pub gossip_interval: Duration,
+    /// Filter deltas that may go out at once, before the interval counts; one comes back each
+    /// interval. Default 16.
+    pub gossip_burst: u32,
     /// How often neighbours are told that our filter still stands. Default 60 s.
     pub filter_refresh: Duration,
     /// How long a neighbour's filter counts as fresh without a word. Default 150 s.
@@ -108,6 +110,7 @@ impl Default for Config {
             edge: false,
             blob_bytes_max: 64 << 30,
             gossip_interval: Duration::from_millis(100),
+            gossip_burst: 16,
             filter_refresh: Duration::from_secs(60),
             filter_ttl: Duration::from_secs(150),
             filter_judged_after: 20,

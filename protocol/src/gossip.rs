@@ -1,7 +1,7 @@
 //! What neighbours are told of our store: the whole filter when they come, then changes.
 //!
-//! A change after a quiet time goes out at once; more changes within the gossip interval travel
-//! together. Removals are not told one by one, a bloom filter cannot unlearn: the filter is built
+//! Single changes go out at once, as a user adds a blob and expects to get it next door; a stream of
+//! changes travels together, one message an interval. Removals are not told one by one, a bloom filter cannot unlearn: the filter is built
 //! again under a new generation when enough blobs are gone.
 
 use std::collections::BTreeSet;
@@ -23,7 +23,9 @@ pub(crate) struct Gossip {
     filter: OwnFilter,
     /// Generation and sequence of the filter that all neighbours were told of last.
     told: (u64, u64),
-    told_at: Option<Time>,
+    /// Messages of the burst that were spent; one comes back each gossip interval.
+    spent: u32,
+    refilled: Time,
     /// Blobs that went since the filter was built.
     removed: usize,
     flush_scheduled: bool,
@@ -35,7 +37,8 @@ impl Gossip {
             held: BTreeSet::new(),
             filter: OwnFilter::build(1, std::iter::empty()),
             told: (1, 0),
-            told_at: None,
+            spent: 0,
+            refilled: Time::ZERO,
             removed: 0,
             flush_scheduled: false,
         }
@@ -103,19 +106,31 @@ impl Gossip {
     }
 
     fn schedule(&mut self, neighbours: &[PeerId], shell: &mut Shell) {
-        let interval = shell.config.gossip_interval;
-        if self.told_at.is_none_or(|told| shell.now - told >= interval) {
+        self.refill(shell);
+        if self.flush_scheduled {
+            return;
+        }
+        if self.spent < shell.config.gossip_burst {
             self.flush(neighbours, shell);
-        } else if !self.flush_scheduled {
+        } else {
             self.flush_scheduled = true;
-            shell.start_timer(interval, Timer::Gossip);
+            shell.start_timer(shell.config.gossip_interval, Timer::Gossip);
+        }
+    }
+
+    fn refill(&mut self, shell: &Shell) {
+        let interval = shell.config.gossip_interval.as_nanos().max(1);
+        let back = (shell.now - self.refilled).as_nanos() / interval;
+        if back > 0 {
+            self.spent = self.spent.saturating_sub(u32::try_from(back).unwrap_or(u32::MAX));
+            self.refilled = shell.now;
         }
     }
 
     fn tell(&mut self, neighbours: &[PeerId], shell: &mut Shell) {
         let delta = self.filter.delta_since(self.told.0, self.told.1);
         self.told = self.state();
-        self.told_at = Some(shell.now);
+        self.spent += 1;
         for peer in neighbours {
             match &delta {
                 Some(delta) => {

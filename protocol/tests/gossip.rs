@@ -45,19 +45,25 @@ fn neighbour_is_greeted_with_hello_then_the_whole_filter() {
 }
 
 #[test]
-fn first_change_goes_out_at_once_and_the_next_ones_together() {
-    let mut rig = Rig::new();
+fn first_changes_go_out_at_once_and_a_stream_of_them_together() {
+    let mut rig = Rig::with(Config { gossip_burst: 2, ..Config::default() });
     rig.silent_neighbour(1);
     let mut known = None;
     learn(&mut rig, 1, &mut known);
-    hold(&mut rig, hash(1));
-    assert_eq!(learn(&mut rig, 1, &mut known), 1, "at once");
+    for n in [0, 1] {
+        hold(&mut rig, hash(n));
+        assert_eq!(learn(&mut rig, 1, &mut known), 1, "at once");
+    }
     (2..50).for_each(|n| hold(&mut rig, hash(n)));
     assert_eq!(learn(&mut rig, 1, &mut known), 0, "the rest waits");
     rig.pass(Config::default().gossip_interval);
     assert_eq!(learn(&mut rig, 1, &mut known), 1, "and travels together");
     let known = known.expect("a filter");
-    assert!((1..50).all(|n| known.may_hold(&hash(n))));
+    assert!((0..50).all(|n| known.may_hold(&hash(n))));
+    rig.pass(3 * Config::default().gossip_interval);
+    (50..54).for_each(|n| hold(&mut rig, hash(n)));
+    let mut known = Some(known);
+    assert_eq!(learn(&mut rig, 1, &mut known), 2, "the burst came back, and no more than it");
 }
 
 #[test]
