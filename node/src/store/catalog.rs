@@ -1,0 +1,351 @@
+//! What the store holds: rows from the index, or from the files where the index has none.
+//!
+//! The catalog owns the count of bytes, the access times and the locks by hash. The files are the truth: a row
+//! without its file is dropped when it is met, a file without its row gets one (*adoption*), and an
+//! index that fails takes nothing away but speed. So no method here returns an index's error.
+//!
+//! Whoever changes what is stored under a hash holds its [`stripe`](Catalog::stripe) while he does,
+//! and never two of them.
+
+use std::collections::HashMap;
+use std::fs::{self, Metadata};
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use blobmesh_protocol::Hash;
+
+use super::error::StoreError;
+use super::files::{Files, class_of};
+use super::flush::Signal;
+use super::index::{Index, Row, Totals};
+use super::space::{Reservation, Space};
+use super::sys::lock;
+
+/// How many locks the hashes share. Two blobs share one with a chance of 1/64; they then wait for
+/// each other's rename, about a millisecond.
+const STRIPES: usize = 64;
+/// How many access times wait to be written, at 40 bytes each; above, the oldest writes come first.
+const ACCESSES_MAX: usize = 8192;
+/// How long an access time may wait to be written. It costs nothing but order when it is lost.
+const ACCESSES_EVERY: Duration = Duration::from_secs(60);
+
+/// Is the catalog of one store.
+#[derive(Debug)]
+pub(super) struct Catalog {
+    files: Files,
+    index: Index,
+    space: Arc<Space>,
+    accesses: Mutex<Accesses>,
+    stripes: [Mutex<()>; STRIPES],
+    /// The last moment given out, in nanoseconds since 1970.
+    clock: AtomicU64,
+    /// Wakes the flusher.
+    pub(super) signal: Signal,
+}
+
+/// Holds the access times that are not in the index yet.
+#[derive(Debug)]
+struct Accesses {
+    pending: HashMap<Hash, u64>,
+    written: Instant,
+}
+
+impl Catalog {
+    /// Makes the catalog of an open index for a store of at most `bytes_max` bytes; the totals are
+    /// counted when they are not known.
+    pub(super) fn new(files: Files, index: Index, totals: Option<Totals>, bytes_max: u64) -> Self {
+        let totals = totals.unwrap_or_else(|| {
+            let mut counted = Totals::default();
+            let walk = index.for_each_row(|_, row| {
+                counted.blobs += 1;
+                counted.bytes = counted.bytes.saturating_add(row.size);
+                true
+            });
+            walk.map_or_else(|_| Totals::default(), |()| counted)
+        });
+        Self {
+            files,
+            index,
+            space: Space::new(bytes_max, totals),
+            accesses: Mutex::new(Accesses { pending: HashMap::new(), written: Instant::now() }),
+            stripes: std::array::from_fn(|_| Mutex::default()),
+            clock: AtomicU64::new(0),
+            signal: Signal::default(),
+        }
+    }
+
+    /// Returns the files of the store.
+    pub(super) fn files(&self) -> &Files {
+        &self.files
+    }
+
+    /// Returns the bytes the index takes on disk.
+    pub(super) fn index_bytes(&self) -> u64 {
+        self.index.size_on_disk()
+    }
+
+    /// Returns whether the index works.
+    pub(super) fn index_is_good(&self) -> bool {
+        self.index.is_good()
+    }
+
+    /// Returns the index, to break it.
+    #[cfg(test)]
+    pub(super) fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// Returns what counts the bytes.
+    pub(super) fn space(&self) -> &Arc<Space> {
+        &self.space
+    }
+
+    /// Takes the lock of a hash.
+    pub(super) fn stripe(&self, hash: &Hash) -> MutexGuard<'_, ()> {
+        lock(&self.stripes[usize::from(hash.as_bytes()[0]) % STRIPES])
+    }
+
+    /// Returns a moment later than all before, in nanoseconds since 1970.
+    pub(super) fn now(&self) -> u64 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        let later = |last: u64| now.max(last.saturating_add(1));
+        let last =
+            self.clock.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(later(last)));
+        later(last.unwrap_or_else(|last| last))
+    }
+
+    /// Returns the row of a blob as it is in the index, without a look at its file.
+    pub(super) fn row(&self, hash: &Hash) -> Option<Row> {
+        self.index.row(hash).ok().flatten()
+    }
+
+    /// Returns the row of a blob that is really there.
+    ///
+    /// A file without a row is adopted. A row whose file is gone or has another length, as after a
+    /// power cut, is [`Located::Lost`]: the caller drops it.
+    pub(super) fn locate(&self, hash: &Hash) -> Result<Located, StoreError> {
+        match self.look(hash)? {
+            (Located::Here(_), Source::File) => self.adopt(hash),
+            (located, _) => Ok(located),
+        }
+    }
+
+    /// Does the same without adopting, for whoever holds the stripe.
+    pub(super) fn locate_held(&self, hash: &Hash) -> Result<Located, StoreError> {
+        self.look(hash).map(|(located, _)| located)
+    }
+
+    fn look(&self, hash: &Hash) -> Result<(Located, Source), StoreError> {
+        let row = self.row(hash);
+        if let Some(row) = row.filter(|row| row.inline) {
+            return Ok((Located::Here(row), Source::Index));
+        }
+        Ok(match (row, self.file_meta(hash)?) {
+            (Some(row), Some(meta)) if meta.len() == row.size => {
+                (Located::Here(row), Source::Index)
+            }
+            (Some(row), _) => (Located::Lost(row), Source::Index),
+            (None, Some(meta)) => (Located::Here(self.row_of_file(&meta)), Source::File),
+            (None, None) => (Located::Absent, Source::File),
+        })
+    }
+
+    /// Writes a row, in the index as far as it works, and counts it instead of what was reserved for
+    /// it. The caller holds the stripe.
+    pub(super) fn put(&self, hash: &Hash, row: &Row, reservation: Option<Reservation>) {
+        let old = self.row(hash);
+        self.index.put_row(hash, row).ok();
+        self.space.settle(old.map(|old| old.size), Some(row.size), reservation);
+        self.signal.dirty();
+    }
+
+    /// Drops a row, which may be in the index or not, and with it the bytes that lie there. The caller
+    /// holds the stripe.
+    pub(super) fn forget(&self, hash: &Hash, row: &Row) {
+        self.index.remove(hash).ok();
+        lock(&self.accesses).pending.remove(hash);
+        self.space.settle(Some(row.size), None, None);
+        self.signal.dirty();
+    }
+
+    /// Returns the bytes of a blob that lie in the index.
+    pub(super) fn inline(&self, hash: &Hash) -> Option<Vec<u8>> {
+        self.index.inline(hash).ok().flatten()
+    }
+
+    /// Puts the bytes of a small blob into the index, before its row; false when it does not work.
+    pub(super) fn put_inline(&self, hash: &Hash, bytes: &[u8]) -> bool {
+        self.index.put_inline(hash, bytes).is_ok()
+    }
+
+    /// Removes the bytes of a blob that has become a file.
+    pub(super) fn remove_inline(&self, hash: &Hash) {
+        self.index.remove_inline(hash).ok();
+    }
+
+    /// Notes that a blob was used. The time is written later, or never when there are too many.
+    pub(super) fn touch(&self, hash: &Hash) {
+        let now = self.now();
+        let mut accesses = lock(&self.accesses);
+        if accesses.pending.len() < ACCESSES_MAX {
+            accesses.pending.insert(*hash, now);
+        } else {
+            drop(accesses);
+            self.signal.dirty();
+        }
+    }
+
+    /// Returns when a blob was last used, in nanoseconds since 1970.
+    pub(super) fn accessed(&self, hash: &Hash, row: &Row) -> u64 {
+        lock(&self.accesses).pending.get(hash).map_or(row.accessed, |time| row.accessed.max(*time))
+    }
+
+    /// Calls `visit` with every row until it returns false; from the files if the index is out of use.
+    pub(super) fn for_each(
+        &self,
+        mut visit: impl FnMut(Hash, Row) -> bool,
+    ) -> Result<(), StoreError> {
+        if self.index.is_good() && self.index.for_each_row(&mut visit).is_ok() {
+            return Ok(());
+        }
+        let walk = self.files.for_each_blob(|hash, entry| match entry.metadata() {
+            Ok(meta) => visit(hash, self.row_of_file(&meta)),
+            Err(_) => true,
+        });
+        walk.map_err(StoreError::io("list", &self.files.path("blobs")))
+    }
+
+    /// Gives a file without a row its row, if it is there.
+    pub(super) fn adopt(&self, hash: &Hash) -> Result<Located, StoreError> {
+        let _stripe = self.stripe(hash);
+        if let Some(row) = self.row(hash) {
+            return Ok(Located::Here(row));
+        }
+        let Some(meta) = self.file_meta(hash)? else { return Ok(Located::Absent) };
+        let row = self.row_of_file(&meta);
+        // An index that takes no rows must not count the same blob again and again.
+        if self.index_is_good() {
+            self.put(hash, &row, None);
+        }
+        Ok(Located::Here(row))
+    }
+
+    /// Drops a row whose file is gone. Returns whether it did.
+    pub(super) fn drop_if_gone(&self, hash: &Hash) -> bool {
+        let _stripe = self.stripe(hash);
+        match (self.row(hash), self.file_meta(hash)) {
+            (Some(row), Ok(None)) if !row.inline => {
+                self.forget(hash, &row);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Marks the index as open, durably, so that an end without [`close`](Self::close) shows.
+    pub(super) fn unseal(&self) {
+        if let Err(error) = self.index.seal(None).and_then(|()| self.index.flush()) {
+            tracing::debug!(%error, "the index could not be marked as open");
+        }
+    }
+
+    /// Writes what waits and makes the index durable. Only the flusher calls this.
+    pub(super) fn flush(&self) {
+        let due = {
+            let accesses = lock(&self.accesses);
+            accesses.pending.len() >= ACCESSES_MAX || accesses.written.elapsed() >= ACCESSES_EVERY
+        };
+        if due {
+            self.write_accesses();
+        }
+        if let Err(error) = self.index.flush() {
+            tracing::debug!(%error, "the index was not flushed");
+        }
+    }
+
+    /// Writes everything, seals the index with the totals and closes it.
+    ///
+    /// An end that is not `clean` makes the next start count and sweep.
+    pub(super) fn close(&self, clean: bool) {
+        self.write_accesses();
+        let totals = clean.then(|| self.space.stored());
+        if let Err(error) = self.index.seal(totals).and_then(|()| self.index.flush()) {
+            tracing::debug!(%error, "the index was not sealed; the next start checks it");
+        }
+        self.index.close();
+    }
+
+    fn write_accesses(&self) {
+        let pending = {
+            let mut accesses = lock(&self.accesses);
+            accesses.written = Instant::now();
+            std::mem::take(&mut accesses.pending)
+        };
+        for (hash, accessed) in pending {
+            let _stripe = self.stripe(&hash);
+            if let Some(row) = self.row(&hash) {
+                self.index.put_row(&hash, &Row { accessed, ..row }).ok();
+            }
+        }
+    }
+
+    /// Returns what the file system knows of a blob's file; none if there is none, or something else.
+    fn file_meta(&self, hash: &Hash) -> Result<Option<Metadata>, StoreError> {
+        let path = self.files.blob(hash);
+        match fs::symlink_metadata(&path) {
+            Ok(meta) => Ok(Some(meta).filter(Metadata::is_file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::io("read", &path)(error)),
+        }
+    }
+
+    /// Makes the row of a file that has none: its class is in its mode, its age in its modification
+    /// time, and whether its bytes are right is checked when they are read.
+    fn row_of_file(&self, meta: &Metadata) -> Row {
+        let modified = meta.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        let modified = u64::try_from(modified.unwrap_or_default().as_nanos()).unwrap_or(u64::MAX);
+        Row {
+            size: meta.len(),
+            // A time in the future would protect the blob from eviction until then.
+            accessed: modified.min(self.now()),
+            class: class_of(meta),
+            inline: false,
+        }
+    }
+}
+
+/// Says where a row comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Index,
+    File,
+}
+
+/// Says what was found of a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Located {
+    /// It is there.
+    Here(Row),
+    /// The index has it, its file is gone or has another length.
+    Lost(Row),
+    /// It is not there.
+    Absent,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_are_all_different_and_rise() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (files, _) = Files::prepare(dir.path()).expect("prepare");
+        let (index, _) = Index::open(&dir.path().join("index.sled"));
+        let catalog = Catalog::new(files, index, None, 100);
+        let moments: Vec<u64> = (0..1000).map(|_| catalog.now()).collect();
+        assert!(moments.windows(2).all(|pair| pair[0] < pair[1]));
+    }
+}

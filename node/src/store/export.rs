@@ -1,0 +1,142 @@
+//! How a blob gets out: to a file of the user's, whole and checked or not at all.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use blobmesh_protocol::Hash;
+use blobmesh_protocol::blob::group_count;
+
+use super::error::StoreError;
+use super::read::BlobReader;
+use super::{Store, sys};
+
+impl Store {
+    /// Writes a blob to the file `dest` and returns its length in bytes.
+    ///
+    /// The bytes are shared with the store's where the file system can (xfs, btrfs), and copied
+    /// elsewhere. They are checked before the file has its name; nothing is left behind by a failure.
+    /// The mode is 0644 less the umask. Like `cp`, this does not sync.
+    ///
+    /// # Errors
+    /// [`StoreError::Absent`], [`StoreError::OutputExists`] if `dest` exists and `force` is false (also
+    /// when it appears meanwhile) or is a directory, [`StoreError::OutputDirectoryMissing`],
+    /// [`StoreError::OutputInStore`], [`StoreError::Rot`], [`StoreError::DiskFull`] or
+    /// [`StoreError::Io`].
+    pub fn export(&self, hash: &Hash, dest: &Path, force: bool) -> Result<u64, StoreError> {
+        let dest = self.check_output(dest, force)?;
+        let reader = self.open_blob(hash)?.ok_or(StoreError::Absent { hash: *hash })?;
+        let output = Output::create(&dest)?;
+        copy(&reader, &output)?;
+        output.publish(&dest, force)?;
+        Ok(reader.size())
+    }
+
+    /// Checks where an output is to go, and returns its path with a canonical directory.
+    ///
+    /// # Errors
+    /// The `Output…` errors of [`export`](Self::export); so a get can fail before it fetches.
+    pub fn check_output(&self, dest: &Path, force: bool) -> Result<PathBuf, StoreError> {
+        let exists = || StoreError::OutputExists { path: dest.to_owned() };
+        let Some(name) = dest.file_name() else { return Err(exists()) };
+        let dir = dest.parent().filter(|dir| !dir.as_os_str().is_empty());
+        let dir = dir.unwrap_or(Path::new("."));
+        let missing = || StoreError::OutputDirectoryMissing { path: dir.to_owned() };
+        let dir = match dir.canonicalize() {
+            Ok(canonical) if canonical.is_dir() => canonical,
+            Ok(_) => return Err(missing()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(missing()),
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Err(missing()),
+            Err(error) => return Err(StoreError::io("open", dir)(error)),
+        };
+        if dir.starts_with(self.inner.catalog.files().root()) {
+            return Err(StoreError::OutputInStore { path: dest.to_owned() });
+        }
+        let dest = dir.join(name);
+        // A link is replaced as such, so it is not followed here.
+        match fs::symlink_metadata(&dest) {
+            Ok(meta) if meta.is_dir() || !force => Err(exists()),
+            _ => Ok(dest),
+        }
+    }
+}
+
+/// Is a file beside the output that is removed unless it gets the output's name.
+#[derive(Debug)]
+struct Output {
+    file: File,
+    path: PathBuf,
+    kept: bool,
+}
+
+impl Output {
+    fn create(dest: &Path) -> Result<Self, StoreError> {
+        // A random name of its own: the output's name may be as long as names can be.
+        let mut random = [0; 8];
+        getrandom::fill(&mut random)
+            .map_err(|error| StoreError::io("name", dest)(io::Error::other(error)))?;
+        let name = format!(".blobmesh-{:016x}.tmp", u64::from_le_bytes(random));
+        let path = dest.with_file_name(name);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o644);
+        let file = options.open(&path).map_err(StoreError::io("create", &path))?;
+        Ok(Self { file, path, kept: false })
+    }
+
+    fn publish(mut self, dest: &Path, force: bool) -> Result<(), StoreError> {
+        let named =
+            if force { fs::rename(&self.path, dest) } else { sys::rename_new(&self.path, dest) };
+        match named {
+            Ok(()) => {
+                self.kept = true;
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Err(StoreError::OutputExists { path: dest.to_owned() })
+            }
+            Err(error) => Err(StoreError::io("rename", dest)(error)),
+        }
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        if !self.kept {
+            fs::remove_file(&self.path).ok();
+        }
+    }
+}
+
+fn copy(reader: &BlobReader, output: &Output) -> Result<(), StoreError> {
+    if let Some(file) = reader.file() {
+        if sys::reflink(&output.file, file) {
+            return reader.verify_all();
+        }
+        if reader.is_verified() {
+            return copy_file(file, output);
+        }
+    }
+    copy_groups(reader, output)
+}
+
+/// Copies a file that is known to be right; the kernel does it where it can.
+fn copy_file(file: &File, output: &Output) -> Result<(), StoreError> {
+    let copied = (|| {
+        let mut source = file.try_clone()?;
+        io::Seek::rewind(&mut source)?;
+        io::copy(&mut source, &mut &output.file)
+    })();
+    copied.map(drop).map_err(StoreError::io("write", &output.path))
+}
+
+/// Copies group by group, each checked before it is written.
+fn copy_groups(reader: &BlobReader, output: &Output) -> Result<(), StoreError> {
+    let mut buf = Vec::new();
+    for index in 0..group_count(reader.size()) {
+        reader.read_group(index, &mut buf)?;
+        (&output.file).write_all(&buf).map_err(StoreError::io("write", &output.path))?;
+    }
+    Ok(())
+}

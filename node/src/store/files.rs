@@ -1,0 +1,488 @@
+//! The files of the store: where everything lies, and how a file gets its final name.
+//!
+//! ```text
+//! FORMAT               blobmesh-store 1
+//! lock                 held by one process, with its pid inside
+//! blobs/ab/cdef…       whole blobs, raw; the path below `blobs/` is the edge's too
+//! outboard/ab/cdef…    group lists of blobs of more than one group; rebuilt when missing
+//! partial/ab/cdef….*   data, bits and groups of blobs that are still being fetched
+//! rotten/cdef…         blobs whose bytes were found wrong, kept for a look, a few at most
+//! tmp/                 everything begins here; emptied when the store is opened
+//! pins.json            what users protect from eviction
+//! index.sled/          disposable: see `index.rs`
+//! ```
+//!
+//! Nothing is ever written under a final name: a file is filled in `tmp/` and renamed. The mode of a
+//! blob says its durability class even when the index is lost: 0444 for a *durable* blob (added or
+//! pinned, fsynced before its name), 0400 for a *cache* one (fetched, can be fetched again).
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use blobmesh_protocol::Hash;
+
+use super::error::StoreError;
+use super::sys;
+
+/// The format this program writes, and the newest it reads.
+const FORMAT: u64 = 1;
+const FORMAT_PREFIX: &str = "blobmesh-store ";
+
+/// The mode of a durable blob.
+const MODE_DURABLE: u32 = 0o444;
+/// The mode of a cache blob: without the reading bits of group and others.
+const MODE_CACHE: u32 = 0o400;
+/// How many rotten blobs are kept for a look.
+const ROTTEN_MAX: usize = 16;
+
+/// Knows the paths of one store.
+#[derive(Debug)]
+pub(super) struct Files {
+    root: PathBuf,
+    temps: AtomicU64,
+}
+
+/// Says what of a partial blob a file holds.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum PartialFile {
+    /// The groups, each at its offset.
+    Data,
+    /// Which of them are held.
+    Bits,
+    /// The group list.
+    Groups,
+}
+
+/// Says what a blob or another file is promised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Class {
+    /// It survives a power cut: bytes and name are synced before it is reported as done.
+    Durable,
+    /// It can be had again: nothing is synced, and it is checked when it is read.
+    Cache,
+}
+
+impl Files {
+    /// Checks or makes the directory of a store: reads `FORMAT` before anything else and changes
+    /// nothing when it is not ours. Says whether the store is new.
+    pub(super) fn prepare(root: &Path) -> Result<(Self, bool), StoreError> {
+        make_private_dir(root).map_err(StoreError::io("create", root))?;
+        let root = root.canonicalize().map_err(StoreError::io("open", root))?;
+        let new = !has_format(&root)?;
+        if new {
+            write_format(&root)?;
+        }
+        Ok((Self { root, temps: AtomicU64::new(0) }, new))
+    }
+
+    /// Makes the directories of a locked store, and empties `tmp/`; returns how many files it had.
+    pub(super) fn furnish(&self) -> Result<u64, StoreError> {
+        for name in ["blobs", "outboard", "partial", "rotten", "tmp"] {
+            let path = self.root.join(name);
+            make_dir(&path).map_err(StoreError::io("create", &path))?;
+        }
+        sys::sync_dir(&self.root).map_err(StoreError::io("sync", &self.root))?;
+        self.empty_tmp()
+    }
+
+    /// Returns the directory of the store, canonical.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Returns the path of a file or directory directly under the store's.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// Returns the path of a whole blob.
+    pub(super) fn blob(&self, hash: &Hash) -> PathBuf {
+        self.root.join("blobs").join(hash.sharded_path())
+    }
+
+    /// Returns the path of a blob's group list.
+    pub(super) fn outboard(&self, hash: &Hash) -> PathBuf {
+        self.root.join("outboard").join(hash.sharded_path())
+    }
+
+    /// Returns the path of one file of a partial blob.
+    pub(super) fn partial(&self, hash: &Hash, file: PartialFile) -> PathBuf {
+        let extension = match file {
+            PartialFile::Data => "data",
+            PartialFile::Bits => "bits",
+            PartialFile::Groups => "groups",
+        };
+        self.root.join("partial").join(hash.sharded_path()).with_extension(extension)
+    }
+
+    /// Makes an empty file in `tmp/`.
+    pub(super) fn temp(&self) -> Result<TempFile, StoreError> {
+        let number = self.temps.fetch_add(1, Ordering::Relaxed);
+        TempFile::create(self.root.join("tmp").join(number.to_string()))
+    }
+
+    /// Gives `temp` its final name `path` under the store; else as [`rename`](Self::rename).
+    pub(super) fn publish(
+        &self,
+        temp: TempFile,
+        path: &Path,
+        class: Class,
+    ) -> Result<(), StoreError> {
+        self.rename(&temp.path, path, class)?;
+        temp.keep();
+        Ok(())
+    }
+
+    /// Renames a file of the store to its final name `path`, and syncs the directory if asked.
+    ///
+    /// The caller has synced the bytes before, because that may take long and needs no lock.
+    pub(super) fn rename(&self, from: &Path, path: &Path, class: Class) -> Result<(), StoreError> {
+        let shard = parent(path);
+        if let Err(error) = fs::rename(from, path) {
+            if error.kind() != io::ErrorKind::NotFound {
+                return Err(StoreError::io("rename", path)(error));
+            }
+            // The first blob of a shard. The shard's own name is made durable whatever the class,
+            // because a durable blob may follow it.
+            make_dir(shard).map_err(StoreError::io("create", shard))?;
+            sys::sync_dir(parent(shard)).map_err(StoreError::io("sync", parent(shard)))?;
+            fs::rename(from, path).map_err(StoreError::io("rename", path))?;
+        }
+        if class == Class::Durable
+            && let Err(error) = sys::sync_dir(shard)
+        {
+            // Not durable, so not added: the name must not pass for an acknowledged one later.
+            fs::remove_file(path).ok();
+            return Err(StoreError::io("sync", shard)(error));
+        }
+        Ok(())
+    }
+
+    /// Replaces the file `path` by `bytes` in one step.
+    pub(super) fn replace(
+        &self,
+        path: &Path,
+        bytes: &[u8],
+        class: Class,
+    ) -> Result<(), StoreError> {
+        let temp = self.temp()?;
+        temp.write(bytes)?;
+        if class == Class::Durable {
+            temp.sync()?;
+        }
+        self.publish(temp, path, class)
+    }
+
+    /// Calls `visit` with every blob file, shard by shard, until it returns false. Names that are not
+    /// hashes are passed over.
+    pub(super) fn for_each_blob(
+        &self,
+        mut visit: impl FnMut(Hash, &fs::DirEntry) -> bool,
+    ) -> io::Result<()> {
+        for_each_sharded(&self.root.join("blobs"), |name, entry| {
+            name.parse().map_or(true, |hash| visit(hash, entry))
+        })
+    }
+
+    /// Returns the blobs that have files in `partial/`, some of them more than once.
+    pub(super) fn partials(&self) -> io::Result<Vec<Hash>> {
+        let mut partials = Vec::new();
+        for_each_sharded(&self.root.join("partial"), |name, _| {
+            let stem = name.split_once('.').map_or(name, |(stem, _)| stem);
+            partials.extend(stem.parse::<Hash>());
+            true
+        })?;
+        Ok(partials)
+    }
+
+    /// Removes all files of a partial blob.
+    pub(super) fn remove_partial(&self, hash: &Hash) {
+        // The bits go first: data without bits is nothing, bits without data would be a lie.
+        for file in [PartialFile::Bits, PartialFile::Groups, PartialFile::Data] {
+            fs::remove_file(self.partial(hash, file)).ok();
+        }
+    }
+
+    /// Takes the file of a rotten blob out of `blobs/` and keeps it apart, or removes it.
+    pub(super) fn set_aside(&self, hash: &Hash, keep: bool) {
+        let path = self.blob(hash);
+        let aside = self.root.join("rotten").join(hash.to_hex());
+        if !keep || fs::rename(&path, aside).is_err() {
+            fs::remove_file(&path).ok();
+        }
+        fs::remove_file(self.outboard(hash)).ok();
+        self.thin_out_rotten();
+    }
+
+    fn thin_out_rotten(&self) {
+        let Ok(entries) = fs::read_dir(self.root.join("rotten")) else { return };
+        let mut files: Vec<_> = entries
+            .flatten()
+            .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+            .collect();
+        files.sort();
+        let excess = files.len().saturating_sub(ROTTEN_MAX);
+        for (_, path) in files.into_iter().take(excess) {
+            fs::remove_file(path).ok();
+        }
+    }
+
+    fn empty_tmp(&self) -> Result<u64, StoreError> {
+        let tmp = self.root.join("tmp");
+        let mut removed = 0;
+        for entry in fs::read_dir(&tmp).map_err(StoreError::io("list", &tmp))?.flatten() {
+            removed += u64::from(fs::remove_file(entry.path()).is_ok());
+        }
+        Ok(removed)
+    }
+}
+
+/// Is a file in `tmp/` that is removed unless it gets its final name.
+#[derive(Debug)]
+pub(super) struct TempFile {
+    file: File,
+    path: PathBuf,
+    kept: bool,
+}
+
+impl TempFile {
+    /// Makes an empty file that only the user may touch.
+    fn create(path: PathBuf) -> Result<Self, StoreError> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let file = options.open(&path).map_err(StoreError::io("create", &path))?;
+        Ok(Self { file, path, kept: false })
+    }
+
+    /// Returns the open file.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Returns where it lies now.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Appends `bytes`.
+    pub(super) fn write(&self, bytes: &[u8]) -> Result<(), StoreError> {
+        (&self.file).write_all(bytes).map_err(StoreError::io("write", &self.path))
+    }
+
+    /// Syncs bytes, length and mode to the device.
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        self.file.sync_all().map_err(StoreError::io("sync", &self.path))
+    }
+
+    fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for TempFile {
+    fn drop(&mut self) {
+        if !self.kept {
+            fs::remove_file(&self.path).ok();
+        }
+    }
+}
+
+/// Sets the mode of a blob's file to its durability class.
+pub(super) fn set_class(file: &File, class: Class) -> io::Result<()> {
+    let mode = match class {
+        Class::Durable => MODE_DURABLE,
+        Class::Cache => MODE_CACHE,
+    };
+    sys::set_mode(file, mode)
+}
+
+/// Reads the durability class from a blob's mode; cache where the platform has no modes.
+pub(super) fn class_of(meta: &fs::Metadata) -> Class {
+    let durable = sys::mode(meta) & (MODE_DURABLE & !MODE_CACHE) != 0;
+    if durable { Class::Durable } else { Class::Cache }
+}
+
+/// Returns the directory of a path below the store, all of which have one.
+pub(super) fn parent(path: &Path) -> &Path {
+    path.parent().unwrap_or(path)
+}
+
+/// Makes a directory and returns without an error if it exists.
+pub(super) fn make_dir(path: &Path) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Makes a directory and those above it that only the user may enter.
+fn make_private_dir(path: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path)
+}
+
+/// Returns whether a directory is a store of this format, or none yet; else fails.
+fn has_format(root: &Path) -> Result<bool, StoreError> {
+    let path = root.join("FORMAT");
+    let text = match fs::read(&path) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(StoreError::io("read", &path)(error)),
+    };
+    let version = text.trim_end().strip_prefix(FORMAT_PREFIX).and_then(|v| v.parse::<u64>().ok());
+    match version {
+        Some(FORMAT) => Ok(true),
+        Some(found) if found > FORMAT => {
+            Err(StoreError::FormatNewer { path: root.to_owned(), found, supported: FORMAT })
+        }
+        _ => Err(StoreError::NotAStore { path: root.to_owned() }),
+    }
+}
+
+/// Makes an empty directory a store.
+fn write_format(root: &Path) -> Result<(), StoreError> {
+    // What a start that was cut short right here leaves behind does not count.
+    const OURS: &str = "FORMAT.new";
+    let mut entries = fs::read_dir(root).map_err(StoreError::io("list", root))?.flatten();
+    if entries.any(|entry| entry.file_name() != OURS) {
+        return Err(StoreError::NotAStore { path: root.to_owned() });
+    }
+    let (new, path) = (root.join(OURS), root.join("FORMAT"));
+    let write = || -> io::Result<()> {
+        let mut file = File::create(&new)?;
+        writeln!(file, "{FORMAT_PREFIX}{FORMAT}")?;
+        file.sync_all()?;
+        fs::rename(&new, &path)?;
+        sys::sync_dir(root)?;
+        sys::sync_dir(parent(root))
+    };
+    write().map_err(StoreError::io("write", &path))
+}
+
+/// Calls `visit` with the shard and name joined to one word of every file in a sharded directory.
+fn for_each_sharded(
+    root: &Path,
+    mut visit: impl FnMut(&str, &fs::DirEntry) -> bool,
+) -> io::Result<()> {
+    for shard in fs::read_dir(root)? {
+        let shard = shard?;
+        // A file where a shard is expected, or a shard that goes away meanwhile, is passed over.
+        let Ok(entries) = fs::read_dir(shard.path()) else { continue };
+        for entry in entries.flatten() {
+            let (shard, name) = (shard.file_name(), entry.file_name());
+            let (Some(shard), Some(name)) = (shard.to_str(), name.to_str()) else { continue };
+            if shard.len() == 2 && !visit(&format!("{shard}{name}"), &entry) {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files() -> (tempfile::TempDir, Files) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (files, new) = Files::prepare(&dir.path().join("store")).expect("prepare");
+        assert!(new);
+        files.furnish().expect("furnish");
+        (dir, files)
+    }
+
+    #[test]
+    fn newer_or_foreign_directories_are_refused_and_left_alone() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let refusal = |text: Option<&str>| {
+            let root = dir.path().join("case");
+            fs::create_dir_all(&root).expect("create");
+            match text {
+                Some(text) => fs::write(root.join("FORMAT"), text).expect("write"),
+                None => fs::write(root.join("holiday.jpg"), "").expect("write"),
+            }
+            let refused = Files::prepare(&root).expect_err("refused");
+            assert_eq!(fs::read_dir(&root).expect("list").count(), 1, "{text:?}");
+            fs::remove_dir_all(&root).expect("remove");
+            refused
+        };
+        let newer = refusal(Some("blobmesh-store 2\n"));
+        assert!(matches!(newer, StoreError::FormatNewer { found: 2, supported: 1, .. }));
+        for text in ["", "blobmesh-store 0\n", "blobmesh-store x\n", "\u{0}\u{ff}"] {
+            assert!(matches!(refusal(Some(text)), StoreError::NotAStore { .. }), "{text:?}");
+        }
+        assert!(matches!(refusal(None), StoreError::NotAStore { .. }));
+    }
+
+    #[test]
+    fn start_cut_short_before_the_format_was_named_can_be_repeated() {
+        let dir = tempfile::tempdir().expect("a directory");
+        fs::write(dir.path().join("FORMAT.new"), "blobm").expect("write");
+        Files::prepare(dir.path()).expect("prepare");
+        let format = fs::read_to_string(dir.path().join("FORMAT")).expect("read");
+        assert_eq!(format, "blobmesh-store 1\n");
+    }
+
+    #[test]
+    fn temporary_file_vanishes_unless_it_is_published() {
+        let (_dir, files) = files();
+        let hash = Hash::of(b"x");
+        drop(files.temp().expect("temp"));
+        let temp = files.temp().expect("temp");
+        temp.write(b"x").expect("write");
+        files.publish(temp, &files.blob(&hash), Class::Durable).expect("publish");
+        assert_eq!(fs::read(files.blob(&hash)).expect("read"), b"x");
+        assert_eq!(fs::read_dir(files.path("tmp")).expect("list").count(), 0);
+    }
+
+    #[test]
+    fn left_over_temporary_files_are_removed() {
+        let (_dir, files) = files();
+        fs::write(files.path("tmp").join("9-left"), "half a blob").expect("write");
+        assert_eq!(files.furnish().expect("furnish"), 1);
+        assert_eq!(fs::read_dir(files.path("tmp")).expect("list").count(), 0);
+    }
+
+    #[test]
+    fn walk_passes_over_names_that_are_not_hashes() {
+        let (_dir, files) = files();
+        let hash = Hash::of(b"x");
+        files.replace(&files.blob(&hash), b"x", Class::Cache).expect("replace");
+        fs::write(files.path("blobs").join("stray"), "").expect("write");
+        fs::create_dir(files.path("blobs").join("zz")).expect("create");
+        fs::write(files.path("blobs").join("zz").join("stray"), "").expect("write");
+        let mut seen = Vec::new();
+        files.for_each_blob(|hash, _| (seen.push(hash), true).1).expect("walk");
+        assert_eq!(seen, [hash]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn mode_tells_the_class() {
+        let (_dir, files) = files();
+        for class in [Class::Durable, Class::Cache] {
+            let temp = files.temp().expect("temp");
+            set_class(temp.file(), class).expect("chmod");
+            assert_eq!(class_of(&temp.file().metadata().expect("stat")), class);
+        }
+    }
+
+    #[test]
+    fn rotten_blobs_are_kept_up_to_a_bound() {
+        let (_dir, files) = files();
+        for number in 0..ROTTEN_MAX + 3 {
+            let hash = Hash::of(&[u8::try_from(number).expect("small")]);
+            files.replace(&files.blob(&hash), b"bad", Class::Cache).expect("replace");
+            files.set_aside(&hash, true);
+            assert!(!files.blob(&hash).exists());
+        }
+        assert_eq!(fs::read_dir(files.path("rotten")).expect("list").count(), ROTTEN_MAX);
+    }
+}

@@ -1,0 +1,530 @@
+//! The index: what the store knows of its blobs without looking at their files. The only room that
+//! knows sled.
+//!
+//! The index may be thrown away at any time: everything but small fetched blobs can be read from the
+//! files again. sled 0.34.7 makes that necessary (measured): its `flush` does not survive a power cut,
+//! it can panic inside `open` and on any later call, a truncated database opens as an empty one without
+//! an error, and after one failed write it takes no more. So:
+//!
+//! * it is opened in a thread of its own, under `catch_unwind` and a deadline;
+//! * every call is guarded against panics, and the first failure puts the index out of use for this
+//!   run: a sled that could not write refuses all further writes, and rows that can be read but not
+//!   changed would be lies. The store then works from its files, and the next start makes a new index;
+//! * a *seal*, one row that is always there, tells a new database from an emptied one;
+//! * [`Index::flush`] syncs sled's files itself after sled's own flush (150 of 150 power cuts survived,
+//!   against 9 without); `flush_async` is never called, it dead-locks.
+//!
+//! This room decides nothing about blobs and keeps no totals; see `catalog.rs`.
+
+use std::fs::{self, File};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{PoisonError, RwLock, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use blobmesh_protocol::Hash;
+
+use super::RebuildReason;
+use super::files::Class;
+use super::sys;
+
+/// The memory sled may use for its cache, in bytes; its resident size is 3 to 4 times this.
+const CACHE_BYTES: u64 = 16 << 20;
+/// How long an open may take before the index is given up. A million rows take 0.45 s.
+const OPEN_DEADLINE: Duration = Duration::from_secs(30);
+/// How long sled's own lock may linger after its last holder let go of it.
+const LOCK_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Describes one blob of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Row {
+    /// The length in bytes.
+    pub(super) size: u64,
+    /// When it was last used: nanoseconds since 1970, all different.
+    pub(super) accessed: u64,
+    /// What it is promised: durable if it was added or pinned.
+    pub(super) class: Class,
+    /// Whether the bytes lie in the index and not in a file.
+    pub(super) inline: bool,
+}
+
+const ROW_LEN: usize = 17;
+const FLAG_DURABLE: u8 = 1;
+const FLAG_INLINE: u8 = 2;
+
+impl Row {
+    fn encode(&self) -> [u8; ROW_LEN] {
+        let mut bytes = [0; ROW_LEN];
+        bytes[0] =
+            flag(FLAG_DURABLE, self.class == Class::Durable) | flag(FLAG_INLINE, self.inline);
+        bytes[1..9].copy_from_slice(&self.size.to_le_bytes());
+        bytes[9..].copy_from_slice(&self.accessed.to_le_bytes());
+        bytes
+    }
+
+    /// Reads what [`encode`](Self::encode) wrote; `None` for anything else.
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (&flags, rest) = bytes.split_first()?;
+        let (size, accessed) = rest.split_at_checked(8)?;
+        if flags > (FLAG_DURABLE | FLAG_INLINE) {
+            return None;
+        }
+        Some(Self {
+            size: u64::from_le_bytes(size.try_into().ok()?),
+            accessed: u64::from_le_bytes(accessed.try_into().ok()?),
+            class: if flags & FLAG_DURABLE == 0 { Class::Cache } else { Class::Durable },
+            inline: flags & FLAG_INLINE != 0,
+        })
+    }
+}
+
+fn flag(bit: u8, set: bool) -> u8 {
+    if set { bit } else { 0 }
+}
+
+/// Counts the blobs of the store and their bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Totals {
+    /// How many blobs.
+    pub(super) blobs: u64,
+    /// Their bytes.
+    pub(super) bytes: u64,
+}
+
+/// Is the row that is always there: it tells an emptied database from a new one, and a clean end from
+/// an unclean one.
+const SEAL_KEY: &[u8] = b"seal";
+const SEAL_VERSION: u8 = 1;
+const SEAL_LEN: usize = 18;
+
+/// Writes the seal: with totals at a clean end, without while the store is open.
+fn encode_seal(totals: Option<Totals>) -> [u8; SEAL_LEN] {
+    let mut bytes = [0; SEAL_LEN];
+    bytes[0] = SEAL_VERSION;
+    if let Some(totals) = totals {
+        bytes[1] = 1;
+        bytes[2..10].copy_from_slice(&totals.blobs.to_le_bytes());
+        bytes[10..].copy_from_slice(&totals.bytes.to_le_bytes());
+    }
+    bytes
+}
+
+/// Reads a seal; the outer `None` is none at all, or one of another version.
+fn decode_seal(bytes: &[u8]) -> Option<Option<Totals>> {
+    let (&[version, clean], rest) = bytes.split_first_chunk()?;
+    let (blobs, bytes) = rest.split_at_checked(8)?;
+    let totals = Totals {
+        blobs: u64::from_le_bytes(blobs.try_into().ok()?),
+        bytes: u64::from_le_bytes(bytes.try_into().ok()?),
+    };
+    (version == SEAL_VERSION).then_some((clean == 1).then_some(totals))
+}
+
+/// Says that the index could not do what it was asked; the store goes on without it.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum IndexFault {
+    /// It failed before, and takes no more of this.
+    #[error("the index is out of use")]
+    OutOfUse,
+    /// sled gave an error.
+    #[error("the index failed")]
+    Sled(#[from] sled::Error),
+    /// sled panicked.
+    #[error("the index panicked")]
+    Panicked,
+    /// sled did not come back in time.
+    #[error("the index did not open in time")]
+    TimedOut,
+    /// Its files could not be synced or moved.
+    #[error("the files of the index could not be handled")]
+    Io(#[from] io::Error),
+}
+
+/// Tells how the index was found.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    /// The totals, if the last run ended cleanly.
+    pub(super) totals: Option<Totals>,
+    /// Why rows must be made from the files again, if they must.
+    pub(super) rebuild: Option<RebuildReason>,
+}
+
+/// Is the open index.
+#[derive(Debug)]
+pub(super) struct Index {
+    dir: PathBuf,
+    /// Taken out by `close`, so that sled's lock goes even while clones of the store live on.
+    trees: RwLock<Option<Trees>>,
+    good: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Trees {
+    db: sled::Db,
+    /// hash → [`Row`].
+    rows: sled::Tree,
+    /// hash → the bytes of a small fetched blob; apart, so that a walk over the rows stays small.
+    inline: sled::Tree,
+}
+
+impl Index {
+    /// Opens the index in `dir`, which only the holder of the store's lock may do.
+    ///
+    /// One that cannot be used is moved aside to `index.bad` and a new one is made; when even that
+    /// fails, the index is out of use from the start. So this always returns an index.
+    pub(super) fn open(dir: &Path) -> (Self, Found) {
+        let existed = dir.join("db").exists();
+        let mut rebuild = (!existed).then_some(RebuildReason::Missing);
+        if marker(dir).exists() {
+            rebuild = Some(RebuildReason::Broken);
+            move_aside(dir);
+        }
+        let mut opened = open_with_repair(dir);
+        if let Err(fault) = &opened {
+            rebuild = Some(fault.reason());
+            move_aside(dir);
+            opened = open_guarded(dir);
+        }
+        let good = AtomicBool::new(opened.is_ok());
+        let index = Self { dir: dir.to_owned(), trees: RwLock::new(opened.ok()), good };
+        let seal = index.call(|trees| trees.db.get(SEAL_KEY)).ok().flatten();
+        let seal = seal.and_then(|bytes| decode_seal(&bytes));
+        if seal.is_none() && rebuild.is_none() {
+            rebuild = Some(RebuildReason::Emptied);
+        }
+        (index, Found { totals: seal.flatten().filter(|_| rebuild.is_none()), rebuild })
+    }
+
+    /// Returns whether the index is in use: it opened, and nothing has failed since.
+    pub(super) fn is_good(&self) -> bool {
+        self.good.load(Ordering::Acquire)
+    }
+
+    /// Returns the row of a blob.
+    pub(super) fn row(&self, hash: &Hash) -> Result<Option<Row>, IndexFault> {
+        let bytes = self.call(|trees| trees.rows.get(hash.as_bytes()))?;
+        Ok(bytes.and_then(|bytes| Row::decode(&bytes)))
+    }
+
+    /// Writes the row of a blob over any other.
+    pub(super) fn put_row(&self, hash: &Hash, row: &Row) -> Result<(), IndexFault> {
+        self.call(|trees| trees.rows.insert(hash.as_bytes(), &row.encode()).map(drop))
+    }
+
+    /// Removes the row of a blob, and its bytes if they lie here.
+    pub(super) fn remove(&self, hash: &Hash) -> Result<(), IndexFault> {
+        self.call(|trees| {
+            trees.rows.remove(hash.as_bytes())?;
+            trees.inline.remove(hash.as_bytes()).map(drop)
+        })
+    }
+
+    /// Returns the bytes of a blob that lie here.
+    pub(super) fn inline(&self, hash: &Hash) -> Result<Option<Vec<u8>>, IndexFault> {
+        let bytes = self.call(|trees| trees.inline.get(hash.as_bytes()))?;
+        Ok(bytes.map(|bytes| bytes.to_vec()))
+    }
+
+    /// Writes the bytes of a small blob.
+    pub(super) fn put_inline(&self, hash: &Hash, bytes: &[u8]) -> Result<(), IndexFault> {
+        self.call(|trees| trees.inline.insert(hash.as_bytes(), bytes).map(drop))
+    }
+
+    /// Removes the bytes of a blob that has become a file.
+    pub(super) fn remove_inline(&self, hash: &Hash) -> Result<(), IndexFault> {
+        self.call(|trees| trees.inline.remove(hash.as_bytes()).map(drop))
+    }
+
+    /// Calls `visit` with every row, by rising hash, until it returns false.
+    pub(super) fn for_each_row(
+        &self,
+        mut visit: impl FnMut(Hash, Row) -> bool,
+    ) -> Result<(), IndexFault> {
+        self.call(|trees| {
+            for entry in &trees.rows {
+                let (key, value) = entry?;
+                let hash = key.as_ref().try_into().map(Hash::from_bytes);
+                if let (Ok(hash), Some(row)) = (hash, Row::decode(&value))
+                    && !visit(hash, row)
+                {
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Writes the seal: with totals at a clean end, without at a start.
+    pub(super) fn seal(&self, totals: Option<Totals>) -> Result<(), IndexFault> {
+        self.call(|trees| trees.db.insert(SEAL_KEY, &encode_seal(totals)).map(drop))
+    }
+
+    /// Makes all writes so far durable. Only one thread calls this.
+    pub(super) fn flush(&self) -> Result<(), IndexFault> {
+        self.call(|trees| trees.db.flush().map(drop))?;
+        sync_files(&self.dir).inspect_err(|_| self.fail())?;
+        Ok(())
+    }
+
+    /// Returns the bytes the index takes on disk.
+    pub(super) fn size_on_disk(&self) -> u64 {
+        self.call(|trees| trees.db.size_on_disk()).unwrap_or(0)
+    }
+
+    /// Lets go of sled and its lock; the index is out of use from here on.
+    pub(super) fn close(&self) {
+        let trees = self.trees.write().unwrap_or_else(PoisonError::into_inner).take();
+        // sled flushes on drop, and may panic there as anywhere.
+        catch_unwind(AssertUnwindSafe(|| drop(trees))).ok();
+    }
+
+    /// Has a call fail, as on a full disk.
+    #[cfg(test)]
+    pub(super) fn break_down(&self) {
+        let full = || sled::Error::Io(io::ErrorKind::StorageFull.into());
+        self.call(|_| Err::<(), _>(full())).expect_err("it fails");
+    }
+
+    /// Makes a call into sled; the first one that fails puts the index out of use.
+    fn call<T>(&self, call: impl FnOnce(&Trees) -> sled::Result<T>) -> Result<T, IndexFault> {
+        if !self.is_good() {
+            return Err(IndexFault::OutOfUse);
+        }
+        let trees = self.trees.read().unwrap_or_else(PoisonError::into_inner);
+        let trees = trees.as_ref().ok_or(IndexFault::OutOfUse)?;
+        match catch_unwind(AssertUnwindSafe(|| call(trees))) {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => {
+                self.fail();
+                Err(error.into())
+            }
+            Err(_) => {
+                self.fail();
+                Err(IndexFault::Panicked)
+            }
+        }
+    }
+
+    /// Puts the index out of use, and leaves a mark so that the next start makes a new one.
+    fn fail(&self) {
+        if self.good.swap(false, Ordering::AcqRel) {
+            tracing::warn!("the index failed; the store works from its files until the next start");
+            if let Err(error) = File::create(marker(&self.dir)) {
+                tracing::debug!(%error, "the index could not be marked as broken");
+            }
+        }
+    }
+}
+
+impl IndexFault {
+    /// Says why a new index must be made after this.
+    fn reason(&self) -> RebuildReason {
+        match self {
+            Self::Panicked => RebuildReason::Panicked,
+            Self::TimedOut => RebuildReason::TimedOut,
+            Self::Sled(_) | Self::Io(_) | Self::OutOfUse => RebuildReason::Unreadable,
+        }
+    }
+}
+
+/// Returns the path of the mark that an index has failed.
+fn marker(dir: &Path) -> PathBuf {
+    dir.with_extension("broken")
+}
+
+/// Moves an index aside to where a maintainer finds it, over an earlier one.
+fn move_aside(dir: &Path) {
+    let bad = dir.with_extension("bad");
+    fs::remove_dir_all(&bad).ok();
+    if fs::rename(dir, &bad).is_err() {
+        fs::remove_dir_all(dir).ok();
+    }
+    fs::remove_file(marker(dir)).ok();
+}
+
+/// Opens a database. One whose snapshot is damaged opens without it: sled makes a new one from its
+/// log, and all 40,000 rows were there when this was measured.
+fn open_with_repair(dir: &Path) -> Result<Trees, IndexFault> {
+    let opened = open_guarded(dir);
+    if !matches!(opened, Err(IndexFault::Sled(sled::Error::Corruption { .. }))) {
+        return opened;
+    }
+    for entry in fs::read_dir(dir)?.flatten() {
+        if entry.file_name().to_string_lossy().starts_with("snap.") {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    open_guarded(dir)
+}
+
+/// Opens a database in a thread of its own, which is left behind when it does not come back.
+fn open_guarded(dir: &Path) -> Result<Trees, IndexFault> {
+    await_lock(&dir.join("db"));
+    let (sender, receiver) = mpsc::sync_channel(1);
+    let path = dir.to_owned();
+    let open = move || {
+        // The receiver is gone when the deadline has passed: nobody wants the database then.
+        sender.send(catch_unwind(AssertUnwindSafe(|| open_trees(&path)))).ok();
+    };
+    thread::Builder::new().name("store-index-open".to_owned()).spawn(open)?;
+    match receiver.recv_timeout(OPEN_DEADLINE) {
+        Ok(Ok(opened)) => Ok(opened?),
+        Ok(Err(_)) | Err(mpsc::RecvTimeoutError::Disconnected) => Err(IndexFault::Panicked),
+        Err(mpsc::RecvTimeoutError::Timeout) => Err(IndexFault::TimedOut),
+    }
+}
+
+fn open_trees(dir: &Path) -> sled::Result<Trees> {
+    // No flusher of sled's own: ours syncs the files too.
+    let config = sled::Config::new().path(dir).cache_capacity(CACHE_BYTES).flush_every_ms(None);
+    let db = config.open()?;
+    let (rows, inline) = (db.open_tree("rows")?, db.open_tree("inline")?);
+    Ok(Trees { db, rows, inline })
+}
+
+/// Waits until nobody holds sled's lock: it is released late after a drop, and sled itself fails at
+/// once with an error that looks like any other.
+fn await_lock(db: &Path) {
+    let Ok(file) = File::open(db) else { return };
+    let deadline = Instant::now() + LOCK_DEADLINE;
+    while matches!(file.try_lock(), Err(fs::TryLockError::WouldBlock)) && Instant::now() < deadline
+    {
+        thread::park_timeout(Duration::from_millis(10));
+    }
+}
+
+/// Syncs every file of a database and its directories.
+fn sync_files(dir: &Path) -> io::Result<()> {
+    for name in ["db", "conf"] {
+        File::open(dir.join(name))?.sync_all()?;
+    }
+    let blobs = dir.join("blobs");
+    for entry in fs::read_dir(&blobs)? {
+        File::open(entry?.path())?.sync_all()?;
+    }
+    sys::sync_dir(&blobs)?;
+    sys::sync_dir(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROW: Row = Row { size: 7, accessed: 9, class: Class::Durable, inline: false };
+
+    fn filled(dir: &Path, rows: u8) {
+        let (index, found) = Index::open(dir);
+        assert_eq!(found.rebuild, Some(RebuildReason::Missing));
+        (0..rows).for_each(|n| index.put_row(&Hash::of(&[n]), &ROW).expect("put"));
+        index.seal(Some(Totals { blobs: rows.into(), bytes: 7 })).expect("seal");
+        index.flush().expect("flush");
+        index.close();
+    }
+
+    fn rows(index: &Index) -> usize {
+        let mut rows = 0;
+        index.for_each_row(|_, _| (rows += 1, true).1).expect("walk");
+        rows
+    }
+
+    #[test]
+    fn rows_and_seals_survive_a_round_trip_and_refuse_damage() {
+        let other = Row { class: Class::Cache, inline: true, ..ROW };
+        for row in [ROW, other] {
+            assert_eq!(Row::decode(&row.encode()), Some(row));
+        }
+        assert_eq!(Row::decode(&ROW.encode()[..16]), None);
+        assert_eq!(Row::decode(&[8; ROW_LEN]), None, "an unknown flag");
+        let totals = Totals { blobs: 3, bytes: 5 };
+        assert_eq!(decode_seal(&encode_seal(Some(totals))), Some(Some(totals)));
+        assert_eq!(decode_seal(&encode_seal(None)), Some(None));
+        assert_eq!(decode_seal(&[2; SEAL_LEN]), None, "another version");
+    }
+
+    #[test]
+    fn clean_end_hands_rows_and_totals_to_the_next_start() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let dir = dir.path().join("index.sled");
+        filled(&dir, 5);
+        let (index, found) = Index::open(&dir);
+        assert_eq!(found.rebuild, None);
+        assert_eq!(found.totals, Some(Totals { blobs: 5, bytes: 7 }));
+        assert_eq!(index.row(&Hash::of(&[3])).expect("get"), Some(ROW));
+        index.remove(&Hash::of(&[3])).expect("remove");
+        assert_eq!(rows(&index), 4);
+    }
+
+    /// What sled does with each of these differs (an error, a panic, an empty database); what we do
+    /// must not.
+    #[test]
+    fn ruined_databases_are_replaced_by_a_working_one() {
+        type Ruin = (&'static str, fn(&Path));
+        let ruins: [Ruin; 5] = [
+            ("emptied", |dir| fs::write(dir.join("db"), "").expect("write")),
+            ("overwritten", |dir| fs::write(dir.join("db"), [0xa5; 9_000]).expect("write")),
+            ("bad configuration", |dir| fs::write(dir.join("conf"), [7; 40]).expect("write")),
+            ("a directory for a file", |dir| {
+                fs::remove_file(dir.join("db")).expect("remove");
+                fs::create_dir(dir.join("db")).expect("create");
+            }),
+            ("gone", |dir| fs::remove_dir_all(dir).expect("remove")),
+        ];
+        for (name, ruin) in ruins {
+            let dir = tempfile::tempdir().expect("a directory");
+            let dir = dir.path().join("index.sled");
+            filled(&dir, 40);
+            ruin(&dir);
+            let (index, found) = Index::open(&dir);
+            assert!(found.rebuild.is_some(), "{name}");
+            assert_eq!(found.totals, None, "{name}");
+            assert!(index.is_good(), "{name}");
+            index.put_row(&Hash::of(b"new"), &ROW).expect(name);
+            assert_eq!(index.row(&Hash::of(b"new")).expect(name), Some(ROW));
+        }
+    }
+
+    #[test]
+    fn emptied_snapshot_costs_no_row() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let dir = dir.path().join("index.sled");
+        filled(&dir, 40);
+        for entry in fs::read_dir(&dir).expect("list").flatten() {
+            if entry.file_name().to_string_lossy().starts_with("snap.") {
+                fs::write(entry.path(), "").expect("write");
+            }
+        }
+        let (index, found) = Index::open(&dir);
+        assert_eq!(found.rebuild, None);
+        assert_eq!(rows(&index), 40);
+    }
+
+    #[test]
+    fn panic_inside_a_call_puts_the_index_out_of_use_and_marks_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let dir = dir.path().join("index.sled");
+        filled(&dir, 1);
+        let (index, _) = Index::open(&dir);
+        let panicked: Result<(), _> = index.call(|_| std::panic::resume_unwind(Box::new(())));
+        assert!(matches!(panicked, Err(IndexFault::Panicked)));
+        assert!(matches!(index.row(&Hash::of(&[0])), Err(IndexFault::OutOfUse)));
+        index.close();
+        let (index, found) = Index::open(&dir);
+        assert_eq!(found.rebuild, Some(RebuildReason::Broken));
+        assert_eq!(rows(&index), 0);
+        assert!(!marker(&dir).exists());
+    }
+
+    #[test]
+    fn failed_call_puts_the_index_out_of_use() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let dir = dir.path().join("index.sled");
+        filled(&dir, 1);
+        let (index, _) = Index::open(&dir);
+        index.break_down();
+        assert!(!index.is_good());
+        assert!(matches!(index.put_row(&Hash::of(&[9]), &ROW), Err(IndexFault::OutOfUse)));
+    }
+}

@@ -1,0 +1,543 @@
+//! The store: the blobs of this node, on its disk.
+//!
+//! **Files are the truth.** A whole blob is one file under its hash; the index (sled, in [`index`] only)
+//! is made again from the files whenever it is missing or ruined, and a lookup that misses it looks at
+//! the files. Users' pins lie in a file of their own.
+//!
+//! **Two classes.** An added or pinned blob is *durable*: it survives a power cut once the call has
+//! returned. A fetched one is *cache*: nothing is synced for it, because it can be fetched again; after
+//! an unclean end its length is checked when it is first met, and its bytes when they are first read.
+//!
+//! **Nothing unverified leaves.** Bytes that come in are hashed before they get a name; bytes that go
+//! out are checked group by group the first time after their file was opened or changed. A blob that has
+//! rotted is taken out.
+//!
+//! **The bound holds at all times**: room is reserved before it is written, and made by evicting the
+//! least recently used. Pinned blobs and blobs in use are never evicted.
+//!
+//! Everything here blocks: call it from threads that may. A [`Store`] is cheap to clone and shared by
+//! all threads. Its own threads are the flusher ([`flush`]) and, after an unclean end, the sweep
+//! ([`sweep`]). The store decides nothing about peers, and never fetches.
+
+mod catalog;
+mod error;
+mod evict;
+mod export;
+mod files;
+mod flush;
+mod import;
+mod index;
+mod lock;
+mod partial;
+mod partials;
+mod pins;
+mod read;
+mod space;
+mod sweep;
+mod sys;
+
+use std::fmt;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use blobmesh_protocol::Hash;
+
+pub use self::error::StoreError;
+pub use self::import::{AddWriter, Quarantine};
+pub use self::partial::{CHECKPOINT_BYTES, Partial};
+pub use self::read::BlobReader;
+
+use self::catalog::{Catalog, Located};
+use self::files::{Class, Files};
+use self::index::{Index, Row};
+use self::lock::StoreLock;
+use self::partials::Partials;
+use self::pins::Pins;
+use self::read::Recent;
+use self::space::Leases;
+use self::sys::lock;
+
+/// Configures a store.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// The directory of the store; made with mode 0700 if it is missing.
+    pub dir: PathBuf,
+    /// The bound of all blobs, whole and partial, in bytes. The index (about 0.3 KiB a blob) and the
+    /// group lists (1/2048) come on top.
+    pub bytes_max: u64,
+    /// The bound of one blob in bytes.
+    pub blob_bytes_max: u64,
+    /// Up to how many bytes a fetched blob lies in the index and not in a file. Saves a block and an
+    /// inode each, costs 1.6-2 times its size on disk.
+    pub inline_bytes_max: usize,
+}
+
+impl StoreConfig {
+    /// The default of [`inline_bytes_max`](Self::inline_bytes_max): 4 KiB.
+    pub const INLINE_BYTES_MAX_DEFAULT: usize = 4096;
+
+    /// Makes the default configuration of a store in `dir` with the given bounds.
+    pub fn new(dir: PathBuf, bytes_max: u64, blob_bytes_max: u64) -> Self {
+        let inline_bytes_max = Self::INLINE_BYTES_MAX_DEFAULT;
+        Self { dir, bytes_max, blob_bytes_max, inline_bytes_max }
+    }
+}
+
+/// Tells how a store was found when it was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenReport {
+    /// Whether the last run closed the store, or there was none.
+    pub clean: bool,
+    /// Why the index is made again from the files, if it is; that goes on in the background.
+    pub rebuild: Option<RebuildReason>,
+    /// Whether an index could be opened at all; without one the store works from its files.
+    pub indexed: bool,
+    /// How many temporary files were left behind and are removed.
+    pub temps_removed: u64,
+    /// How many partial blobs lie on disk, to be resumed.
+    pub partials: u64,
+}
+
+/// Says why an index is made again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RebuildReason {
+    /// Somebody removed it.
+    Missing,
+    /// It failed in the last run.
+    Broken,
+    /// It gave an error when it was opened.
+    Unreadable,
+    /// It panicked when it was opened.
+    Panicked,
+    /// It did not open in time.
+    TimedOut,
+    /// It opened, but had lost everything.
+    Emptied,
+}
+
+/// Says where a blob came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A user of this machine added or pinned it.
+    Added,
+    /// It was fetched from a peer or the edge.
+    Fetched,
+}
+
+impl Origin {
+    fn of(class: Class) -> Self {
+        match class {
+            Class::Durable => Self::Added,
+            Class::Cache => Self::Fetched,
+        }
+    }
+}
+
+/// Tells of a blob that was stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Added {
+    /// The blob.
+    pub hash: Hash,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Whether it was in the store before.
+    pub existed: bool,
+}
+
+/// Describes a blob of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlobInfo {
+    /// Its length in bytes.
+    pub size: u64,
+    /// Where it came from.
+    pub origin: Origin,
+    /// Whether it is pinned.
+    pub pinned: bool,
+    /// When it was last used, in seconds since 1970.
+    pub accessed: u64,
+}
+
+/// Counts what a store holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreStats {
+    /// How many whole blobs.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The bound in bytes.
+    pub bytes_max: u64,
+    /// The bytes promised to blobs that are coming in, and to partial ones.
+    pub reserved: u64,
+    /// How many partial blobs there are, worked on or idle.
+    pub partials: u64,
+    /// How many pins there are.
+    pub pins: u64,
+    /// The bytes of the index on disk.
+    pub index_bytes: u64,
+    /// The bytes that are free on the store's device; none where that cannot be learned.
+    pub disk_free: Option<u64>,
+}
+
+/// Tells what was evicted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// How many whole blobs.
+    pub blobs: u64,
+    /// The bytes that became free.
+    pub bytes: u64,
+}
+
+/// Is told of a blob that left the store without being asked to.
+type GoneListener = Box<dyn Fn(Hash) + Send + Sync>;
+
+/// Is the store of one node. Clones share it.
+///
+/// Close it with [`close`](Self::close) when the node ends; dropping the last clone does the same.
+#[derive(Clone, Debug)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: StoreConfig,
+    catalog: Arc<Catalog>,
+    pins: Pins,
+    /// Held by the one who evicts, so that two writers in need do not evict twice.
+    evicting: Mutex<()>,
+    leases: Arc<Leases>,
+    recent: Recent,
+    partials: Partials,
+    sweep: Arc<sweep::Progress>,
+    gone: Mutex<Option<Arc<GoneListener>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    closed: AtomicBool,
+    lock: Mutex<Option<StoreLock>>,
+}
+
+impl Store {
+    /// Opens the store, or makes it.
+    ///
+    /// Takes milliseconds after a clean end, whatever the store holds. After an unclean one it reads the
+    /// index, and a thread of its own then makes index and files agree.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] if another process holds it, [`StoreError::FormatNewer`] and
+    /// [`StoreError::NotAStore`] (nothing was changed then), [`StoreError::PinsDamaged`] or
+    /// [`StoreError::Io`].
+    pub fn open(config: StoreConfig) -> Result<(Self, OpenReport), StoreError> {
+        let (files, new) = Files::prepare(&config.dir)?;
+        let lock = StoreLock::take(files.root())?;
+        let temps_removed = files.furnish()?;
+        let pins = Pins::load(&files)?;
+        let (index, found) = Index::open(&files.path("index.sled"));
+        let catalog = Arc::new(Catalog::new(files, index, found.totals, config.bytes_max));
+        let partials = Partials::load(catalog.files(), catalog.space())?;
+        let report = OpenReport {
+            clean: new || found.totals.is_some(),
+            rebuild: found.rebuild.filter(|_| !new),
+            indexed: catalog.index_is_good(),
+            temps_removed,
+            partials: partials.len(),
+        };
+        let inner = Inner {
+            config,
+            catalog,
+            pins,
+            evicting: Mutex::default(),
+            leases: Arc::default(),
+            recent: Recent::default(),
+            partials,
+            sweep: Arc::default(),
+            gone: Mutex::default(),
+            threads: Mutex::default(),
+            closed: AtomicBool::new(false),
+            lock: Mutex::new(Some(lock)),
+        };
+        inner.catalog.unseal();
+        inner.start_threads(!report.clean)?;
+        Ok((Self { inner: Arc::new(inner) }, report))
+    }
+
+    /// Names who is told of every blob that leaves without being asked to: evicted, rotten, or found
+    /// missing. Replaces an earlier one. It is called from whichever thread noticed, and must not block.
+    pub fn set_gone_listener(&self, listener: impl Fn(Hash) + Send + Sync + 'static) {
+        *lock(&self.inner.gone) = Some(Arc::new(Box::new(listener)));
+    }
+
+    /// Returns what is known of a blob; none if it is not in the store. It is no access.
+    pub fn find(&self, hash: &Hash) -> Result<Option<BlobInfo>, StoreError> {
+        self.inner.ensure_open()?;
+        Ok(self.inner.find_row(hash)?.map(|row| self.inner.info(hash, &row)))
+    }
+
+    /// Removes a blob, with its pin if `force`; returns its length, or none if it was not there.
+    ///
+    /// Who reads it at the moment goes on to read it.
+    ///
+    /// # Errors
+    /// [`StoreError::Pinned`] without `force`.
+    pub fn remove(&self, hash: &Hash, force: bool) -> Result<Option<u64>, StoreError> {
+        let inner = &self.inner;
+        inner.ensure_open()?;
+        if inner.pins.contains(hash) {
+            if !force {
+                return Err(StoreError::Pinned { hash: *hash });
+            }
+            inner.pins.remove(inner.catalog.files(), hash)?;
+        }
+        let _stripe = inner.catalog.stripe(hash);
+        match inner.catalog.locate_held(hash)? {
+            Located::Here(row) => {
+                inner.delete(hash, &row)?;
+                Ok(Some(row.size))
+            }
+            Located::Lost(row) => {
+                inner.delete(hash, &row)?;
+                Ok(None)
+            }
+            Located::Absent => Ok(None),
+        }
+    }
+
+    /// Protects a blob from eviction and makes it durable; it is both when the call returns.
+    ///
+    /// # Errors
+    /// [`StoreError::Absent`] if it is not in the store, [`StoreError::Rot`] if its bytes are wrong.
+    pub fn pin(&self, hash: &Hash) -> Result<(), StoreError> {
+        let inner = &self.inner;
+        // The lease keeps it from being evicted between the check and the pin.
+        let reader = inner.open_blob(hash)?.ok_or(StoreError::Absent { hash: *hash })?;
+        let row = inner.find_row(hash)?.ok_or(StoreError::Absent { hash: *hash })?;
+        if row.class == Class::Cache {
+            reader.verify_all()?;
+            inner.make_durable(hash, &reader)?;
+        }
+        inner.pins.insert(inner.catalog.files(), hash)
+    }
+
+    /// Ends the protection of a blob; does nothing if it is not pinned.
+    pub fn unpin(&self, hash: &Hash) -> Result<(), StoreError> {
+        self.inner.ensure_open()?;
+        self.inner.pins.remove(self.inner.catalog.files(), hash)
+    }
+
+    /// Returns all whole blobs, by hash. Waits for a sweep, so that none is missing.
+    pub fn list(&self) -> Result<Vec<(Hash, BlobInfo)>, StoreError> {
+        let inner = &self.inner;
+        inner.ensure_open()?;
+        inner.sweep.wait();
+        let mut blobs = Vec::new();
+        inner.catalog.for_each(|hash, row| {
+            blobs.push((hash, inner.info(&hash, &row)));
+            true
+        })?;
+        blobs.sort_unstable_by_key(|(hash, _)| *hash);
+        blobs.dedup_by_key(|(hash, _)| *hash);
+        Ok(blobs)
+    }
+
+    /// Returns the hashes of all whole blobs, sorted: what a filter is made of. Waits for a sweep.
+    pub fn hashes(&self) -> Result<Vec<Hash>, StoreError> {
+        let inner = &self.inner;
+        inner.ensure_open()?;
+        inner.sweep.wait();
+        let mut hashes = Vec::new();
+        inner.catalog.for_each(|hash, _| {
+            hashes.push(hash);
+            true
+        })?;
+        hashes.sort_unstable();
+        hashes.dedup();
+        Ok(hashes)
+    }
+
+    /// Counts what the store holds. While a sweep runs, that is what it has found so far.
+    pub fn stats(&self) -> StoreStats {
+        let inner = &self.inner;
+        let (space, stored) = (inner.catalog.space(), inner.catalog.space().stored());
+        StoreStats {
+            blobs: stored.blobs,
+            bytes: stored.bytes,
+            bytes_max: space.bytes_max(),
+            reserved: space.reserved(),
+            partials: inner.partials.len(),
+            pins: inner.pins.len(),
+            index_bytes: inner.catalog.index_bytes(),
+            disk_free: sys::disk_free(inner.catalog.files().root()),
+        }
+    }
+
+    /// Evicts down to the bound, after a sweep that may still run.
+    pub fn gc(&self) -> Result<Collected, StoreError> {
+        self.inner.ensure_open()?;
+        self.inner.sweep.wait();
+        self.inner.trim()
+    }
+
+    /// Saves everything, releases the lock and ends the store's threads. Later calls fail with
+    /// [`StoreError::Closed`]; a second close does nothing.
+    pub fn close(&self) {
+        self.inner.close();
+    }
+}
+
+impl Inner {
+    fn start_threads(&self, sweep: bool) -> Result<(), StoreError> {
+        let root = self.catalog.files().root();
+        let mut threads = lock(&self.threads);
+        let flusher = flush::start(Arc::clone(&self.catalog));
+        threads.push(flusher.map_err(StoreError::io("start a thread for", root))?);
+        if sweep {
+            let sweep = sweep::start(Arc::clone(&self.catalog), &self.sweep);
+            threads.push(sweep.map_err(StoreError::io("start a thread for", root))?);
+        }
+        Ok(())
+    }
+
+    fn ensure_open(&self) -> Result<(), StoreError> {
+        if self.closed.load(Ordering::Acquire) { Err(StoreError::Closed) } else { Ok(()) }
+    }
+
+    fn info(&self, hash: &Hash, row: &Row) -> BlobInfo {
+        BlobInfo {
+            size: row.size,
+            origin: Origin::of(row.class),
+            pinned: self.pins.contains(hash),
+            accessed: self.catalog.accessed(hash, row) / 1_000_000_000,
+        }
+    }
+
+    /// Removes a blob: first its row, then its files, so that a row never outlives its file. The caller
+    /// holds the stripe.
+    fn delete(&self, hash: &Hash, row: &Row) -> Result<(), StoreError> {
+        let files = self.catalog.files();
+        self.catalog.forget(hash, row);
+        self.recent.forget(hash);
+        if !row.inline {
+            fs::remove_file(files.outboard(hash)).ok();
+            remove_if_there(&files.blob(hash))?;
+        }
+        Ok(())
+    }
+
+    /// Makes a fetched blob durable: a synced file under a synced name.
+    fn make_durable(&self, hash: &Hash, reader: &BlobReader) -> Result<(), StoreError> {
+        if let Some(file) = reader.file() {
+            return self.sync_in_place(hash, file);
+        }
+        let mut bytes = Vec::new();
+        reader.read_group(0, &mut bytes)?;
+        self.store_durably(&bytes)
+    }
+
+    fn sync_in_place(&self, hash: &Hash, file: &File) -> Result<(), StoreError> {
+        let path = self.catalog.files().blob(hash);
+        files::set_class(file, Class::Durable).map_err(StoreError::io("change", &path))?;
+        file.sync_all().map_err(StoreError::io("sync", &path))?;
+        let shard = files::parent(&path);
+        sys::sync_dir(shard).map_err(StoreError::io("sync", shard))?;
+        let _stripe = self.catalog.stripe(hash);
+        if let Some(row) = self.catalog.row(hash) {
+            self.catalog.put(hash, &Row { class: Class::Durable, ..row }, None);
+        }
+        Ok(())
+    }
+
+    fn tell_gone(&self, hash: &Hash) {
+        let listener = lock(&self.gone).clone();
+        if let Some(listener) = listener {
+            listener(*hash);
+        }
+    }
+
+    fn close(&self) {
+        if self.closed.load(Ordering::Acquire) {
+            return;
+        }
+        for partial in self.partials.live() {
+            if let Err(error) = partial.checkpoint() {
+                tracing::debug!(%error, "a partial was not saved");
+            }
+        }
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.sweep.stop();
+        self.catalog.signal.close();
+        for thread in lock(&self.threads).drain(..) {
+            // A thread that panicked has said so; what it left undone the next start does.
+            thread.join().ok();
+        }
+        self.catalog.close(!self.sweep.is_undone());
+        *lock(&self.lock) = None;
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("dir", &self.config.dir).finish_non_exhaustive()
+    }
+}
+
+fn remove_if_there(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(StoreError::io("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(dir: &Path, bytes_max: u64) -> (Store, OpenReport) {
+        Store::open(StoreConfig::new(dir.join("store"), bytes_max, 1000)).expect("open")
+    }
+
+    fn add(store: &Store, bytes: &[u8]) -> Hash {
+        let mut writer = store.add_writer().expect("writer");
+        writer.write(bytes).expect("write");
+        writer.finish().expect("finish").hash
+    }
+
+    #[test]
+    fn store_goes_on_without_its_index_and_makes_a_new_one_at_the_next_start() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (store, _) = open(dir.path(), 50);
+        let before = add(&store, &[1; 10]);
+        store.inner.catalog.index().break_down();
+        let after = add(&store, &[2; 10]);
+        // What would go into the index becomes a file.
+        let fetched = Hash::of(&[3; 10]);
+        store.put_whole(&fetched, &[3; 10]).expect("put");
+        for hash in [before, after, fetched] {
+            let info = store.find(&hash).expect("find").expect("there");
+            assert_eq!(info.origin == Origin::Fetched, hash == fetched);
+            assert!(store.verify(&hash).expect("verify"));
+        }
+        assert_eq!(store.list().expect("list").len(), 3);
+        store.pin(&before).expect("pin");
+        assert_eq!(store.remove(&after, false).expect("remove"), Some(10));
+        add(&store, &[4; 40]);
+        assert!(store.find(&before).expect("find").is_some(), "pinned");
+        assert!(store.find(&fetched).expect("find").is_none(), "evicted");
+        assert_eq!(store.stats().bytes, 50);
+        store.close();
+        drop(store);
+        let (store, report) = open(dir.path(), 50);
+        assert_eq!(report.rebuild, Some(RebuildReason::Broken));
+        assert_eq!(store.list().expect("list").len(), 2);
+        assert_eq!(store.stats().bytes, 50);
+    }
+}
