@@ -6,4 +6,6 @@
 pub mod config;
 pub mod control;
 pub mod edge;
+pub mod mesh;
+pub mod secret_file;
 pub mod store;
