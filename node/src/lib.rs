@@ -6,6 +6,8 @@
 pub mod config;
 pub mod control;
 pub mod edge;
+pub mod identity;
 pub mod mesh;
 pub mod secret_file;
 pub mod store;
+pub mod swarm;

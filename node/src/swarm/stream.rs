@@ -1,0 +1,60 @@
+//! A byte stream to one peer, as the rest of the node sees it.
+
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
+
+/// Carries bytes to and from one peer over its connection, encrypted and multiplexed.
+///
+/// Each end is closed on its own: `shutdown` says that nothing more will be written, and reading ends
+/// with an end of file once the peer has said so. Dropping an open stream resets it. An open stream
+/// keeps the connection alive and occupies one of the peer's places until it is dropped.
+pub struct Stream {
+    inner: Compat<libp2p::Stream>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Stream {
+    pub(super) fn new(inner: libp2p::Stream, place: OwnedSemaphorePermit) -> Self {
+        Self { inner: inner.compat(), _place: place }
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream").finish_non_exhaustive()
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
