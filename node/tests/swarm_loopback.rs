@@ -64,6 +64,11 @@ impl Node {
         let mut theirs = Self::start(mesh(1)).await;
         ours.dial(&theirs).await;
         ours.connected(&theirs).await;
+        let event = ours.next("dialled").await;
+        assert!(
+            matches!(event, SwarmEvent::Dialed { peer, .. } if peer == theirs.peer),
+            "{event:?}"
+        );
         theirs.connected(&ours).await;
         (ours, theirs)
     }
@@ -450,9 +455,14 @@ async fn dials_that_make_no_sense_do_no_harm() {
     for bad in ["", "127.0.0.1:1", "/ip4/127.0.0.1", "/ip4/127.0.0.1/udp/1/quic-v1"] {
         assert!(ours.handle.dial(bad).await.is_err(), "{bad}");
     }
-    // A second dial of a connected peer is none.
-    ours.dial(&theirs).await;
-    ours.handle.dial(&theirs.address).await.unwrap();
+    // A second dial of a connected peer is none, and yet it reaches the peer.
+    let full = convert::address_with_peer(&theirs.address, &theirs.peer);
+    for given in [full, theirs.address.clone()] {
+        ours.handle.dial(&given).await.unwrap();
+        let event = ours.next("dialled").await;
+        let SwarmEvent::Dialed { peer, address } = event else { panic!("{event:?}") };
+        assert_eq!((peer, address), (theirs.peer, given));
+    }
     in_time("connect", ours.handle.connect(&theirs.peer)).await.unwrap();
     assert!(ours.events.try_recv().is_err());
     let stranger = Identity::generate().unwrap().peer();

@@ -81,8 +81,8 @@ impl SwarmHandle {
 
     /// Dials an address, `/ip4/…/tcp/…`, maybe with `/p2p/…` at its end.
     ///
-    /// It ends in [`Connected`](super::SwarmEvent::Connected) or
-    /// [`DialFailed`](super::SwarmEvent::DialFailed), or in neither where the peer is connected already.
+    /// It ends in [`Dialed`](super::SwarmEvent::Dialed) or in
+    /// [`DialFailed`](super::SwarmEvent::DialFailed). A connected peer is not dialled again.
     ///
     /// # Errors
     /// When the text is no address, or the swarm has stopped.

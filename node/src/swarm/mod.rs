@@ -123,8 +123,17 @@ pub enum SwarmEvent {
         peer: PeerId,
         /// Its end of the connection; for an inbound one a port of the moment.
         address: String,
-        /// Whether this node dialled.
+        /// Whether this node dialled; the DHT dials on its own, whom it needs for a search.
         dialed: bool,
+    },
+    /// A [dial](SwarmHandle::dial) reached a peer. It comes after the peer's `Connected`, and also
+    /// where the peer was connected before, so it tells whom this node asked for from whom the DHT
+    /// brought along.
+    Dialed {
+        /// The peer.
+        peer: PeerId,
+        /// The address as it was given.
+        address: String,
     },
     /// A peer has lost its last connection; its streams are dead.
     Disconnected {

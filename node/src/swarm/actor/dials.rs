@@ -2,13 +2,14 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use blobmesh_protocol::PeerId;
 use libp2p::PeerId as LibPeerId;
 use libp2p::core::Multiaddr;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError as LibDialError};
 use tokio::sync::oneshot;
 
-use super::Actor;
+use super::{Actor, Link};
 use crate::swarm::{ConnectError, DialFailure, SwarmEvent, convert, transport};
 
 /// How many callers may wait for connections to peers.
@@ -39,12 +40,17 @@ struct Waiting {
 
 impl Dials {
     /// Notes a connection: all who waited for the peer have it, by whichever dial it came.
-    pub(super) fn connected(&mut self, peer: &LibPeerId, connection: ConnectionId) {
-        self.addresses.remove(&connection);
+    /// Returns the address that was dialled, where it is a dial of an address that succeeded.
+    pub(super) fn connected(
+        &mut self,
+        peer: &LibPeerId,
+        connection: ConnectionId,
+    ) -> Option<String> {
         let waiting = self.peers.remove(peer);
         for reply in waiting.into_iter().flat_map(|waiting| waiting.replies) {
             reply.send(Ok(())).ok();
         }
+        self.addresses.remove(&connection).map(|dialled| dialled.text)
     }
 
     /// Ends all dials of addresses; those who wait for peers find their replies dropped.
@@ -76,8 +82,8 @@ impl Actor {
             self.outbox.push_back(dialled.failed(DialFailure::OwnAddress));
             return;
         }
-        let mut links = self.peers.values().flat_map(|peer| &peer.links);
-        if peer.is_none() && links.any(|link| link.outbound && link.address == plain) {
+        if let Some(known) = self.connected_at(peer, &plain) {
+            self.outbox.push_back(SwarmEvent::Dialed { peer: known, address: dialled.text });
             return;
         }
         // A port of its own for each dial: two nodes that dial each other from the ports they listen on
@@ -95,9 +101,20 @@ impl Actor {
             Ok(()) => {
                 self.dials.addresses.insert(id, dialled);
             }
-            Err(LibDialError::DialPeerConditionFalse(_)) => {}
             Err(error) => self.outbox.push_back(dialled.failed(transport::dial_failure(&error))),
         }
+    }
+
+    /// Returns the peer that a dial would reach, if it is connected already.
+    fn connected_at(&self, peer: Option<LibPeerId>, address: &Multiaddr) -> Option<PeerId> {
+        let connected = match peer {
+            Some(peer) => self.peers.get(&peer),
+            None => {
+                let dialled = |link: &Link| link.outbound && link.address == *address;
+                self.peers.values().find(|connected| connected.links.iter().any(dialled))
+            }
+        };
+        connected.map(|connected| connected.name)
     }
 
     /// Dials a peer at all known addresses, or joins the dial that is under way.

@@ -300,7 +300,7 @@ impl Actor {
         if outbound {
             self.addresses.remember(peer, &address);
         }
-        self.dials.connected(&peer, id);
+        let asked = self.dials.connected(&peer, id);
         let link = Link { id, address: address.clone(), outbound };
         match self.peers.get_mut(&peer) {
             Some(connected) => connected.links.push(link),
@@ -314,6 +314,9 @@ impl Actor {
                     dialed: outbound,
                 });
             }
+        }
+        if let Some(address) = asked {
+            self.outbox.push_back(SwarmEvent::Dialed { peer: name, address });
         }
     }
 
