@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod control;
+pub mod discovery;
 pub mod edge;
 pub mod identity;
 pub mod mesh;
