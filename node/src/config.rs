@@ -57,6 +57,11 @@ impl NodeConfig {
         self.home.join("control.sock")
     }
 
+    /// Returns the path of the receipts of the last gets.
+    pub fn receipts_path(&self) -> PathBuf {
+        self.home.join("receipts.json")
+    }
+
     /// Returns the path of the identity key, an ed25519 secret in a file of mode 0600.
     pub fn identity_path(&self) -> PathBuf {
         self.home.join("identity.key")

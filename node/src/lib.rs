@@ -3,12 +3,20 @@
 //! The crate never prints, never reads the environment and decides no policy. libp2p types stay in
 //! [`swarm`], sled in one file of [`store`], HTTP clients in [`edge`].
 
+mod compute;
 pub mod config;
 pub mod control;
 pub mod discovery;
+mod driver;
 pub mod edge;
 pub mod identity;
 pub mod mesh;
+mod node;
 pub mod secret_file;
+mod service;
 pub mod store;
 pub mod swarm;
+mod transfer;
+
+pub use node::Node;
+pub use service::NodeService;

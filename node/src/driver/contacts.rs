@@ -1,0 +1,291 @@
+//! Contacts: where neighbours may be found, and when to dial them.
+//!
+//! A contact is an address that the user named, or one that mDNS showed. Both are dialled until a link
+//! stands, named ones for ever with growing pauses, shown ones as long as they are shown. Identity is
+//! proven by the handshake; what mDNS says is a hint.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use blobmesh_protocol::PeerId;
+use tokio::time::Instant;
+
+use crate::discovery::Candidate;
+use crate::swarm::convert;
+
+/// How long a node looks for its neighbours by mDNS before it says that a blob is nowhere. Those that
+/// are there answer within 50 ms; a second covers a query that was lost and asked again.
+const DISCOVERY_TIME: Duration = Duration::from_millis(1_200);
+/// How long the peers a user named may take to link before the node goes on without them.
+const DIAL_TIME: Duration = Duration::from_secs(3);
+/// The first pause before a named peer is dialled again.
+const REDIAL_INITIAL: Duration = Duration::from_millis(250);
+/// The longest pause before a named peer is dialled again.
+const REDIAL_MAX: Duration = Duration::from_secs(30);
+/// How many addresses that mDNS showed are remembered at once, and how many candidates wait.
+const SHOWN_MAX: usize = 256;
+/// How long an address that was shown is not dialled again.
+const SHOWN_PAUSE: Duration = Duration::from_secs(2);
+/// How long a candidate that is to dial us is waited for before we dial it.
+const DIALLED_TIME: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(super) struct Contacts {
+    named: Vec<Named>,
+    /// Addresses that were shown and dialled.
+    shown: BTreeMap<String, Shown>,
+    /// Candidates that are to dial us, and until when they are waited for.
+    waiting: Vec<(Instant, Candidate)>,
+    started: Instant,
+    discovers: bool,
+    settled: bool,
+}
+
+#[derive(Debug)]
+struct Shown {
+    dialled: Instant,
+    /// The candidate's other addresses, for when this one fails.
+    others: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Named {
+    address: String,
+    peer: Option<PeerId>,
+    state: State,
+    failures: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Due(Instant),
+    Dialling(Instant),
+    Linked,
+}
+
+impl Contacts {
+    pub(super) fn new(peers: &[String], discovers: bool, now: Instant) -> Self {
+        let named = |address: &String| Named {
+            address: address.clone(),
+            peer: convert::peer_of_address(address).ok().flatten(),
+            state: State::Due(now),
+            failures: 0,
+        };
+        Self {
+            named: peers.iter().map(named).collect(),
+            shown: BTreeMap::new(),
+            waiting: Vec::new(),
+            started: now,
+            discovers,
+            settled: false,
+        }
+    }
+
+    /// Returns the named addresses to dial now.
+    pub(super) fn due(&mut self, now: Instant) -> Vec<String> {
+        let mut due = Vec::new();
+        for named in &mut self.named {
+            let late = matches!(named.state, State::Dialling(since) if now - since > DIAL_TIME);
+            if late {
+                named.fail(now);
+            }
+            if matches!(named.state, State::Due(at) if at <= now) {
+                named.state = State::Dialling(now);
+                due.push(named.address.clone());
+            }
+        }
+        due
+    }
+
+    /// Returns when [`due`](Self::due) or [`settle`](Self::settle) should be asked again.
+    pub(super) fn next(&self) -> Option<Instant> {
+        let of_named = self.named.iter().filter_map(|named| match named.state {
+            State::Due(at) => Some(at),
+            State::Dialling(since) => Some(since + DIAL_TIME),
+            State::Linked => None,
+        });
+        let settle = (!self.settled).then(|| self.started + self.settle_time());
+        let of_waiting = self.waiting.iter().map(|(until, _)| *until);
+        of_named.chain(of_waiting).chain(settle).min()
+    }
+
+    /// Returns true once: when the node has looked for its neighbours long enough.
+    pub(super) fn settle(&mut self, now: Instant) -> bool {
+        if self.settled {
+            return false;
+        }
+        let tried = |named: &Named| named.failures > 0 || named.state == State::Linked;
+        let discovered = !self.discovers || now >= self.started + DISCOVERY_TIME;
+        let in_time = now < self.started + self.settle_time();
+        self.settled = (discovered && self.named.iter().all(tried)) || !in_time;
+        self.settled
+    }
+
+    /// Waits for a candidate to dial us; it is shown again if there is no room.
+    pub(super) fn wait(&mut self, candidate: Candidate, now: Instant) {
+        let known = self.waiting.iter().any(|(_, waiting)| waiting.name == candidate.name);
+        if !known && self.waiting.len() < SHOWN_MAX {
+            self.waiting.push((now + DIALLED_TIME, candidate));
+        }
+    }
+
+    /// Takes the candidates that were waited for long enough.
+    pub(super) fn waited(&mut self, now: Instant) -> Vec<Candidate> {
+        self.waiting.extract_if(.., |(until, _)| *until <= now).map(|(_, waited)| waited).collect()
+    }
+
+    /// Takes the addresses of a candidate and returns the one to dial, none if it was dialled a moment
+    /// ago.
+    pub(super) fn show(&mut self, mut addresses: Vec<String>, now: Instant) -> Option<String> {
+        if addresses.is_empty() {
+            return None;
+        }
+        let address = addresses.remove(0);
+        let shown = self.shown.get(&address);
+        if shown.is_some_and(|shown| now - shown.dialled < SHOWN_PAUSE) {
+            return None;
+        }
+        if self.shown.len() >= SHOWN_MAX {
+            let oldest = self.shown.iter().min_by_key(|(_, shown)| shown.dialled);
+            if let Some(oldest) = oldest.map(|(address, _)| address.clone()) {
+                self.shown.remove(&oldest);
+            }
+        }
+        self.shown.insert(address.clone(), Shown { dialled: now, others: addresses });
+        Some(address)
+    }
+
+    /// Returns whether a peer that we dialled at `address` is a contact, and learns who it is.
+    pub(super) fn is_contact(&mut self, peer: PeerId, address: &str) -> bool {
+        let mut found = self.shown.contains_key(bare(address));
+        for named in &mut self.named {
+            if named.peer == Some(peer) || bare(&named.address) == bare(address) {
+                named.peer = Some(peer);
+                found = true;
+            }
+        }
+        found
+    }
+
+    pub(super) fn linked(&mut self, peer: PeerId) {
+        for named in self.named.iter_mut().filter(|named| named.peer == Some(peer)) {
+            named.state = State::Linked;
+            named.failures = 0;
+        }
+    }
+
+    pub(super) fn unlinked(&mut self, peer: PeerId, now: Instant) {
+        for named in self.named.iter_mut().filter(|named| named.peer == Some(peer)) {
+            named.fail(now);
+        }
+    }
+
+    /// Takes in that a dial failed, and returns the next address of the same candidate to dial.
+    pub(super) fn failed(&mut self, address: &str, now: Instant) -> Option<String> {
+        for named in self.named.iter_mut().filter(|named| named.address == address) {
+            named.fail(now);
+        }
+        let others = self.shown.remove(address)?.others;
+        self.show(others, now)
+    }
+
+    fn settle_time(&self) -> Duration {
+        match (self.discovers, self.named.is_empty()) {
+            (_, false) => DIAL_TIME,
+            (true, true) => DISCOVERY_TIME,
+            (false, true) => Duration::ZERO,
+        }
+    }
+}
+
+impl Named {
+    fn fail(&mut self, now: Instant) {
+        let pause = REDIAL_INITIAL.saturating_mul(1 << self.failures.min(16)).min(REDIAL_MAX);
+        self.failures += 1;
+        self.state = State::Due(now + pause);
+    }
+}
+
+/// Returns an address without the peer it may name at its end.
+fn bare(address: &str) -> &str {
+    address.split("/p2p/").next().unwrap_or(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ADDRESS: &str = "/ip4/192.0.2.7/tcp/4001";
+
+    fn peer() -> PeerId {
+        PeerId::from_bytes([1; 32])
+    }
+
+    #[tokio::test]
+    async fn named_peer_is_dialled_again_with_growing_pauses_until_linked() {
+        let start = Instant::now();
+        let mut contacts = Contacts::new(&[ADDRESS.to_owned()], false, start);
+        assert_eq!(contacts.due(start), vec![ADDRESS.to_owned()]);
+        assert!(contacts.due(start).is_empty(), "once");
+        contacts.failed(ADDRESS, start);
+        let first = contacts.next().expect("a pause");
+        contacts.due(first);
+        contacts.failed(ADDRESS, first);
+        let second = contacts.next().expect("a pause");
+        assert!(second - first > first - start, "the pause grows");
+        assert!(contacts.is_contact(peer(), ADDRESS));
+        contacts.linked(peer());
+        assert!(contacts.due(second + REDIAL_MAX).is_empty());
+        contacts.unlinked(peer(), second);
+        assert_eq!(contacts.due(second + REDIAL_MAX).len(), 1);
+    }
+
+    #[tokio::test]
+    async fn node_settles_when_all_named_peers_answered_or_their_time_is_over() {
+        let start = Instant::now();
+        let mut contacts = Contacts::new(&[ADDRESS.to_owned()], false, start);
+        contacts.due(start);
+        assert!(!contacts.settle(start));
+        contacts.is_contact(peer(), ADDRESS);
+        contacts.linked(peer());
+        assert!(contacts.settle(start), "all are linked");
+        assert!(!contacts.settle(start), "once");
+        let mut silent = Contacts::new(&[ADDRESS.to_owned()], false, start);
+        silent.due(start);
+        assert!(!silent.settle(start + DIAL_TIME - Duration::from_millis(1)));
+        assert!(silent.settle(start + DIAL_TIME));
+    }
+
+    #[tokio::test]
+    async fn node_without_contacts_settles_at_once_and_with_mdns_after_its_time() {
+        let start = Instant::now();
+        assert!(Contacts::new(&[], false, start).settle(start));
+        let mut discovering = Contacts::new(&[], true, start);
+        assert!(!discovering.settle(start));
+        assert!(discovering.settle(start + DISCOVERY_TIME));
+    }
+
+    #[tokio::test]
+    async fn shown_address_is_dialled_once_a_moment_and_remembered_within_the_bound() {
+        let start = Instant::now();
+        let mut contacts = Contacts::new(&[], true, start);
+        let one = || vec![ADDRESS.to_owned()];
+        assert_eq!(contacts.show(one(), start).as_deref(), Some(ADDRESS));
+        assert_eq!(contacts.show(one(), start), None);
+        assert!(contacts.show(one(), start + SHOWN_PAUSE).is_some());
+        for port in 0..2 * SHOWN_MAX {
+            contacts.show(vec![format!("/ip4/192.0.2.8/tcp/{port}")], start);
+        }
+        assert!(contacts.shown.len() <= SHOWN_MAX);
+    }
+
+    #[tokio::test]
+    async fn second_address_of_a_candidate_is_dialled_when_the_first_fails() {
+        let start = Instant::now();
+        let mut contacts = Contacts::new(&[], true, start);
+        let other = "/ip4/198.51.100.7/tcp/4001";
+        contacts.show(vec![ADDRESS.to_owned(), other.to_owned()], start);
+        assert_eq!(contacts.failed(ADDRESS, start).as_deref(), Some(other));
+        assert_eq!(contacts.failed(other, start), None);
+    }
+}

@@ -1,0 +1,90 @@
+//! What the driver hears from its own tasks and from those who ask it for things.
+
+use std::time::Duration;
+
+use blobmesh_protocol::engine::receipt::Receipt;
+use blobmesh_protocol::engine::{FetchOutcome, Input, ServeVerdict, WantError};
+use blobmesh_protocol::id::{FetchId, ServeId, WantId};
+use blobmesh_protocol::{Hash, NeighbourInfo, PeerId};
+use tokio::sync::{oneshot, watch};
+
+use crate::control::api::Failure;
+use crate::swarm::{OpenError, Stream};
+
+/// How many events wait for the driver before those who send them wait too.
+pub(super) const EVENTS_MAX: usize = 1_024;
+
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// Goes to the engine as it is.
+    Input(Input),
+    /// Somebody wants a blob.
+    Get(Box<Get>),
+    /// A fetch came to its end.
+    FetchEnded {
+        fetch: FetchId,
+        outcome: FetchOutcome,
+        /// What to tell the user if the get fails for it.
+        failure: Option<Box<Failure>>,
+    },
+    /// The control stream we opened to a neighbour.
+    LinkOpened { peer: PeerId, result: Result<Stream, OpenError> },
+    /// A control stream ended, for better or worse.
+    LinkClosed { peer: PeerId, link: u64, malformed: bool },
+    /// A peer asks to be served.
+    ServeAsked { peer: PeerId, verdict: oneshot::Sender<(ServeId, ServeVerdict)> },
+    /// A service came to its end.
+    ServeEnded { serve: ServeId, peer: PeerId, bytes: u64 },
+    /// Somebody wants to know how the node stands.
+    Snapshot(oneshot::Sender<Snapshot>),
+    /// The node stops.
+    Stop(oneshot::Sender<()>),
+}
+
+/// Asks for a blob.
+#[derive(Debug)]
+pub(crate) struct Get {
+    pub(crate) want: WantId,
+    pub(crate) hash: Hash,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) progress: watch::Sender<GetProgress>,
+    pub(crate) ended: oneshot::Sender<GetEnded>,
+}
+
+/// Says how far a get is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct GetProgress {
+    /// The blob's length in bytes, once proven.
+    pub(crate) size: Option<u64>,
+    /// Bytes that came from peers.
+    pub(crate) lan: u64,
+    /// Bytes that came from the edge.
+    pub(crate) edge: u64,
+}
+
+/// Says how a get ended.
+#[derive(Debug)]
+pub(crate) struct GetEnded {
+    pub(crate) result: Result<(), WantError>,
+    pub(crate) receipt: Receipt,
+    /// The failure of the source that decided, where one did.
+    pub(crate) failure: Option<Failure>,
+}
+
+/// Describes the mesh around the node at one moment.
+#[derive(Clone, Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) addresses: Vec<String>,
+    pub(crate) neighbours: Vec<NeighbourInfo>,
+    pub(crate) connected: Vec<ConnectedPeer>,
+    pub(crate) counters: Vec<(String, u64)>,
+}
+
+/// Describes one connected peer.
+#[derive(Clone, Debug)]
+pub(crate) struct ConnectedPeer {
+    pub(crate) peer: PeerId,
+    pub(crate) address: String,
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
+}

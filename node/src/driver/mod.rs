@@ -1,0 +1,435 @@
+//! The driver: one task that owns the engine and does what it decides.
+//!
+//! It hears from the swarm, from discovery and from its own tasks, tells the engine, and carries out
+//! what the engine puts out ([`dispatch`]). It never waits for anything but the next event: whatever
+//! takes time runs as a task of its own ([`tasks`]) and comes back as an [`event`].
+//!
+//! [`links`] are the control streams with neighbours, [`contacts`] says whom to dial.
+
+mod contacts;
+mod dispatch;
+mod event;
+mod handle;
+mod links;
+mod tasks;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use blobmesh_protocol::engine::{Input, ServeVerdict};
+use blobmesh_protocol::id::{FetchId, ServeId, WantId};
+use blobmesh_protocol::{Config, Engine, Hash, PeerId, Time};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::{Instant, sleep_until};
+
+use contacts::Contacts;
+use event::{EVENTS_MAX, Event, Get};
+use links::Links;
+use tasks::Tasks;
+
+pub(crate) use dispatch::describe;
+pub(crate) use event::{ConnectedPeer, GetEnded, GetProgress, Snapshot};
+pub(crate) use handle::{DriverHandle, DriverStopped};
+
+use crate::control::api::Failure;
+use crate::discovery::Candidate;
+use crate::edge::Edge;
+use crate::store::Store;
+use crate::swarm::{SwarmEvent, SwarmHandle};
+
+/// How many events the driver handles before it lets other tasks of its thread run.
+const TURN_EVENTS_MAX: usize = 64;
+
+/// Is everything a driver works with.
+pub(crate) struct Parts {
+    pub(crate) me: PeerId,
+    pub(crate) config: Config,
+    pub(crate) seed: u64,
+    pub(crate) store: Store,
+    pub(crate) swarm: SwarmHandle,
+    pub(crate) swarm_events: mpsc::Receiver<SwarmEvent>,
+    pub(crate) candidates: Option<mpsc::Receiver<Candidate>>,
+    pub(crate) edge: Option<Arc<Edge>>,
+    /// Multiaddresses of peers to stay linked with.
+    pub(crate) peers: Vec<String>,
+    /// The addresses already listened on.
+    pub(crate) addresses: Vec<String>,
+    /// The blobs held at the start, and whether each is advertised.
+    pub(crate) held: Vec<(Hash, bool)>,
+    /// Names blobs that the store evicted.
+    pub(crate) evicted: mpsc::Receiver<Hash>,
+}
+
+/// Starts the driver and returns how to ask it, and its task.
+pub(crate) fn start(parts: Parts) -> (DriverHandle, JoinHandle<()>) {
+    let (events, events_in) = mpsc::channel(EVENTS_MAX);
+    let handle = DriverHandle::new(events.clone());
+    let inboxes = Inboxes {
+        events: events_in,
+        swarm: parts.swarm_events,
+        candidates: parts.candidates,
+        evicted: parts.evicted,
+    };
+    let clock = Clock { start: Instant::now() };
+    let mut driver = Driver {
+        engine: Engine::new(parts.config.clone(), parts.me, parts.seed, Time::ZERO),
+        clock,
+        blob_bytes_max: parts.config.blob_bytes_max,
+        store: parts.store,
+        swarm: parts.swarm,
+        edge: parts.edge,
+        contacts: Contacts::new(&parts.peers, inboxes.candidates.is_some(), clock.start),
+        links: Links::default(),
+        connected: BTreeMap::new(),
+        addresses: parts.addresses,
+        wants: BTreeMap::new(),
+        failures: HashMap::new(),
+        fetches: BTreeMap::new(),
+        serves: BTreeMap::new(),
+        next_serve: 0,
+        tasks: Tasks::new(events),
+    };
+    for (hash, advertise) in parts.held {
+        driver.engine.handle(Time::ZERO, Input::Held { hash, advertise });
+    }
+    let task = tokio::spawn(async move { driver.run(inboxes).await });
+    (handle, task)
+}
+
+/// Tells the engine's time.
+#[derive(Clone, Copy, Debug)]
+struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    fn now(self) -> Time {
+        let nanos = self.start.elapsed().as_nanos();
+        Time::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+
+    fn instant(self, at: Time) -> Instant {
+        self.start + (at - Time::ZERO)
+    }
+}
+
+/// Where the driver hears from.
+struct Inboxes {
+    events: mpsc::Receiver<Event>,
+    swarm: mpsc::Receiver<SwarmEvent>,
+    candidates: Option<mpsc::Receiver<Candidate>>,
+    evicted: mpsc::Receiver<Hash>,
+}
+
+/// What came next.
+enum Heard {
+    Event(Event),
+    Swarm(SwarmEvent),
+    Candidate(Candidate),
+    Evicted(Hash),
+    Timeout,
+    /// The swarm has stopped.
+    Nothing,
+}
+
+struct Driver {
+    engine: Engine,
+    clock: Clock,
+    blob_bytes_max: u64,
+    store: Store,
+    swarm: SwarmHandle,
+    edge: Option<Arc<Edge>>,
+    contacts: Contacts,
+    links: Links,
+    connected: BTreeMap<PeerId, Connected>,
+    addresses: Vec<String>,
+    wants: BTreeMap<WantId, Pending>,
+    /// The last failure of a source, by blob, for those who still want it.
+    failures: HashMap<Hash, Failure>,
+    fetches: BTreeMap<FetchId, Fetch>,
+    serves: BTreeMap<ServeId, oneshot::Sender<(ServeId, ServeVerdict)>>,
+    next_serve: u64,
+    tasks: Tasks,
+}
+
+#[derive(Debug)]
+struct Connected {
+    address: String,
+    bytes_in: u64,
+    bytes_out: u64,
+}
+
+#[derive(Debug)]
+struct Pending {
+    hash: Hash,
+    progress: watch::Sender<GetProgress>,
+    ended: oneshot::Sender<GetEnded>,
+}
+
+#[derive(Debug)]
+struct Fetch {
+    hash: Hash,
+    peer: Option<PeerId>,
+    task: AbortHandle,
+}
+
+impl Driver {
+    async fn run(&mut self, mut inboxes: Inboxes) {
+        self.settle_contacts();
+        self.drain();
+        let mut turn = 0;
+        loop {
+            let heard = hear(&mut inboxes, self.wake()).await;
+            if let Heard::Event(Event::Stop(done)) = heard {
+                self.say_goodbye().await;
+                done.send(()).ok();
+                return;
+            }
+            if matches!(heard, Heard::Nothing) {
+                return;
+            }
+            self.handle(heard);
+            self.settle_contacts();
+            self.drain();
+            self.tasks.reap();
+            turn += 1;
+            if turn % TURN_EVENTS_MAX == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// Returns when something is to be done even if nothing happens.
+    fn wake(&self) -> Option<Instant> {
+        let engine = self.engine.poll_timeout().map(|(at, _)| self.clock.instant(at));
+        engine.into_iter().chain(self.contacts.next()).min()
+    }
+
+    fn handle(&mut self, heard: Heard) {
+        match heard {
+            Heard::Event(event) => self.handle_event(event),
+            Heard::Swarm(event) => self.handle_swarm(event),
+            Heard::Candidate(candidate) => self.handle_candidate(candidate, false),
+            Heard::Evicted(hash) => self.tell(Input::Gone { hash }),
+            Heard::Timeout => self.tell(Input::Timeout),
+            Heard::Nothing => {}
+        }
+    }
+
+    fn tell(&mut self, input: Input) {
+        self.engine.handle(self.clock.now(), input);
+    }
+
+    fn handle_event(&mut self, event: Event) {
+        match event {
+            Event::Input(input) => {
+                if let Input::Progress { fetch, bytes, size } = input {
+                    self.count_progress(fetch, bytes, size);
+                }
+                self.tell(input);
+            }
+            Event::Get(get) => self.handle_get(*get),
+            Event::FetchEnded { fetch, outcome, failure } => {
+                if let Some(ended) = self.fetches.remove(&fetch)
+                    && let Some(failure) = failure
+                {
+                    self.failures.insert(ended.hash, *failure);
+                }
+                self.tell(Input::FetchEnded { fetch, outcome });
+            }
+            Event::LinkOpened { peer, result } => self.handle_link_opened(peer, result),
+            Event::LinkClosed { peer, link, malformed } => {
+                if malformed {
+                    tracing::debug!(peer = ?peer, "neighbour broke the rules of the wire");
+                }
+                self.close_link(peer, Some(link));
+            }
+            Event::ServeAsked { peer, verdict } => {
+                self.next_serve += 1;
+                let serve = ServeId(self.next_serve);
+                self.serves.insert(serve, verdict);
+                self.tell(Input::ServeAsked { serve, peer });
+            }
+            Event::ServeEnded { serve, peer, bytes } => {
+                if let Some(connected) = self.connected.get_mut(&peer) {
+                    connected.bytes_out += bytes;
+                }
+                self.tell(Input::ServeEnded { serve });
+            }
+            Event::Snapshot(reply) => {
+                reply.send(self.snapshot()).ok();
+            }
+            Event::Stop(_) => {}
+        }
+    }
+
+    fn handle_get(&mut self, get: Get) {
+        let Get { want, hash, timeout, progress, ended } = get;
+        self.wants.insert(want, Pending { hash, progress, ended });
+        self.tell(Input::Get { want, hash, timeout });
+    }
+
+    fn count_progress(&mut self, fetch: FetchId, bytes: u64, size: u64) {
+        let Some(running) = self.fetches.get(&fetch) else { return };
+        if let Some(connected) = running.peer.and_then(|peer| self.connected.get_mut(&peer)) {
+            connected.bytes_in += bytes;
+        }
+        let from_peer = running.peer.is_some();
+        for pending in self.wants.values().filter(|pending| pending.hash == running.hash) {
+            pending.progress.send_modify(|progress| {
+                progress.size = Some(size);
+                let tier = if from_peer { &mut progress.lan } else { &mut progress.edge };
+                *tier += bytes;
+            });
+        }
+    }
+
+    fn handle_swarm(&mut self, event: SwarmEvent) {
+        match event {
+            SwarmEvent::Listening { address } => self.addresses.push(address),
+            SwarmEvent::Connected { peer, address, dialed: _ } => {
+                self.connected.insert(peer, Connected { address, bytes_in: 0, bytes_out: 0 });
+            }
+            // The DHT connects peers by itself: a neighbour is only whom we meant to reach, or who
+            // opens a control stream to us.
+            SwarmEvent::Dialed { peer, address } => {
+                if self.contacts.is_contact(peer, &address) {
+                    self.links.open(peer, &self.swarm, &mut self.tasks);
+                }
+            }
+            SwarmEvent::Disconnected { peer } => {
+                self.connected.remove(&peer);
+                self.close_link(peer, None);
+            }
+            SwarmEvent::ControlStream { peer, stream } => {
+                self.links.inbound(peer, stream, &self.swarm, &mut self.tasks);
+            }
+            SwarmEvent::BlobStream { peer, stream } => self.start_serving(peer, stream),
+            SwarmEvent::Providers { query, peers } => self.tell(Input::Providers { query, peers }),
+            SwarmEvent::ProvidersEnded { query } => self.tell(Input::ProvidersEnded { query }),
+            SwarmEvent::Provided { hash, ok } => {
+                tracing::debug!(hash = %hash.fmt_short(), ok, "provide record");
+            }
+            SwarmEvent::DialFailed { peer: _, address, reason } => {
+                tracing::debug!(%reason, "dial failed");
+                let next =
+                    address.and_then(|address| self.contacts.failed(&address, Instant::now()));
+                if let Some(address) = next {
+                    self.dial(address);
+                }
+            }
+        }
+    }
+
+    /// Links with somebody that mDNS showed, or dials it; of two nodes that see each other one waits.
+    fn handle_candidate(&mut self, candidate: Candidate, waited: bool) {
+        let known = self.connected.keys().find(|peer| candidate.is_peer(peer)).copied();
+        if let Some(peer) = known {
+            return self.links.open(peer, &self.swarm, &mut self.tasks);
+        }
+        let now = Instant::now();
+        if !candidate.dial_first && !waited {
+            return self.contacts.wait(candidate, now);
+        }
+        if let Some(address) = self.contacts.show(candidate.addresses, now) {
+            self.dial(address);
+        }
+    }
+
+    fn handle_link_opened(
+        &mut self,
+        peer: PeerId,
+        result: Result<crate::swarm::Stream, crate::swarm::OpenError>,
+    ) {
+        match result {
+            Ok(stream) => {
+                if self.links.opened(peer, stream, &mut self.tasks) {
+                    self.contacts.linked(peer);
+                    self.tell(Input::Connected { peer });
+                    self.drain();
+                    self.links.listen(peer, &mut self.tasks);
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "no control stream");
+                self.close_link(peer, None);
+            }
+        }
+    }
+
+    fn close_link(&mut self, peer: PeerId, number: Option<u64>) {
+        if self.links.close(peer, number) {
+            self.contacts.unlinked(peer, Instant::now());
+            self.tell(Input::Disconnected { peer });
+        }
+    }
+
+    /// Dials the contacts that are due, and tells the engine when the node has looked long enough.
+    fn settle_contacts(&mut self) {
+        let now = Instant::now();
+        for address in self.contacts.due(now) {
+            let linked = crate::swarm::convert::peer_of_address(&address).ok().flatten();
+            match linked.filter(|peer| self.connected.contains_key(peer)) {
+                Some(peer) if self.links.contains(peer) => self.contacts.linked(peer),
+                Some(peer) => self.links.open(peer, &self.swarm, &mut self.tasks),
+                None => self.dial(address),
+            }
+        }
+        for candidate in self.contacts.waited(now) {
+            self.handle_candidate(candidate, true);
+        }
+        if self.contacts.settle(now) {
+            self.tell(Input::Settled);
+        }
+    }
+
+    fn dial(&mut self, address: String) {
+        let swarm = self.swarm.clone();
+        self.tasks.spawn(async move {
+            if let Err(error) = swarm.dial(&address).await {
+                tracing::debug!(%error, "not dialled");
+            }
+        });
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let connected = self.connected.iter().map(|(peer, connected)| ConnectedPeer {
+            peer: *peer,
+            address: connected.address.clone(),
+            bytes_in: connected.bytes_in,
+            bytes_out: connected.bytes_out,
+        });
+        let counters = self.engine.stats().named();
+        Snapshot {
+            addresses: self.addresses.clone(),
+            neighbours: self.engine.neighbours(),
+            connected: connected.collect(),
+            counters: counters.into_iter().map(|(name, n)| (name.to_owned(), n)).collect(),
+        }
+    }
+}
+
+/// Waits for what comes next: first what ends local work, then the network, then new contacts.
+async fn hear(inboxes: &mut Inboxes, wake: Option<Instant>) -> Heard {
+    let timer = async {
+        match wake {
+            Some(at) => sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    };
+    let candidate = async {
+        match &mut inboxes.candidates {
+            Some(candidates) => candidates.recv().await,
+            None => None,
+        }
+    };
+    tokio::select! {
+        biased;
+        Some(event) = inboxes.events.recv() => Heard::Event(event),
+        event = inboxes.swarm.recv() => event.map_or(Heard::Nothing, Heard::Swarm),
+        Some(hash) = inboxes.evicted.recv() => Heard::Evicted(hash),
+        () = timer => Heard::Timeout,
+        Some(candidate) = candidate => Heard::Candidate(candidate),
+    }
+}

@@ -1,0 +1,199 @@
+//! Gets: through the driver into the store, and from there to wherever the user wants the bytes.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use blobmesh_protocol::Hash;
+use blobmesh_protocol::blob::group_count;
+use blobmesh_protocol::engine::WantError;
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::{Inner, parse};
+use crate::compute;
+use crate::control::api::{
+    Answer, Event, Exchange, Failure, Progress, Receipt, TierBytes, Trouble,
+};
+use crate::driver::{GetEnded, GetProgress};
+use crate::service::reports;
+use crate::store::{BlobReader, StoreError};
+
+/// How often progress is told.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+/// How many groups of a blob are read at once when its bytes are sent to the user: 1 MiB.
+const CAT_GROUPS: u64 = 16;
+
+impl Inner {
+    pub(super) async fn get_to(
+        &self,
+        hash: &str,
+        output: Option<PathBuf>,
+        force: bool,
+        timeout_ms: Option<u64>,
+        exchange: &Exchange,
+    ) -> Result<Answer, Failure> {
+        let hash = parse(hash)?;
+        if let Some(output) = output.clone() {
+            self.check_output(output, force).await?;
+        }
+        let mut receipt = self.get(hash, timeout_ms, exchange).await?;
+        if let Some(output) = output {
+            let started = tokio::time::Instant::now();
+            compute::store(&self.store, move |store| store.export(&hash, &output, force)).await?;
+            let took = started.elapsed().as_secs_f64();
+            receipt.phases.store_s += took;
+            receipt.seconds += took;
+        }
+        self.receipts.insert(receipt.clone());
+        Ok(Answer::Got(Box::new(receipt)))
+    }
+
+    pub(super) async fn cat(
+        &self,
+        hash: &str,
+        timeout_ms: Option<u64>,
+        exchange: &Exchange,
+    ) -> Result<Answer, Failure> {
+        let hash = parse(hash)?;
+        let receipt = self.get(hash, timeout_ms, exchange).await?;
+        let reader = compute::store(&self.store, move |store| store.open_blob(&hash)).await?;
+        let mut reader = reader.ok_or(StoreError::Absent { hash })?;
+        let groups = group_count(reader.size());
+        for first in (0..groups).step_by(usize::try_from(CAT_GROUPS).unwrap_or(1)) {
+            let last = (first + CAT_GROUPS).min(groups);
+            let (returned, bytes) = compute::run(move || read_groups(reader, first, last)).await?;
+            reader = returned;
+            let bytes = bytes?;
+            if !bytes.is_empty() && exchange.events.send(Event::Bytes(bytes)).await.is_err() {
+                return Err(Failure::new(Trouble::Interrupted, "nobody takes the bytes"));
+            }
+        }
+        Ok(Answer::Got(Box::new(receipt)))
+    }
+
+    /// Refuses an output that could not be written, before anything is fetched for it.
+    async fn check_output(&self, output: PathBuf, force: bool) -> Result<(), Failure> {
+        if !output.is_absolute() {
+            return Err(Failure::new(Trouble::Usage, "the output's path is not absolute"));
+        }
+        compute::store(&self.store, move |store| store.check_output(&output, force)).await?;
+        Ok(())
+    }
+
+    /// Gets a blob into the store and keeps the receipt, also of a failure.
+    async fn get(
+        &self,
+        hash: Hash,
+        timeout_ms: Option<u64>,
+        exchange: &Exchange,
+    ) -> Result<Receipt, Failure> {
+        let Some(driver) = &self.driver else { return self.get_offline(hash).await };
+        let (progress, watched) = watch::channel(GetProgress::default());
+        let timeout = timeout_ms.map(Duration::from_millis);
+        let ended = tokio::select! {
+            biased;
+            ended = driver.get(hash, timeout, progress) => ended?,
+            never = tell_progress(watched, &exchange.events) => match never {},
+        };
+        let receipt = reports::receipt(&ended.receipt, self.edge.is_some());
+        self.receipts.insert(receipt.clone());
+        match ended.result {
+            Ok(()) => Ok(receipt),
+            Err(why) => Err(failure(hash, why, &receipt, ended)),
+        }
+    }
+
+    async fn get_offline(&self, hash: Hash) -> Result<Receipt, Failure> {
+        let found = compute::store(&self.store, move |store| store.find(&hash)).await?;
+        let Some(found) = found else {
+            let what = format!("blob {} is not in the store", hash.fmt_short());
+            return Err(Failure::new(Trouble::NoNode, what));
+        };
+        let tier = TierBytes { local: found.size, ..TierBytes::default() };
+        let (hash, size) = (hash.to_hex(), Some(found.size));
+        Ok(Receipt { hash, size, found: "local".to_owned(), tier, ..Receipt::default() })
+    }
+}
+
+/// Reads groups on a thread that may block, and hands the reader back.
+fn read_groups(
+    reader: BlobReader,
+    first: u64,
+    last: u64,
+) -> (BlobReader, Result<Bytes, StoreError>) {
+    let mut bytes = Vec::new();
+    let mut group = Vec::new();
+    for index in first..last {
+        if let Err(error) = reader.read_group(index, &mut group) {
+            return (reader, Err(error));
+        }
+        bytes.extend_from_slice(&group);
+    }
+    (reader, Ok(bytes.into()))
+}
+
+/// Tells progress until it is dropped, a few times a second and only when there is some.
+async fn tell_progress(
+    mut watched: watch::Receiver<GetProgress>,
+    events: &mpsc::Sender<Event>,
+) -> std::convert::Infallible {
+    let mut pace = interval(PROGRESS_INTERVAL);
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        pace.tick().await;
+        let progress = *watched.borrow_and_update();
+        let phase = match progress {
+            GetProgress { lan: 0, edge: 0, .. } => "find",
+            GetProgress { edge: 0, .. } => "lan",
+            GetProgress { .. } => "edge",
+        };
+        let (done, total) = (progress.lan + progress.edge, progress.size);
+        let peers = u64::from(progress.lan > 0);
+        let event = Event::Progress(Progress { phase: phase.to_owned(), done, total, peers });
+        // A reader that is behind misses some: the next one says more.
+        events.try_send(event).ok();
+        if watched.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Puts a failed get into words: one cause per tier, in their order.
+fn failure(hash: Hash, why: WantError, receipt: &Receipt, ended: GetEnded) -> Failure {
+    let blob = hash.fmt_short();
+    let of_source = |message: String, or: Trouble| match ended.failure {
+        Some(failure) => failure,
+        None => Failure::new(or, message),
+    };
+    let mut failure = match why {
+        WantError::NotFound => {
+            Failure::new(Trouble::NotFound, format!("blob {blob} was not found"))
+        }
+        WantError::WrongBytes => Failure::new(
+            Trouble::WrongBytes,
+            format!("blob {blob} was offered with wrong bytes only"),
+        ),
+        WantError::Refused => of_source(format!("blob {blob} was refused"), Trouble::EdgeRefused),
+        WantError::Unreachable => Failure::new(
+            Trouble::Unreachable,
+            format!("blob {blob} was not found, and not every tier could be asked"),
+        ),
+        WantError::TimedOut => Failure::new(
+            Trouble::Unreachable,
+            format!("blob {blob} did not come in the time allowed"),
+        ),
+        WantError::Cancelled => {
+            Failure::new(Trouble::Interrupted, format!("get of blob {blob} was cancelled"))
+        }
+        WantError::StoreFailed => {
+            of_source(format!("blob {blob} could not be stored"), Trouble::StoreDamaged)
+        }
+        WantError::TooMany => Failure::new(
+            Trouble::Unreachable,
+            format!("blob {blob} was not asked for: too many gets at once"),
+        ),
+    };
+    failure.causes.extend(reports::tiers(receipt));
+    failure
+}

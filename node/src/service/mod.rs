@@ -1,0 +1,133 @@
+//! The requests of the node's own user, carried out.
+//!
+//! One [`NodeService`] serves the control socket and the command that runs a node of its own alike.
+//! [`gets`] fetches, [`blobs`] works on the store, [`push`] uploads, [`reports`] tells how things are.
+
+mod blobs;
+mod gets;
+mod push;
+mod receipts;
+mod reports;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use blobmesh_protocol::Hash;
+use tokio::time::Instant;
+
+use crate::compute;
+use crate::control::Service;
+use crate::control::api::{Answer, Exchange, Failure, Request, Trouble};
+use crate::driver::{DriverHandle, DriverStopped, describe};
+use crate::edge::Edge;
+use crate::store::{Store, StoreError};
+
+pub(crate) use receipts::Receipts;
+
+/// Is what a node knows of itself from its start on.
+#[derive(Clone, Debug)]
+pub(crate) struct Facts {
+    pub(crate) home: PathBuf,
+    pub(crate) peer: String,
+    pub(crate) mesh: Option<String>,
+    pub(crate) mdns: bool,
+    pub(crate) bytes_max: u64,
+    pub(crate) addresses: Vec<String>,
+}
+
+/// Serves the requests of a node's own user; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct NodeService {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    store: Store,
+    edge: Option<Arc<Edge>>,
+    /// None for a node without a network.
+    driver: Option<DriverHandle>,
+    facts: Facts,
+    receipts: Receipts,
+    started: Instant,
+}
+
+impl NodeService {
+    pub(crate) fn new(
+        store: Store,
+        edge: Option<Arc<Edge>>,
+        driver: Option<DriverHandle>,
+        facts: Facts,
+        receipts: Receipts,
+    ) -> Self {
+        let started = Instant::now();
+        Self { inner: Arc::new(Inner { store, edge, driver, facts, receipts, started }) }
+    }
+
+    pub(crate) fn facts(&self) -> &Facts {
+        &self.inner.facts
+    }
+
+    /// Saves the receipts and closes the store.
+    pub(crate) async fn close(&self) {
+        self.inner.receipts.save().await;
+        let store = self.inner.store.clone();
+        if compute::run(move || store.close()).await.is_err() {
+            tracing::warn!("the store was not closed cleanly");
+        }
+    }
+}
+
+impl Service for NodeService {
+    async fn handle(&self, request: Request, exchange: Exchange) -> Result<Answer, Failure> {
+        let node = &*self.inner;
+        match request {
+            Request::Add { path, pin } => node.add(path, pin, exchange).await,
+            Request::Get { hash, output, force, timeout_ms } => {
+                node.get_to(&hash, output, force, timeout_ms, &exchange).await
+            }
+            Request::Cat { hash, timeout_ms } => node.cat(&hash, timeout_ms, &exchange).await,
+            Request::Has { hashes } => node.has(&hashes).await,
+            Request::List => node.list().await,
+            Request::Remove { hashes, force } => node.remove(&hashes, force).await,
+            Request::Pin { hashes } => node.pin(&hashes).await,
+            Request::Unpin { hashes } => node.unpin(&hashes).await,
+            Request::Push { hashes } => node.push(&hashes, &exchange).await,
+            Request::Peers => node.peers().await,
+            Request::Status => node.status().await,
+            Request::Why { hash } => node.why(&hash),
+            Request::Verify { hashes } => node.verify(&hashes, &exchange).await,
+            Request::Gc => node.gc().await,
+        }
+    }
+}
+
+fn parse(hash: &str) -> Result<Hash, Failure> {
+    hash.parse().map_err(|error| Failure::new(Trouble::Usage, format!("not a hash: {error}")))
+}
+
+fn parse_all(hashes: &[String]) -> Result<Vec<Hash>, Failure> {
+    hashes.iter().map(|hash| parse(hash)).collect()
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::new(error.kind(), describe(&error))
+    }
+}
+
+impl From<DriverStopped> for Failure {
+    fn from(error: DriverStopped) -> Self {
+        Self::new(Trouble::NoNode, error.to_string())
+    }
+}
+
+impl From<compute::WorkerLost> for Failure {
+    fn from(error: compute::WorkerLost) -> Self {
+        Self::new(Trouble::Other, error.to_string())
+    }
+}
+
+fn len_u64(len: usize) -> u64 {
+    u64::try_from(len).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,216 @@
+//! Fetching from the edge.
+//!
+//! The edge is believed no more than a peer. Where the group list lies beside the blob, the groups are
+//! verified one by one as they come, and what came before a failure is kept. Where it does not, the
+//! bytes go into quarantine and become a blob only if the whole of them has the right hash.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use blobmesh_protocol::Hash;
+use blobmesh_protocol::blob::{
+    GROUP_LEN, GroupList, ProvisionalList, group_count, group_len, group_offset,
+};
+use blobmesh_protocol::compress::Codec;
+use bytes::{Bytes, BytesMut};
+use tokio::sync::mpsc;
+
+use super::sink::{GroupSink, RawGroup};
+use super::{BATCHES_MAX, FetchError, Report};
+use crate::compute;
+use crate::edge::{Edge, EdgeBody};
+use crate::store::{Partial, Quarantine, Store};
+
+/// A blob up to this size is taken in one request and verified as a whole: a list would cost two
+/// requests more than it could save.
+const WHOLE_BYTES_MAX: u64 = 1 << 20;
+
+/// Fetches what is missing of `hash` from the edge, and returns the blob's size once it is whole,
+/// verified and in the store.
+///
+/// The edge's own deadlines bound every wait. Dropping the future ends the fetch; what was verified
+/// stays in the store as a partial blob.
+pub(crate) async fn fetch(
+    edge: &Edge,
+    hash: Hash,
+    store: &Store,
+    blob_bytes_max: u64,
+    report: Arc<impl Report>,
+) -> Result<u64, FetchError> {
+    let fetch = Fetch { edge, hash, store, blob_bytes_max, report };
+    let partial = compute::store(store, move |store| store.find_partial(&hash)).await?;
+    match partial {
+        Some(partial) => fetch.rest(partial).await,
+        None => fetch.fresh().await,
+    }
+}
+
+struct Fetch<'a, P> {
+    edge: &'a Edge,
+    hash: Hash,
+    store: &'a Store,
+    blob_bytes_max: u64,
+    report: Arc<P>,
+}
+
+impl<P: Report> Fetch<'_, P> {
+    /// Fetches a blob of which nothing is known but the hash.
+    async fn fresh(&self) -> Result<u64, FetchError> {
+        let body = self.edge.read(&self.hash, None).await?;
+        let size = body.size;
+        if size > self.blob_bytes_max {
+            return Err(FetchError::TooLarge { size, size_max: self.blob_bytes_max });
+        }
+        if size > WHOLE_BYTES_MAX
+            && let Some(list) = self.list(size).await?
+        {
+            let partial = compute::store(self.store, move |store| store.partial(list)).await?;
+            return self.verified(partial, body).await;
+        }
+        self.quarantined(body).await
+    }
+
+    /// Fetches the missing groups of a blob whose list is proven, one request a run.
+    async fn rest(&self, partial: Partial) -> Result<u64, FetchError> {
+        let size = partial.list().size();
+        let missing = partial.held().missing();
+        let mut sink = GroupSink::new(partial, Arc::clone(&self.report));
+        let received = self.runs(missing, size, &mut sink).await;
+        sink.finish(received, &self.report).await?;
+        Ok(size)
+    }
+
+    async fn runs(
+        &self,
+        missing: Vec<Range<u64>>,
+        size: u64,
+        sink: &mut GroupSink,
+    ) -> Result<(), FetchError> {
+        for run in missing {
+            let bytes = group_offset(run.start)..group_offset(run.end).min(size);
+            let body = self.edge.read(&self.hash, Some(bytes)).await?;
+            self.groups(body, run, size, sink).await?;
+        }
+        Ok(())
+    }
+
+    /// Returns the proven list, or none where the edge has no list that can be proven: then the blob
+    /// is verified as a whole, so that a bad list costs time and nothing else.
+    async fn list(&self, size: u64) -> Result<Option<GroupList>, FetchError> {
+        let found = self.edge.group_list(&self.hash, self.blob_bytes_max).await?;
+        let Some(list) = found.filter(|list| list.size() == size) else { return Ok(None) };
+        let last = group_offset(list.last_group())..size;
+        let bytes = collect(self.edge.read(&self.hash, Some(last.clone())).await?, &last).await?;
+        Ok(compute::run(move || confirm(list, &bytes)).await?)
+    }
+
+    /// Takes a body from its first byte, group by group.
+    async fn verified(&self, partial: Partial, body: EdgeBody) -> Result<u64, FetchError> {
+        let size = body.size;
+        let mut sink = GroupSink::new(partial, Arc::clone(&self.report));
+        let received = self.groups(body, 0..group_count(size), size, &mut sink).await;
+        sink.finish(received, &self.report).await?;
+        Ok(size)
+    }
+
+    /// Cuts a body into the groups of `run`; one that begins before them is the whole blob, from an
+    /// edge that knows no ranges.
+    async fn groups(
+        &self,
+        mut body: EdgeBody,
+        run: Range<u64>,
+        size: u64,
+        sink: &mut GroupSink,
+    ) -> Result<(), FetchError> {
+        let mut index = body.range.start / GROUP_LEN;
+        let mut held = BytesMut::new();
+        while index < run.end {
+            let len = group_len(size, index);
+            while held.len() < len {
+                let chunk = body.chunk().await?.ok_or(FetchError::Short)?;
+                held.extend_from_slice(&chunk);
+            }
+            let payload = held.split_to(len).freeze();
+            if run.contains(&index) {
+                sink.push(RawGroup { index, codec: Codec::Raw, payload }).await?;
+            }
+            index += 1;
+        }
+        Ok(())
+    }
+
+    /// Takes a whole body into quarantine, which opens only for the right hash.
+    async fn quarantined(&self, mut body: EdgeBody) -> Result<u64, FetchError> {
+        let (hash, size) = (self.hash, body.size);
+        if size <= GROUP_LEN {
+            let bytes = collect(body, &(0..size)).await?;
+            let report = Arc::clone(&self.report);
+            compute::store(self.store, move |store| {
+                store.put_whole(&hash, &bytes)?;
+                report.progress(size, size);
+                report.stored();
+                Ok(())
+            })
+            .await?;
+            return Ok(size);
+        }
+        let quarantine = compute::store(self.store, move |store| store.quarantine(hash)).await?;
+        let (pieces, queue) = mpsc::channel(BATCHES_MAX * 8);
+        let report = Arc::clone(&self.report);
+        let writer = tokio::task::spawn_blocking(move || fill(quarantine, queue, size, &*report));
+        while let Some(piece) = body.chunk().await? {
+            if pieces.send(piece).await.is_err() {
+                break;
+            }
+        }
+        drop(pieces);
+        writer.await.map_err(|_| FetchError::Worker)??;
+        Ok(size)
+    }
+}
+
+/// Reads the bytes of `range`, at most one group, also out of a whole blob.
+async fn collect(mut body: EdgeBody, range: &Range<u64>) -> Result<Bytes, FetchError> {
+    let mut at = body.range.start;
+    let mut bytes = BytesMut::new();
+    while at < range.end {
+        let chunk = body.chunk().await?.ok_or(FetchError::Short)?;
+        let skip = range.start.saturating_sub(at).min(len_u64(&chunk));
+        let take = (range.end - at).min(len_u64(&chunk));
+        at += len_u64(&chunk);
+        let piece = usize::try_from(skip).ok().zip(usize::try_from(take).ok());
+        if let Some(piece) = piece.and_then(|(skip, take)| chunk.get(skip..take)) {
+            bytes.extend_from_slice(piece);
+        }
+    }
+    Ok(bytes.freeze())
+}
+
+fn confirm(list: ProvisionalList, last_group: &[u8]) -> Option<GroupList> {
+    list.confirm(last_group).ok()
+}
+
+/// Fills a quarantine on a thread that may block, and opens it.
+fn fill(
+    mut quarantine: Quarantine,
+    mut queue: mpsc::Receiver<Bytes>,
+    size: u64,
+    report: &impl Report,
+) -> Result<(), FetchError> {
+    let mut got = 0;
+    while let Some(piece) = queue.blocking_recv() {
+        quarantine.write(&piece)?;
+        got += len_u64(&piece);
+        report.progress(len_u64(&piece), size);
+    }
+    if got < size {
+        return Err(FetchError::Short);
+    }
+    quarantine.finish()?;
+    report.stored();
+    Ok(())
+}
+
+fn len_u64(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,37 @@
+//! The data plane: the bytes of blobs, from a peer or the edge into the store, and from the store to
+//! a peer.
+//!
+//! The engine decides who is fetched from and who is served; here it is done. [`requester`] speaks one
+//! side of a blob stream and [`provider`] the other, [`edge`] reads from the edge; what they get goes
+//! through one [`sink`], which verifies every group before the store sees it.
+//!
+//! Nothing here holds more than a few batches of groups in memory, whatever the size of the blob, and
+//! no hashing, compression or file is touched on an async thread.
+
+pub(crate) mod edge;
+mod error;
+mod frames;
+pub(crate) mod provider;
+pub(crate) mod requester;
+mod sink;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use error::FetchError;
+pub(crate) use frames::{FrameIo, StreamError};
+
+/// How many bytes of groups travel between a stream's task and the thread that reads or writes them.
+/// One MiB is what the file system likes; three batches of it are the memory of one transfer.
+const BATCH_BYTES: usize = 1 << 20;
+/// How many batches wait between the two.
+const BATCHES_MAX: usize = 2;
+
+/// Is told how a fetch goes, on threads that may block.
+///
+/// These threads outlive a fetch that is dropped: what they had begun to store is stored and reported.
+pub(crate) trait Report: Send + Sync + 'static {
+    /// Says that `bytes` more verified bytes of a blob of `size` bytes were stored.
+    fn progress(&self, bytes: u64, size: u64);
+    /// Says that the blob is whole and in the store.
+    fn stored(&self);
+}

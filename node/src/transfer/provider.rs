@@ -1,0 +1,224 @@
+//! Serving a peer: the provider's side of a blob stream (SPEC.md, "Blob stream").
+
+use std::time::Duration;
+
+use blobmesh_protocol::blob::{GROUP_LEN, group_count, group_len};
+use blobmesh_protocol::compress::{
+    Codec, Compressor, PROBE_SAMPLE_LEN, Probe, probe, probe_offsets,
+};
+use blobmesh_protocol::wire::frame::{self, FrameHeader};
+use blobmesh_protocol::wire::message::{
+    BlobHead, BlobRequest, END, GROUP, GROUP_PREFIX_LEN, HEAD, LIST, LIST_PIECE_LEN_MAX, REQUEST,
+    RUNS_MAX,
+};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::{BATCH_BYTES, BATCHES_MAX, FrameIo, StreamError};
+use crate::compute;
+use crate::store::{BlobReader, Store, StoreError};
+
+/// How long a peer that opened a blob stream may take to say what it wants.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a peer may take to accept one batch of groups: below 52 KiB/s it is given up.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Says why a service ended before its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ServeError {
+    /// The stream broke.
+    #[error("{0}")]
+    Stream(#[from] StreamError),
+    /// The peer opened a stream and asked for nothing, or something else than a blob.
+    #[error("the peer asked for nothing")]
+    NoRequest,
+    /// The peer did not take what it had asked for.
+    #[error("the peer takes the blob too slowly")]
+    TooSlow,
+    /// Our store failed.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// A thread of ours did not come to its end.
+    #[error("a worker thread was lost")]
+    Worker,
+}
+
+/// Waits for the request on a fresh stream.
+pub(crate) async fn request<S: AsyncRead + AsyncWrite + Unpin>(
+    io: &mut FrameIo<S>,
+) -> Result<BlobRequest, ServeError> {
+    let frame = timeout(REQUEST_TIMEOUT, io.read()).await.map_err(|_| ServeError::NoRequest)??;
+    let frame = frame.filter(|frame| frame.kind == REQUEST).ok_or(ServeError::NoRequest)?;
+    Ok(frame.decode().map_err(StreamError::from)?)
+}
+
+/// Turns a request away.
+pub(crate) async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(
+    io: &mut FrameIo<S>,
+    retry_after: Duration,
+) -> Result<(), ServeError> {
+    let retry_after_ms = u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX);
+    answer(io, BlobHead::Busy { retry_after_ms }).await
+}
+
+/// Serves one request, and returns the bytes of the blob that were sent.
+///
+/// Every group is verified by the store before it is sent, so nothing wrong leaves this node. Ends
+/// when the peer stops taking what it asked for. Dropping the future ends the service.
+pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+    io: &mut FrameIo<S>,
+    request: BlobRequest,
+    store: &Store,
+) -> Result<u64, ServeError> {
+    let hash = request.hash;
+    let reader = compute::store(store, move |store| store.open_blob(&hash)).await?;
+    let Some(reader) = reader else {
+        answer(io, BlobHead::Absent).await?;
+        return Ok(0);
+    };
+    let size = reader.size();
+    let Some(groups) = plan(&request, size) else {
+        answer(io, BlobHead::Refused).await?;
+        return Ok(0);
+    };
+    answer(io, BlobHead::Ok { size }).await?;
+    let (batches, mut queue) = mpsc::channel(BATCHES_MAX);
+    let worker = tokio::task::spawn_blocking(move || read(&reader, &request, groups, &batches));
+    while let Some(batch) = queue.recv().await {
+        timeout(WRITE_TIMEOUT, io.write(&batch)).await.map_err(|_| ServeError::TooSlow)??;
+    }
+    let sent = worker.await.map_err(|_| ServeError::Worker)??;
+    io.write(&FrameHeader { kind: END, len: 0 }.encode()).await?;
+    io.close().await?;
+    Ok(sent)
+}
+
+async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
+    io: &mut FrameIo<S>,
+    head: BlobHead,
+) -> Result<(), ServeError> {
+    let head = frame::encode(HEAD, &head).map_err(StreamError::from)?;
+    Ok(timeout(WRITE_TIMEOUT, io.write(&head)).await.map_err(|_| ServeError::TooSlow)??)
+}
+
+/// Returns the runs of groups to send, `None` when the request makes no sense.
+fn plan(request: &BlobRequest, size: u64) -> Option<Vec<(u64, u64)>> {
+    let groups = group_count(size);
+    if request.runs.is_empty() {
+        return Some(vec![(0, groups)]);
+    }
+    let mut end = 0;
+    for (start, count) in &request.runs {
+        if *start < end || *count == 0 {
+            return None;
+        }
+        end = start.checked_add(*count)?;
+    }
+    (end <= groups && request.runs.len() <= RUNS_MAX).then(|| request.runs.clone())
+}
+
+/// Reads, compresses and frames what was asked for, on a thread that may block.
+fn read(
+    reader: &BlobReader,
+    request: &BlobRequest,
+    runs: Vec<(u64, u64)>,
+    batches: &mpsc::Sender<Vec<u8>>,
+) -> Result<u64, StoreError> {
+    let size = reader.size();
+    let last = group_count(size) - 1;
+    let with_list = request.with_list && last > 0;
+    let mut framer = Framer::new(reader, request.codecs, batches)?;
+    if with_list {
+        framer.list()?;
+        framer.group(last)?;
+    }
+    let indices = runs.into_iter().flat_map(|(start, count)| start..start + count);
+    for index in indices.filter(|index| !with_list || *index != last) {
+        if !framer.group(index)? {
+            break;
+        }
+    }
+    framer.flush();
+    Ok(framer.sent)
+}
+
+/// Makes batches of frames out of one blob.
+struct Framer<'a> {
+    reader: &'a BlobReader,
+    batches: &'a mpsc::Sender<Vec<u8>>,
+    compressor: Compressor,
+    batch: Vec<u8>,
+    group: Vec<u8>,
+    encoded: Vec<u8>,
+    sent: u64,
+}
+
+impl<'a> Framer<'a> {
+    fn new(
+        reader: &'a BlobReader,
+        codecs: u8,
+        batches: &'a mpsc::Sender<Vec<u8>>,
+    ) -> Result<Self, StoreError> {
+        let wanted = codecs & Codec::Lz4.bit() != 0;
+        let found = if wanted { probe_blob(reader)? } else { Probe::Incompressible };
+        let (batch, group, encoded) = (Vec::new(), Vec::new(), Vec::new());
+        let compressor = Compressor::new(found);
+        Ok(Self { reader, batches, compressor, batch, group, encoded, sent: 0 })
+    }
+
+    fn list(&mut self) -> Result<(), StoreError> {
+        let list = self.reader.list()?;
+        let piece = usize::try_from(LIST_PIECE_LEN_MAX / 32).unwrap_or(usize::MAX);
+        for values in list.values().chunks(piece) {
+            self.frame(LIST, values.len() * 32);
+            self.batch.extend(values.iter().flatten());
+            if self.batch.len() >= BATCH_BYTES {
+                self.flush();
+            }
+        }
+        Ok(())
+    }
+
+    /// Frames one group, and returns whether anybody still listens.
+    fn group(&mut self, index: u64) -> Result<bool, StoreError> {
+        self.reader.read_group(index, &mut self.group)?;
+        let codec = self.compressor.encode_group(&self.group, &mut self.encoded);
+        let payload_len = match codec {
+            Codec::Raw => self.group.len(),
+            Codec::Lz4 => self.encoded.len(),
+        };
+        let prefix = usize::try_from(GROUP_PREFIX_LEN).unwrap_or(usize::MAX);
+        self.frame(GROUP, prefix + payload_len);
+        self.batch.extend_from_slice(&index.to_le_bytes());
+        self.batch.push(codec.number());
+        match codec {
+            Codec::Raw => self.batch.extend_from_slice(&self.group),
+            Codec::Lz4 => self.batch.extend_from_slice(&self.encoded),
+        }
+        self.sent += u64::try_from(group_len(self.reader.size(), index)).unwrap_or(0);
+        Ok(self.batch.len() < BATCH_BYTES || self.flush())
+    }
+
+    fn frame(&mut self, kind: u8, len: usize) {
+        let len = u32::try_from(len).unwrap_or(u32::MAX);
+        self.batch.extend_from_slice(&FrameHeader { kind, len }.encode());
+    }
+
+    fn flush(&mut self) -> bool {
+        let next = Vec::with_capacity(self.batch.capacity());
+        let batch = std::mem::replace(&mut self.batch, next);
+        batch.is_empty() || self.batches.blocking_send(batch).is_ok()
+    }
+}
+
+fn probe_blob(reader: &BlobReader) -> Result<Probe, StoreError> {
+    let mut samples: Vec<Vec<u8>> = Vec::new();
+    for offset in probe_offsets(reader.size()) {
+        let mut sample = Vec::new();
+        reader.read_group(offset / GROUP_LEN, &mut sample)?;
+        sample.truncate(PROBE_SAMPLE_LEN);
+        samples.push(sample);
+    }
+    Ok(probe(samples.iter().map(Vec::as_slice)))
+}

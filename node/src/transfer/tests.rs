@@ -1,0 +1,343 @@
+//! Both sides of a blob stream over a pipe, with real stores, and providers that misbehave.
+
+#![allow(clippy::cast_possible_truncation, reason = "small values of the tests' own making")]
+
+use std::sync::{Arc, Mutex};
+
+use blobmesh_protocol::Hash;
+use blobmesh_protocol::blob::{BlobHasher, GROUP_LEN, GroupList, ProvisionalList};
+use blobmesh_protocol::engine::FetchOutcome;
+use blobmesh_protocol::wire::frame::{self, Frame, FrameHeader};
+use blobmesh_protocol::wire::message::{
+    BlobHead, BlobRequest, END, GROUP, HEAD, LIST, REQUEST, RUNS_MAX,
+};
+use tempfile::TempDir;
+use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+
+use super::{FetchError, FrameIo, Report, provider, requester};
+use crate::store::{Store, StoreConfig};
+
+const GROUP_BYTES: usize = GROUP_LEN as usize;
+const SIZE_MAX: u64 = 1 << 30;
+
+struct TestStore {
+    store: Store,
+    _dir: TempDir,
+}
+
+impl TestStore {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let config = StoreConfig::new(dir.path().join("store"), SIZE_MAX, SIZE_MAX);
+        Self { store: Store::open(config).expect("opens").0, _dir: dir }
+    }
+
+    fn holding(bytes: &[u8]) -> Self {
+        let holder = Self::new();
+        let mut writer = holder.store.add_writer().expect("a writer");
+        writer.write(bytes).expect("written");
+        writer.finish().expect("added");
+        holder
+    }
+
+    fn bytes_of(&self, hash: Hash) -> Option<Vec<u8>> {
+        let reader = self.store.open_blob(&hash).expect("readable")?;
+        let (mut bytes, mut group) = (Vec::new(), Vec::new());
+        for index in 0..blobmesh_protocol::blob::group_count(reader.size()) {
+            reader.read_group(index, &mut group).expect("verified");
+            bytes.extend_from_slice(&group);
+        }
+        Some(bytes)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Recorder {
+    bytes: Mutex<u64>,
+    stored: Mutex<u32>,
+}
+
+impl Report for Recorder {
+    fn progress(&self, bytes: u64, _size: u64) {
+        *self.bytes.lock().expect("unpoisoned") += bytes;
+    }
+
+    fn stored(&self) {
+        *self.stored.lock().expect("unpoisoned") += 1;
+    }
+}
+
+/// Bytes that do not compress.
+fn noise(len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    let key = [7; 32];
+    blake3::Hasher::new_keyed(&key).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+fn list_of(bytes: &[u8]) -> GroupList {
+    let mut hasher = BlobHasher::new();
+    hasher.update(bytes);
+    hasher.finish()
+}
+
+/// Fetches from an honest provider; returns what was reported, and the bytes on the wire.
+async fn fetch_between(from: &TestStore, to: &TestStore, hash: Hash) -> Result<u64, FetchError> {
+    let (ours, theirs) = duplex(1 << 20);
+    let store = from.store.clone();
+    let serving = tokio::spawn(async move {
+        let mut io = FrameIo::new(theirs);
+        let request = provider::request(&mut io).await.expect("a request");
+        provider::serve(&mut io, request, &store).await
+    });
+    let result =
+        requester::fetch(ours, hash, &to.store, SIZE_MAX, Arc::new(Recorder::default())).await;
+    serving.await.expect("no panic").ok();
+    result
+}
+
+/// Fetches from a script: whatever it writes after it has read the request.
+async fn fetch_from_script(to: &TestStore, hash: Hash, script: Vec<u8>) -> FetchError {
+    let (ours, theirs) = duplex(1 << 20);
+    let served = tokio::spawn(async move {
+        let mut io = FrameIo::new(theirs);
+        io.read().await.expect("readable").expect("a request");
+        // The requester may hang up in the middle: that is its right.
+        io.write(&script).await.ok();
+        io.close().await.ok();
+    });
+    let recorder = Arc::new(Recorder::default());
+    let result = requester::fetch(ours, hash, &to.store, 1 << 20, Arc::clone(&recorder)).await;
+    served.await.expect("no panic");
+    assert_eq!(*recorder.stored.lock().expect("unpoisoned"), 0);
+    result.expect_err("a misbehaving provider gives no blob")
+}
+
+fn head(size: u64) -> Vec<u8> {
+    frame::encode(HEAD, &BlobHead::Ok { size }).expect("encodes")
+}
+
+fn frame_of(kind: u8, body: &[u8]) -> Vec<u8> {
+    let mut frame = FrameHeader { kind, len: body.len() as u32 }.encode().to_vec();
+    frame.extend_from_slice(body);
+    frame
+}
+
+fn group(index: u64, codec: u8, payload: &[u8]) -> Vec<u8> {
+    let mut body = index.to_le_bytes().to_vec();
+    body.push(codec);
+    body.extend_from_slice(payload);
+    frame_of(GROUP, &body)
+}
+
+fn list_frame(list: &GroupList) -> Vec<u8> {
+    frame_of(LIST, list.values().as_flattened())
+}
+
+#[tokio::test]
+async fn blobs_of_every_boundary_size_arrive_whole() {
+    for size in [0, 1, 4096, 4097, GROUP_BYTES - 1, GROUP_BYTES, GROUP_BYTES + 1, 40 * GROUP_BYTES]
+    {
+        for bytes in [noise(size), vec![b'a'; size]] {
+            let (from, to) = (TestStore::holding(&bytes), TestStore::new());
+            let hash = Hash::of(&bytes);
+            let got = fetch_between(&from, &to, hash).await.expect("fetched");
+            assert_eq!(got, size as u64);
+            assert!(to.bytes_of(hash).as_deref() == Some(&bytes[..]), "size {size}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn blob_the_provider_does_not_hold_is_absent() {
+    let error = fetch_between(&TestStore::new(), &TestStore::new(), Hash::of(b"none")).await;
+    assert!(matches!(error, Err(FetchError::Absent)));
+}
+
+#[tokio::test]
+async fn partial_blob_is_resumed_with_its_missing_groups_only() {
+    let bytes = noise(10 * GROUP_BYTES + 5);
+    let (from, to, list) = (TestStore::holding(&bytes), TestStore::new(), list_of(&bytes));
+    let partial = to.store.partial(list.clone()).expect("a partial");
+    for index in [0u64, 1, 4, 10] {
+        let start = index as usize * GROUP_BYTES;
+        let end = bytes.len().min(start + GROUP_BYTES);
+        partial.write_group(index, &bytes[start..end]).expect("right bytes");
+    }
+    drop(partial);
+    let (ours, theirs) = duplex(1 << 20);
+    let store = from.store.clone();
+    let serving = tokio::spawn(async move {
+        let mut io = FrameIo::new(theirs);
+        let request = provider::request(&mut io).await.expect("a request");
+        assert_eq!(request.runs, vec![(2, 2), (5, 5)]);
+        assert!(!request.with_list, "the list is proven already");
+        provider::serve(&mut io, request, &store).await.expect("served")
+    });
+    let recorder = Arc::new(Recorder::default());
+    let hash = list.hash();
+    requester::fetch(ours, hash, &to.store, SIZE_MAX, Arc::clone(&recorder)).await.expect("got");
+    assert_eq!(serving.await.expect("no panic"), 7 * GROUP_LEN);
+    assert_eq!(*recorder.bytes.lock().expect("unpoisoned"), 7 * GROUP_LEN);
+    assert!(to.bytes_of(hash) == Some(bytes));
+}
+
+#[tokio::test]
+async fn wrong_bytes_in_every_place_are_refused_and_never_stored() {
+    let bytes = noise(3 * GROUP_BYTES + 9);
+    let list = list_of(&bytes);
+    let part =
+        |index: usize| &bytes[index * GROUP_BYTES..bytes.len().min((index + 1) * GROUP_BYTES)];
+    let mut flipped = part(1).to_vec();
+    flipped[77] ^= 1;
+    let opening = [head(list.size()), list_frame(&list), group(3, 0, part(3))].concat();
+    let mut bad_list = list.values().to_vec();
+    bad_list[2][0] ^= 1;
+    let bad_list = [head(list.size()), frame_of(LIST, bad_list.as_flattened())].concat();
+    let scripts: Vec<(&str, Vec<u8>)> = vec![
+        ("a flipped bit", [opening.clone(), group(1, 0, &flipped)].concat()),
+        ("another group's bytes", [opening.clone(), group(0, 0, part(1))].concat()),
+        ("a group past the end", [opening.clone(), group(9, 0, part(1))].concat()),
+        ("a short group", [opening.clone(), group(1, 0, &part(1)[1..])].concat()),
+        ("a codec nobody knows", [opening.clone(), group(1, 9, part(1))].concat()),
+        ("garbage for lz4", [opening.clone(), group(1, 1, &noise(500))].concat()),
+        ("a wrong list", bad_list),
+        (
+            "another group first",
+            [head(list.size()), list_frame(&list), group(0, 0, part(0))].concat(),
+        ),
+        (
+            "a wrong last group",
+            [head(list.size()), list_frame(&list), group(3, 0, &[0; 9])].concat(),
+        ),
+        ("a frame out of turn", [opening.clone(), frame_of(HEAD, &[0])].concat()),
+        ("a frame too long", [opening, vec![GROUP, 1, 0, 0, 255, 255, 255, 255]].concat()),
+        ("a size above the bound", head(u64::MAX)),
+        ("too long a list", [head(list.size()), frame_of(LIST, &[0; 32 * 9])].concat()),
+        ("an odd list", [head(list.size()), frame_of(LIST, &[0; 33])].concat()),
+    ];
+    for (what, script) in scripts {
+        let to = TestStore::new();
+        let error = fetch_from_script(&to, list.hash(), script).await;
+        assert!(matches!(error.outcome(), FetchOutcome::WrongBytes { .. }), "{what}: {error}");
+        assert!(to.store.find(&list.hash()).expect("readable").is_none(), "{what}");
+        let stored = to.store.find_partial(&list.hash()).expect("readable");
+        let held = stored.map_or(0, |partial| partial.held().held());
+        assert!(held <= 1, "{what}: only the verified last group may stay, not {held}");
+    }
+}
+
+#[tokio::test]
+async fn single_group_with_wrong_bytes_is_refused() {
+    let hash = Hash::of(b"right");
+    for payload in [&b"wrong"[..], b"righ", b""] {
+        let script = [head(5), group(0, 0, payload), frame_of(END, &[])].concat();
+        let to = TestStore::new();
+        let error = fetch_from_script(&to, hash, script).await;
+        assert!(matches!(error.outcome(), FetchOutcome::WrongBytes { .. }), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn provider_that_stops_early_is_a_failure_to_be_tried_again() {
+    let bytes = noise(3 * GROUP_BYTES);
+    let list = list_of(&bytes);
+    let whole =
+        [head(list.size()), list_frame(&list), group(2, 0, &bytes[2 * GROUP_BYTES..])].concat();
+    let cuts = [0, 4, 20, head(list.size()).len() + 9, whole.len() - 1, whole.len()];
+    for cut in cuts {
+        let to = TestStore::new();
+        let error = fetch_from_script(&to, list.hash(), whole[..cut].to_vec()).await;
+        assert!(matches!(error.outcome(), FetchOutcome::Failed { .. }), "cut {cut}: {error}");
+    }
+    let to = TestStore::new();
+    let early = [whole.clone(), frame_of(END, &[])].concat();
+    let error = fetch_from_script(&to, list.hash(), early).await;
+    assert!(matches!(error, FetchError::Short), "an end before the last group: {error}");
+    let kept = to.store.find_partial(&list.hash()).expect("readable").expect("a partial");
+    assert_eq!(kept.held().held(), 1, "what was verified is kept for the next source");
+}
+
+/// Inner nodes of the tree, passed off as the groups of a shorter blob, merge to the right hash.
+#[tokio::test]
+async fn forged_short_blob_is_refused_before_a_byte_is_stored() {
+    let bytes = noise(4 * GROUP_BYTES);
+    let list = list_of(&bytes);
+    let merge = |i: usize| {
+        blake3::hazmat::merge_subtrees_non_root(
+            &list.values()[i],
+            &list.values()[i + 1],
+            blake3::hazmat::Mode::Hash,
+        )
+    };
+    let forged = [merge(0), merge(2)];
+    let size = 2 * GROUP_LEN;
+    ProvisionalList::check(list.hash(), size, forged.to_vec()).expect("the forgery merges");
+    let script = [
+        head(size),
+        frame_of(LIST, forged.as_flattened()),
+        group(1, 0, &bytes[GROUP_BYTES..2 * GROUP_BYTES]),
+    ];
+    let to = TestStore::new();
+    let error = fetch_from_script(&to, list.hash(), script.concat()).await;
+    assert!(matches!(error.outcome(), FetchOutcome::WrongBytes { .. }));
+    assert!(to.store.find_partial(&list.hash()).expect("readable").is_none());
+}
+
+#[tokio::test]
+async fn busy_provider_says_when_to_come_again() {
+    let busy = frame::encode(HEAD, &BlobHead::Busy { retry_after_ms: 70 }).expect("encodes");
+    let error = fetch_from_script(&TestStore::new(), Hash::of(b"x"), busy).await;
+    let after = std::time::Duration::from_millis(70);
+    assert_eq!(error.outcome(), FetchOutcome::Busy { retry_after: after });
+}
+
+/// Sends one request and returns the answer's first frame.
+async fn ask(store: &TestStore, request: &[u8]) -> Option<Frame> {
+    let (ours, theirs): (DuplexStream, DuplexStream) = duplex(1 << 20);
+    let store = store.store.clone();
+    let serving = tokio::spawn(async move {
+        let mut io = FrameIo::new(theirs);
+        if let Ok(request) = provider::request(&mut io).await {
+            provider::serve(&mut io, request, &store).await.ok();
+        }
+    });
+    let mut ours = ours;
+    ours.write_all(request).await.expect("written");
+    let mut io = FrameIo::new(ours);
+    let first = io.read().await.ok().flatten();
+    drop(io);
+    serving.await.expect("no bytes of a peer panic");
+    first
+}
+
+#[tokio::test]
+async fn senseless_requests_are_refused() {
+    let bytes = noise(3 * GROUP_BYTES);
+    let (holder, hash) = (TestStore::holding(&bytes), Hash::of(&bytes));
+    let runs: Vec<Vec<(u64, u64)>> = vec![
+        vec![(0, 0)],
+        vec![(0, 4)],
+        vec![(3, 1)],
+        vec![(1, 1), (0, 1)],
+        vec![(0, 2), (1, 1)],
+        vec![(u64::MAX, 2)],
+        (0..=RUNS_MAX as u64).map(|n| (2 * n, 1)).collect(),
+    ];
+    for runs in runs {
+        let request = BlobRequest { hash, with_list: false, codecs: 1, runs };
+        let request = frame::encode(REQUEST, &request).expect("encodes");
+        let answer = ask(&holder, &request).await.expect("an answer");
+        assert_eq!(answer.decode::<BlobHead>(), Ok(BlobHead::Refused));
+    }
+}
+
+#[tokio::test]
+async fn malformed_requests_get_no_answer() {
+    let holder = TestStore::new();
+    let no_request: [&[u8]; 4] =
+        [&[0; 8], &[0xff; 64], &frame_of(REQUEST, &[1, 2, 3]), &frame_of(GROUP, &[0; 20])];
+    for bytes in no_request {
+        assert!(ask(&holder, bytes).await.is_none());
+    }
+}
