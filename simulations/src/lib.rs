@@ -1,1 +1,3 @@
-//! sim
+//! x
+pub mod runs;
+pub mod world;
