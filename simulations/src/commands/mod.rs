@@ -1,0 +1,3 @@
+//! The subcommands of `blobmesh-sim`, one file each. Only they print.
+
+pub(crate) mod netns;

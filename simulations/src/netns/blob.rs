@@ -1,0 +1,86 @@
+//! Blobs to move: bytes that do not compress, the same in every run, with a hash of our own.
+
+use std::{
+    fs::File,
+    io::{self, Read as _, Write as _},
+    path::Path,
+};
+
+use super::error::Error;
+
+/// Separates these bytes from every other use of BLAKE3.
+const CONTEXT: &str = "blobmesh-simulations 2026-11 bytes of a blob in a network namespace";
+
+/// How many bytes are made and hashed at a time.
+const STEP_BYTES: usize = 1 << 20;
+
+/// Writes a blob of `bytes` bytes that only `seed` determines; returns its hash, 64 hex digits.
+///
+/// # Errors
+/// [`Error::File`] when it cannot be written.
+pub(super) fn write(path: &Path, bytes: u64, seed: u64) -> Result<String, Error> {
+    write_to(path, bytes, seed).map_err(Error::file("write", path))
+}
+
+/// Hashes a file; returns 64 hex digits.
+///
+/// # Errors
+/// [`Error::File`] when it cannot be read.
+pub(super) fn hash_of(path: &Path) -> Result<String, Error> {
+    hash_file(path).map_err(Error::file("read", path))
+}
+
+fn write_to(path: &Path, bytes: u64, seed: u64) -> io::Result<String> {
+    let mut source = blake3::Hasher::new_derive_key(CONTEXT);
+    let mut source = source.update(&seed.to_le_bytes()).finalize_xof();
+    let mut file = File::create_new(path)?;
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; STEP_BYTES];
+    let mut left = bytes;
+    while left > 0 {
+        let length = usize::try_from(left).map_or(STEP_BYTES, |left| left.min(STEP_BYTES));
+        let step = &mut buffer[..length];
+        source.fill(step);
+        hasher.update(step);
+        file.write_all(step)?;
+        left -= length as u64;
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+fn hash_file(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; STEP_BYTES];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hasher.finalize().to_hex().to_string()),
+            length => hasher.update(&buffer[..length]),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn written_blob_has_the_named_hash_and_length_at_every_boundary() {
+        let directory = tempfile::tempdir().unwrap();
+        let step = STEP_BYTES as u64;
+        for bytes in [0, 1, step - 1, step, step + 1, 2 * step] {
+            let path = directory.path().join(bytes.to_string());
+            let hash = write(&path, bytes, 1).unwrap();
+            assert_eq!(std::fs::metadata(&path).unwrap().len(), bytes);
+            assert_eq!(hash_of(&path).unwrap(), hash);
+        }
+    }
+
+    #[test]
+    fn seed_decides_the_bytes() {
+        let directory = tempfile::tempdir().unwrap();
+        let hash = |name: &str, seed| write(&directory.path().join(name), 100, seed).unwrap();
+        assert_eq!(hash("one", 1), hash("same", 1));
+        assert_ne!(hash("two", 2), hash("three", 3));
+    }
+}
