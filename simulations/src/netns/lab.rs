@@ -3,7 +3,7 @@
 //! Everything of a lab lives in namespaces and in one temporary directory, both named after our
 //! process id and a random tag; the machine's own network is not touched. A [`Lab`] removes all of
 //! it when it is dropped, so also when a step fails, a signal comes or we panic. What a killed
-//! process could not remove, the next lab does ([`super::leftovers`]).
+//! process could not remove, the next lab does.
 //!
 //! A lab knows nothing about blobmesh: it runs commands in hosts. Delay and loss are not modelled;
 //! links are as fast as the kernel copies.

@@ -1,6 +1,6 @@
 //! Experiments with real nodes in network namespaces of one machine.
 //!
-//! An [`Experiment`](experiments::Experiment) declares its topology, its metrics and their bounds,
+//! An [`Experiment`] declares its topology, its metrics and their bounds,
 //! and a function that starts nodes, acts as their users would, and records what it measures. The
 //! runner here makes the lab, runs it, and removes the lab whatever happened.
 //!
