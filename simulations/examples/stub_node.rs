@@ -228,11 +228,11 @@ fn receipt(hash: &str, found: &str, [local, lan, edge]: [usize; 3]) -> String {
 
 fn peers(home: &Home) -> String {
     let known = [home.addresses("met"), home.addresses("told")].concat();
-    let rows: Vec<String> = known
-        .iter()
-        .map(|peer| format!(r#"{{"peer":"{peer}","neighbour":true,"filter_blobs":null}}"#))
-        .collect();
-    format!(r#"{{"type":"summary","peers":[{}]}}"#, rows.join(","))
+    let rows = known.iter().map(|peer| {
+        let fields = r#""neighbour":true,"filter_blobs":null"#;
+        format!("{{\"type\":\"peer\",\"peer\":\"{peer}\",{fields}}}\n")
+    });
+    rows.chain([format!(r#"{{"type":"summary","peers":{}}}"#, known.len())]).collect()
 }
 
 fn fault(name: &str) -> bool {

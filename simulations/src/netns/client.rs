@@ -67,11 +67,11 @@ struct Added {
     hash: String,
 }
 
-/// Is a line of `blobmesh peers`: a row, or a summary that may hold the rows.
+/// Tells what a line is; every line does.
 #[derive(Debug, Deserialize)]
-struct PeersLine {
-    #[serde(default)]
-    peers: serde_json::Value,
+struct Line {
+    #[serde(rename = "type")]
+    kind: String,
 }
 
 impl Home<'_> {
@@ -82,7 +82,7 @@ impl Home<'_> {
     pub fn add(&self, file: &Path) -> Result<String, Error> {
         let file = file.to_string_lossy();
         let finished = self.run(&["add", &file], b"", TRANSFER_LIMIT)?.success()?;
-        last_line::<Added>(&finished).map(|added| added.hash)
+        answer_of::<Added>(&finished).map(|added| added.hash)
     }
 
     /// Gets a blob, into a file too where one is named; returns none for one that is not found.
@@ -97,7 +97,7 @@ impl Home<'_> {
         if finished.status.code().is_some_and(|code| ABSENT_CODES.contains(&code)) {
             return Ok(None);
         }
-        last_line(&finished.success()?).map(Some)
+        answer_of(&finished.success()?).map(Some)
     }
 
     /// Asks how the last get of a blob was resolved.
@@ -105,7 +105,7 @@ impl Home<'_> {
     /// # Errors
     /// Those of a command that fails, and [`Error::Answer`].
     pub fn why(&self, hash: &str) -> Result<Receipt, Error> {
-        last_line(&self.run(&["why", hash], b"", COMMAND_LIMIT)?.success()?)
+        answer_of(&self.run(&["why", hash], b"", COMMAND_LIMIT)?.success()?)
     }
 
     /// Lists the peers.
@@ -117,33 +117,27 @@ impl Home<'_> {
     }
 }
 
-/// Reads the last line of an answer.
-fn last_line<T: DeserializeOwned>(finished: &Finished) -> Result<T, Error> {
-    let line = finished.stdout.lines().last().unwrap_or_default();
-    serde_json::from_str(line).map_err(|error| answer(finished, &error))
+/// Reads the last line that holds the fields wanted: others may follow it.
+fn answer_of<T: DeserializeOwned>(finished: &Finished) -> Result<T, Error> {
+    let mut lines = finished.stdout.lines().rev();
+    let found = lines.find_map(|line| serde_json::from_str(line).ok());
+    found.ok_or_else(|| answer(finished, "no line has the fields wanted"))
 }
 
-/// Reads the rows of all lines.
+/// Reads the lines of type `peer`, all of them or none.
 fn rows_of(finished: &Finished) -> Result<Vec<PeerRow>, Error> {
     let mut rows = Vec::new();
     for line in finished.stdout.lines() {
-        if let Ok(row) = serde_json::from_str(line) {
-            rows.push(row);
-            continue;
-        }
-        let summary = serde_json::from_str::<PeersLine>(line);
-        let list = summary.map_err(|error| answer(finished, &error))?.peers;
-        // Otherwise it is a count, or nothing: the rows are lines of their own.
-        if list.is_array() {
-            let list = serde_json::from_value::<Vec<PeerRow>>(list);
-            rows.extend(list.map_err(|error| answer(finished, &error))?);
-        }
+        let read = serde_json::from_str::<Line>(line).and_then(|Line { kind }| {
+            (kind == "peer").then(|| serde_json::from_str(line)).transpose()
+        });
+        rows.extend(read.map_err(|error| answer(finished, &error.to_string()))?);
     }
     Ok(rows)
 }
 
-fn answer(finished: &Finished, error: &serde_json::Error) -> Error {
-    Error::Answer { command: finished.command.clone(), problem: error.to_string() }
+fn answer(finished: &Finished, problem: &str) -> Error {
+    Error::Answer { command: finished.command.clone(), problem: problem.to_owned() }
 }
 
 #[cfg(test)]
@@ -164,41 +158,42 @@ mod tests {
     const ROW: &str =
         r#"{"type":"peer","peer":"12D3a","neighbour":true,"filter_blobs":7,"rtt_us":null}"#;
 
+    const SUMMARY: &str = r#"{"type":"summary","version":1,"peers":1}"#;
+
     #[test]
-    fn receipt_is_read_from_the_last_line() {
+    fn receipt_is_read_from_the_last_line_that_is_one() {
         let output = concat!(
-            r#"{"type":"progress","done":1}"#,
+            r#"{"type":"start","hash":"ab"}"#,
             "\n",
             r#"{"type":"summary","hash":"ab","size":3,"found":"lan","tier":{"local":0,"lan":3,"edge":0}}"#,
             "\n"
         );
-        let receipt: Receipt = last_line(&finished(output)).unwrap();
-        assert_eq!(receipt.tier.lan, 3);
-        assert_eq!(receipt.found, "lan");
+        for follower in ["", "{\"type\":\"later\"}\n"] {
+            let receipt: Receipt = answer_of(&finished(&format!("{output}{follower}"))).unwrap();
+            assert_eq!(receipt.tier.lan, 3);
+            assert_eq!(receipt.found, "lan");
+        }
     }
 
     #[test]
-    fn answer_that_is_no_receipt_is_an_error() {
+    fn answer_without_a_receipt_is_an_error() {
         for output in ["", "got it\n", "{}\n", r#"{"found":"lan"}"#] {
-            let read = last_line::<Receipt>(&finished(output));
+            let read = answer_of::<Receipt>(&finished(output));
             assert!(matches!(read, Err(Error::Answer { .. })), "{output:?}");
         }
     }
 
     #[test]
-    fn peers_are_read_from_lines_and_from_a_summary() {
+    fn peers_are_the_lines_of_their_type() {
         let wanted = PeerRow { peer: "12D3a".to_owned(), neighbour: true, filter_blobs: Some(7) };
-        let lines = format!("{ROW}\n{{\"type\":\"summary\",\"peers\":1}}\n");
-        assert_eq!(rows_of(&finished(&lines)).unwrap(), std::slice::from_ref(&wanted));
-        let summary = format!("{{\"type\":\"summary\",\"peers\":[{ROW}]}}\n");
-        assert_eq!(rows_of(&finished(&summary)).unwrap(), [wanted]);
-        assert!(rows_of(&finished("{\"type\":\"summary\",\"peers\":[]}\n")).unwrap().is_empty());
-        assert!(matches!(rows_of(&finished("none\n")), Err(Error::Answer { .. })));
+        assert_eq!(rows_of(&finished(&format!("{ROW}\n{SUMMARY}\n"))).unwrap(), [wanted]);
+        assert!(rows_of(&finished(&format!("{SUMMARY}\n"))).unwrap().is_empty());
     }
 
     #[test]
-    fn row_of_another_shape_is_an_error() {
-        let summary = "{\"type\":\"summary\",\"peers\":[{\"peer\":\"12D3a\"}]}\n";
-        assert!(matches!(rows_of(&finished(summary)), Err(Error::Answer { .. })));
+    fn peer_of_another_shape_is_an_error_and_not_no_peer() {
+        for output in ["none\n", r#"{"type":"peer","peer":"12D3a"}"#, r#"{"peer":"12D3a"}"#] {
+            assert!(matches!(rows_of(&finished(output)), Err(Error::Answer { .. })), "{output:?}");
+        }
     }
 }

@@ -87,7 +87,10 @@ impl<'a> Home<'a> {
         command::run(command, input, limit, self.setting.stop)
     }
 
-    /// Makes the mesh key of this home a ticket for others.
+    /// Makes a mesh, where this home is in none yet, and returns a ticket for it.
+    ///
+    /// While no node runs here the ticket names no address, and only then: an experiment that is
+    /// to find peers in another way takes it before the start.
     ///
     /// # Errors
     /// Those of a command that fails.

@@ -149,10 +149,10 @@ struct Sought {
 impl<'a> Nodes<'a> {
     /// Starts fresh nodes; A and C are told of B and connected with it when this returns.
     fn start(trial: &Trial<'a, '_>, suffix: &str, flags: &[&str]) -> Result<Self, Error> {
-        // B comes first and makes the mesh, so that its ticket can name no other node.
-        let mut b = trial.home(2, suffix)?.start(flags)?;
+        let home = trial.home(2, suffix)?;
+        let ticket = home.invite()?;
+        let mut b = home.start(flags)?;
         b.ready()?;
-        let ticket = b.home.invite()?;
         let known = b.home.multiaddress();
         let flags = [flags, &["--peer", &known]].concat();
         let [a, c] = [1, 3].map(|number| {

@@ -102,6 +102,8 @@ fn run(trial: &mut Trial<'_, '_>) -> Result<(), Error> {
 
 /// Holds the running nodes.
 struct Lan<'a> {
+    /// Names no address: it was made before a node ran.
+    ticket: String,
     n1: Node<'a>,
     n2: Node<'a>,
     /// From n3 on; the last one is stopped before the add.
@@ -111,9 +113,10 @@ struct Lan<'a> {
 impl<'a> Lan<'a> {
     /// Starts n1, which makes the mesh, and then all others at once; all are ready at the return.
     fn start(trial: &Trial<'a, '_>) -> Result<Self, Error> {
-        let mut n1 = trial.home(1, "")?.start(&[])?;
+        let home = trial.home(1, "")?;
+        let ticket = home.invite()?;
+        let mut n1 = home.start(&[])?;
         n1.ready()?;
-        let ticket = n1.home.invite()?;
         let homes = (2..=trial.nodes).map(|number| {
             let home = trial.home(number, "")?;
             home.join(&ticket).map(|()| home)
@@ -125,7 +128,7 @@ impl<'a> Lan<'a> {
         let mut others = others.collect::<Result<Vec<Node<'a>>, Error>>()?;
         n2.ready()?;
         others.iter_mut().try_for_each(Node::ready)?;
-        Ok(Self { n1, n2, others })
+        Ok(Self { ticket, n1, n2, others })
     }
 
     fn nodes(&self) -> impl Iterator<Item = &Node<'a>> + Clone {
@@ -178,7 +181,7 @@ fn transfer<'a>(trial: &mut Trial<'a, '_>, mut lan: Lan<'a>) -> Result<(), Error
 
     trial.report.step("a node that starts after the add gets it too");
     let home = trial.home(trial.nodes, "-late")?;
-    home.join(&lan.n1.home.invite()?)?;
+    home.join(&lan.ticket)?;
     let mut late = home.start(&[])?;
     late.ready()?;
     let found = meets(trial, &late, &lan.n1)? && {
@@ -215,9 +218,10 @@ fn muted(trial: &mut Trial<'_, '_>) -> Result<(), Error> {
     for host in trial.setting.lab.hosts() {
         trial.setting.lab.mute_multicast(host, trial.setting.stop)?;
     }
-    let mut n1 = trial.home(1, "-muted")?.start(&[])?;
+    let home = trial.home(1, "-muted")?;
+    let ticket = home.invite()?;
+    let mut n1 = home.start(&[])?;
     n1.ready()?;
-    let ticket = n1.home.invite()?;
     let home = trial.home(2, "-muted")?;
     home.join(&ticket)?;
     let mut n2 = home.start(&[])?;
