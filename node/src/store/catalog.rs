@@ -266,6 +266,14 @@ impl Catalog {
         }
     }
 
+    /// Makes the index compact if it has grown far beyond what it holds.
+    pub(super) fn compact_index(&self) {
+        match self.index.compact_if_bloated() {
+            Ok(compacted) => tracing::debug!(compacted, "looked at the size of the index"),
+            Err(error) => tracing::debug!(%error, "the index was not compacted"),
+        }
+    }
+
     /// Writes everything, seals the index with the totals and closes it.
     ///
     /// An end that is not `clean` makes the next start count and sweep.
@@ -338,6 +346,23 @@ pub(super) enum Located {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn file_of_the_future_is_not_the_last_to_be_evicted_for_ever() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (files, _) = Files::prepare(dir.path()).expect("prepare");
+        files.furnish().expect("furnish");
+        let hash = Hash::of(b"x");
+        files.replace(&files.blob(&hash), b"x", super::super::files::Class::Cache).expect("write");
+        let file = fs::File::open(files.blob(&hash)).expect("open");
+        file.set_modified(SystemTime::now() + Duration::from_secs(1 << 30)).expect("time");
+        let (index, _) = Index::open(&dir.path().join("index.sled"));
+        let catalog = Catalog::new(files, index, None, 100);
+        let Located::Here(row) = catalog.locate(&hash).expect("locate") else {
+            panic!("it is there")
+        };
+        assert!(row.accessed < catalog.now());
+    }
 
     #[test]
     fn moments_are_all_different_and_rise() {

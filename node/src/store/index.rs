@@ -37,6 +37,11 @@ const CACHE_BYTES: u64 = 16 << 20;
 const OPEN_DEADLINE: Duration = Duration::from_secs(30);
 /// How long sled's own lock may linger after its last holder let go of it.
 const LOCK_DEADLINE: Duration = Duration::from_secs(2);
+/// Below how many bytes on disk an index is never compacted.
+const COMPACT_MIN_BYTES: u64 = 64 << 20;
+/// How many times its live bytes an index may take on disk. sled gives no space back: under churn
+/// 353 MB for 51 MB were measured.
+const COMPACT_FACTOR: u64 = 4;
 
 /// Describes one blob of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -269,6 +274,30 @@ impl Index {
         Ok(())
     }
 
+    /// Writes a compact index if this one has grown far beyond what it holds; says whether it did.
+    pub(super) fn compact_if_bloated(&self) -> Result<bool, IndexFault> {
+        let on_disk = self.call(|trees| trees.db.size_on_disk())?;
+        if on_disk <= COMPACT_MIN_BYTES || on_disk / COMPACT_FACTOR <= self.call(live_bytes)? {
+            return Ok(false);
+        }
+        self.compact()?;
+        Ok(true)
+    }
+
+    /// Copies everything into a new database and takes that; all other calls wait meanwhile, about
+    /// 15 s for a million rows.
+    ///
+    /// A crash before the copy has the index's name leaves no index, which costs no more than small fetched blobs.
+    fn compact(&self) -> Result<(), IndexFault> {
+        let mut slot = self.trees.write().unwrap_or_else(PoisonError::into_inner);
+        let old = slot.as_ref().ok_or(IndexFault::OutOfUse)?;
+        let new_dir = self.dir.with_extension("new");
+        fill_copy(old, &new_dir).inspect_err(|_| drop(fs::remove_dir_all(&new_dir)))?;
+        discard(slot.take());
+        *slot = Some(take_over(&new_dir, &self.dir).inspect_err(|_| self.fail())?);
+        Ok(())
+    }
+
     /// Returns the bytes the index takes on disk.
     pub(super) fn size_on_disk(&self) -> u64 {
         self.call(|trees| trees.db.size_on_disk()).unwrap_or(0)
@@ -276,9 +305,7 @@ impl Index {
 
     /// Lets go of sled and its lock; the index is out of use from here on.
     pub(super) fn close(&self) {
-        let trees = self.trees.write().unwrap_or_else(PoisonError::into_inner).take();
-        // sled flushes on drop, and may panic there as anywhere.
-        catch_unwind(AssertUnwindSafe(|| drop(trees))).ok();
+        discard(self.trees.write().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// Has a call fail, as on a full disk.
@@ -328,6 +355,52 @@ impl IndexFault {
             Self::Sled(_) | Self::Io(_) | Self::OutOfUse => RebuildReason::Unreadable,
         }
     }
+}
+
+/// Counts the bytes of all keys and values.
+fn live_bytes(trees: &Trees) -> sled::Result<u64> {
+    let mut live = 0;
+    for entry in trees.rows.iter().chain(trees.inline.iter()) {
+        let (key, value) = entry?;
+        live += u64::try_from(key.len() + value.len()).unwrap_or(u64::MAX);
+    }
+    Ok(live)
+}
+
+/// Copies a database into a new one in `dir`, which is durable and closed afterwards.
+fn fill_copy(old: &Trees, dir: &Path) -> Result<(), IndexFault> {
+    if dir.exists() {
+        fs::remove_dir_all(dir)?;
+    }
+    let new = open_guarded(dir)?;
+    let copy = || -> sled::Result<()> {
+        for (from, to) in [(&old.rows, &new.rows), (&old.inline, &new.inline)] {
+            for entry in from {
+                let (key, value) = entry?;
+                to.insert(key, value)?;
+            }
+        }
+        if let Some(seal) = old.db.get(SEAL_KEY)? {
+            new.db.insert(SEAL_KEY, seal)?;
+        }
+        new.db.flush().map(drop)
+    };
+    catch_unwind(AssertUnwindSafe(copy)).map_err(|_| IndexFault::Panicked)??;
+    discard(Some(new));
+    Ok(sync_files(dir)?)
+}
+
+/// Replaces the closed database in `dir` by the one in `new_dir`, and opens it.
+fn take_over(new_dir: &Path, dir: &Path) -> Result<Trees, IndexFault> {
+    fs::remove_dir_all(dir)?;
+    fs::rename(new_dir, dir)?;
+    sys::sync_dir(dir.parent().unwrap_or(dir))?;
+    open_guarded(dir)
+}
+
+/// Closes a database. sled flushes on drop, and may panic there as anywhere.
+fn discard(trees: Option<Trees>) {
+    catch_unwind(AssertUnwindSafe(|| drop(trees))).ok();
 }
 
 /// Returns the path of the mark that an index has failed.
@@ -394,6 +467,8 @@ fn await_lock(db: &Path) {
     {
         thread::park_timeout(Duration::from_millis(10));
     }
+    // Not left to the drop: a child that another thread is just starting holds a copy of the file.
+    file.unlock().ok();
 }
 
 /// Syncs every file of a database and its directories.
@@ -515,6 +590,25 @@ mod tests {
         assert_eq!(found.rebuild, Some(RebuildReason::Broken));
         assert_eq!(rows(&index), 0);
         assert!(!marker(&dir).exists());
+    }
+
+    #[test]
+    fn compact_copy_holds_the_same_and_goes_on_working() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let dir = dir.path().join("index.sled");
+        filled(&dir, 40);
+        let (index, _) = Index::open(&dir);
+        index.put_inline(&Hash::of(&[1]), b"small").expect("put");
+        assert!(!index.compact_if_bloated().expect("look"), "a small one is left alone");
+        index.compact().expect("compact");
+        assert_eq!(rows(&index), 40);
+        assert_eq!(index.inline(&Hash::of(&[1])).expect("get"), Some(b"small".to_vec()));
+        index.put_row(&Hash::of(b"new"), &ROW).expect("put");
+        index.flush().expect("flush");
+        index.close();
+        let (index, found) = Index::open(&dir);
+        assert_eq!((found.rebuild, rows(&index)), (None, 41));
+        assert!(found.totals.is_some(), "the seal was copied");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The store: the blobs of this node, on its disk.
 //!
-//! **Files are the truth.** A whole blob is one file under its hash; the index (sled, in [`index`] only)
+//! **Files are the truth.** A whole blob is one file under its hash; the index (sled, in `index.rs` only)
 //! is made again from the files whenever it is missing or ruined, and a lookup that misses it looks at
 //! the files. Users' pins lie in a file of their own.
 //!
@@ -16,8 +16,8 @@
 //! least recently used. Pinned blobs and blobs in use are never evicted.
 //!
 //! Everything here blocks: call it from threads that may. A [`Store`] is cheap to clone and shared by
-//! all threads. Its own threads are the flusher ([`flush`]) and, after an unclean end, the sweep
-//! ([`sweep`]). The store decides nothing about peers, and never fetches.
+//! all threads. Its own threads are the flusher (`flush.rs`) and, after an unclean end, the sweep
+//! (`sweep.rs`). The store decides nothing about peers, and never fetches.
 
 mod catalog;
 mod error;
@@ -370,11 +370,14 @@ impl Store {
         }
     }
 
-    /// Evicts down to the bound, after a sweep that may still run.
+    /// Evicts down to the bound, after a sweep that may still run, and makes a bloated index compact.
+    /// (Left-over temporary files were removed when the store was opened.)
     pub fn gc(&self) -> Result<Collected, StoreError> {
         self.inner.ensure_open()?;
         self.inner.sweep.wait();
-        self.inner.trim()
+        let collected = self.inner.trim()?;
+        self.inner.catalog.compact_index();
+        Ok(collected)
     }
 
     /// Saves everything, releases the lock and ends the store's threads. Later calls fail with

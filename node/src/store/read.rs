@@ -419,9 +419,7 @@ impl BlobReader {
             let file = fs::read(path).ok();
             file.and_then(|file| ProvisionalList::from_file(self.hash, &file, self.size()).ok())
         };
-        let Some(provisional) = provisional.filter(|list| list.size() == self.size()) else {
-            return Ok(None);
-        };
+        let Some(provisional) = provisional else { return Ok(None) };
         let mut buf = Vec::new();
         self.read_unchecked(last, &mut buf)?;
         Ok(provisional.confirm(&buf).ok())

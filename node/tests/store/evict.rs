@@ -75,7 +75,9 @@ fn what_cannot_fit_evicts_nobody() {
         writer.finish().map(|_| ())
     };
     assert_eq!(refusal(10 * BLOB + 1).expect_err("larger than the store").kind(), Trouble::NoSpace);
-    blobs.iter().for_each(|hash| store.pin(hash).expect("pin"));
+    blobs[1..].iter().for_each(|hash| store.pin(hash).expect("pin"));
+    assert_eq!(refusal(2 * BLOB).expect_err("only one may go").kind(), Trouble::NoSpace);
+    store.pin(&blobs[0]).expect("the last one was not evicted for it");
     assert_eq!(refusal(1).expect_err("all is pinned").kind(), Trouble::NoSpace);
     let partial = store.partial(list_of(&bytes_of(GROUP, 12))).expect_err("all is pinned");
     assert_eq!(partial.kind(), Trouble::NoSpace);
