@@ -8,9 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use blobmesh_protocol::Hash;
-use blobmesh_protocol::blob::{
-    GROUP_LEN, GroupList, ProvisionalList, group_count, group_len, group_offset,
-};
+use blobmesh_protocol::blob::{GROUP_LEN, GroupList, group_count, group_len, group_offset};
 use blobmesh_protocol::compress::Codec;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
@@ -62,10 +60,10 @@ impl<P: Report> Fetch<'_, P> {
             return Err(FetchError::TooLarge { size, size_max: self.blob_bytes_max });
         }
         if size > WHOLE_BYTES_MAX
-            && let Some(list) = self.list(size).await?
+            && let Some((list, last)) = self.list(size).await?
         {
             let partial = compute::store(self.store, move |store| store.partial(list)).await?;
-            return self.verified(partial, body).await;
+            return self.verified(partial, last, body).await;
         }
         self.quarantined(body).await
     }
@@ -94,20 +92,29 @@ impl<P: Report> Fetch<'_, P> {
         Ok(())
     }
 
-    /// Returns the proven list, or none where the edge has no list that can be proven: then the blob
-    /// is verified as a whole, so that a bad list costs time and nothing else.
-    async fn list(&self, size: u64) -> Result<Option<GroupList>, FetchError> {
+    /// Returns the proven list and the last group that proved it, or none where the edge has no list
+    /// that can be proven: then the blob is verified as a whole, so that a bad list costs time and
+    /// nothing else.
+    async fn list(&self, size: u64) -> Result<Option<(GroupList, Bytes)>, FetchError> {
         let found = self.edge.group_list(&self.hash, self.blob_bytes_max).await?;
         let Some(list) = found.filter(|list| list.size() == size) else { return Ok(None) };
         let last = group_offset(list.last_group())..size;
         let bytes = collect(self.edge.read(&self.hash, Some(last.clone())).await?, &last).await?;
-        Ok(compute::run(move || confirm(list, &bytes)).await?)
+        Ok(compute::run(move || Some((list.confirm(&bytes).ok()?, bytes))).await?)
     }
 
-    /// Takes a body from its first byte, group by group.
-    async fn verified(&self, partial: Partial, body: EdgeBody) -> Result<u64, FetchError> {
+    /// Takes a body from its first byte, group by group, after the last group: without that one a
+    /// partial blob could not be taken up again.
+    async fn verified(
+        &self,
+        partial: Partial,
+        last: Bytes,
+        body: EdgeBody,
+    ) -> Result<u64, FetchError> {
         let size = body.size;
         let mut sink = GroupSink::new(partial, Arc::clone(&self.report));
+        let index = group_count(size) - 1;
+        sink.push(RawGroup { index, codec: Codec::Raw, payload: last }).await?;
         let received = self.groups(body, 0..group_count(size), size, &mut sink).await;
         sink.finish(received, &self.report).await?;
         Ok(size)
@@ -184,10 +191,6 @@ async fn collect(mut body: EdgeBody, range: &Range<u64>) -> Result<Bytes, FetchE
         }
     }
     Ok(bytes.freeze())
-}
-
-fn confirm(list: ProvisionalList, last_group: &[u8]) -> Option<GroupList> {
-    list.confirm(last_group).ok()
 }
 
 /// Fills a quarantine on a thread that may block, and opens it.

@@ -1,6 +1,7 @@
 //! Where fetched groups go: decoded, verified and stored on a thread of their own.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use blobmesh_protocol::blob::{GroupList, group_len};
 use blobmesh_protocol::compress::{Codec, decode_group};
@@ -11,6 +12,10 @@ use tokio::task::JoinHandle;
 use super::{BATCH_BYTES, BATCHES_MAX, FetchError, Report};
 use crate::compute;
 use crate::store::Partial;
+
+/// How often what was stored is made to survive a crash while a fetch is slow; a fast one has the
+/// store do it every 64 MiB.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Is a group as it came: nothing of it is believed yet.
 #[derive(Debug)]
@@ -103,6 +108,7 @@ fn write(
 ) -> Result<Partial, FetchError> {
     let list = partial.list();
     let mut buffer = Vec::new();
+    let mut saved = Instant::now();
     while let Some(batch) = queue.blocking_recv() {
         let mut stored = 0;
         for group in batch {
@@ -110,6 +116,10 @@ fn write(
         }
         if stored > 0 {
             report.progress(stored, list.size());
+        }
+        if saved.elapsed() >= CHECKPOINT_INTERVAL {
+            partial.checkpoint()?;
+            saved = Instant::now();
         }
     }
     Ok(partial)
