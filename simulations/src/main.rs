@@ -32,6 +32,11 @@ enum Command {
         #[command(subcommand)]
         command: commands::netns::Command,
     },
+    /// The engine that ships, in virtual time
+    Run {
+        #[command(subcommand)]
+        run: commands::run::Run,
+    },
 }
 
 fn main() -> ExitCode {
@@ -41,6 +46,7 @@ fn main() -> ExitCode {
     };
     match arguments.command {
         Command::Netns { command } => commands::netns::execute(&command),
+        Command::Run { run } => commands::run::execute(&run),
     }
 }
 
