@@ -156,11 +156,19 @@ impl Driver {
     }
 
     /// Tells the neighbours that the node stops, as far as they listen at once.
-    pub(super) async fn say_goodbye(&mut self) {
-        for peer in self.links.peers() {
-            self.links.send(peer, Message::Goodbye);
-        }
-        tokio::time::sleep(GOODBYE_TIME).await;
+    pub(super) async fn say_goodbye(&mut self, events: &mut mpsc::Receiver<Event>) {
+        let mut speaking = self.links.finish();
+        let spoken = async {
+            while speaking > 0 {
+                match events.recv().await {
+                    Some(Event::LinkClosed { .. }) => speaking -= 1,
+                    Some(_) => {}
+                    None => return,
+                }
+            }
+        };
+        // Whoever does not listen in time notices by the connection's end.
+        tokio::time::timeout(GOODBYE_TIME, spoken).await.ok();
     }
 }
 

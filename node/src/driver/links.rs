@@ -136,8 +136,21 @@ impl Links {
         self.links.remove(&peer).is_some_and(|link| link.speaker.is_some())
     }
 
-    pub(super) fn peers(&self) -> Vec<PeerId> {
-        self.links.keys().copied().collect()
+    /// Says goodbye on every link and ends our streams; returns how many will report their end.
+    pub(super) fn finish(&mut self) -> usize {
+        let mut speaking = 0;
+        for link in self.links.values_mut() {
+            if let Some(listener) = link.listener.take() {
+                listener.abort();
+            }
+            // The task writes what is queued and ends once nobody can queue more.
+            if let Some(speaker) = link.speaker.take()
+                && speaker.queue.try_send(Message::Goodbye).is_ok()
+            {
+                speaking += 1;
+            }
+        }
+        speaking
     }
 }
 

@@ -182,7 +182,7 @@ impl Driver {
         loop {
             let heard = hear(&mut inboxes, self.wake()).await;
             if let Heard::Event(Event::Stop(done)) = heard {
-                self.say_goodbye().await;
+                self.say_goodbye(&mut inboxes.events).await;
                 done.send(()).ok();
                 return;
             }
