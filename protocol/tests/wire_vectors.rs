@@ -1,0 +1,319 @@
+//! The frames of SPEC.md: that the specification shows the bytes which this crate sends and takes.
+//!
+//! The specification is read here, so that neither it nor the code can change alone.
+
+use blobmesh_protocol::blob::{BlobHasher, GroupList, ProvisionalList, group_len};
+use blobmesh_protocol::compress::{Codec, decode_group};
+use blobmesh_protocol::filter::{FilterDelta, FilterFrame, PeerFilter};
+use blobmesh_protocol::wire::frame::{self, Frame, FrameError, FrameHeader, FrameReader};
+use blobmesh_protocol::wire::message::{
+    ANSWER, ASK, AskResult, BlobHead, BlobRequest, END, FILTER, FILTER_DELTA, FILTER_REQUEST,
+    GOODBYE, GROUP, GROUP_PREFIX_LEN, HEAD, HELLO, Hello, LIST, Message, REQUEST, RUNS_MAX,
+    body_len_max,
+};
+use blobmesh_protocol::{Config, Hash};
+
+const SPEC: &str = include_str!("../SPEC.md");
+
+/// Every kind there is, by its name in the specification.
+const KINDS: [(u8, &str, &str); 12] = [
+    (HELLO, "Hello", "control"),
+    (FILTER, "Filter", "control"),
+    (FILTER_DELTA, "FilterDelta", "control"),
+    (FILTER_REQUEST, "FilterRequest", "control"),
+    (ASK, "Ask", "control"),
+    (ANSWER, "Answer", "control"),
+    (GOODBYE, "Goodbye", "control"),
+    (REQUEST, "BlobRequest", "blob"),
+    (HEAD, "BlobHead", "blob"),
+    (LIST, "list piece", "blob"),
+    (GROUP, "group", "blob"),
+    (END, "end", "blob"),
+];
+
+/// A kind that no version has assigned.
+const UNKNOWN: u8 = 0x7f;
+
+/// An LZ4 block by its format: a literal `a`, a match of 62 bytes at distance 1, a literal `b`.
+const AB_BLOCK: [u8; 7] = [0x1f, b'a', 1, 0, 62 - 4 - 15, 0x10, b'b'];
+
+#[test]
+fn specification_shows_every_frame_byte_by_byte() {
+    let control = control_vectors().into_iter().map(|(name, message)| (name, encode(&message)));
+    let lines: Vec<_> = control
+        .chain(blob_vectors())
+        .map(|(name, bytes)| format!("{name}: {}", hex(&bytes)))
+        .collect();
+    let lines = lines.join("\n");
+    assert!(listed_frames() == lines, "SPEC.md should list these frames:\n{lines}\n");
+}
+
+#[test]
+fn every_kind_has_a_frame_in_the_specification() {
+    for (kind, name, _) in KINDS {
+        let frames =
+            listed_frames().lines().filter(|line| line.contains(&format!(": {kind:02x}01")));
+        assert!(frames.count() > 0, "no frame of kind {kind:#04x}, {name}");
+    }
+}
+
+#[test]
+fn control_frames_of_the_specification_decode_to_their_messages() {
+    for (name, message) in control_vectors() {
+        let frame = listed_frame(&name);
+        assert_eq!(Message::decode(frame.kind, &frame.body), Ok(Some(message)), "{name}");
+    }
+}
+
+#[test]
+fn filter_of_the_specification_is_accepted_and_its_delta_continues_it() {
+    let mut filter = PeerFilter::accept(filter_frame()).expect("a filter within its bounds");
+    assert!(!filter.may_hold(&Hash::from_bytes([0xff; 32])));
+    // With one byte of bits there is no room for more: the delta without its prefixes.
+    filter.apply(&FilterDelta { prefixes: Vec::new(), ..filter_delta() }).expect("it continues");
+    let gap = filter.apply(&FilterDelta { from_sequence: 6, ..filter_delta() });
+    assert!(gap.expect_err("it does not continue").is_stale());
+}
+
+#[test]
+fn blob_of_one_group_in_the_specification_verifies() {
+    let request: BlobRequest = decode("BlobRequest for ab, with list, raw and lz4, all");
+    assert_eq!(decode::<BlobHead>("BlobHead Ok for ab"), BlobHead::Ok { size: 64 });
+    let (index, codec, payload) = group_of(&listed_frame("group 0 of ab in lz4"));
+    let mut bytes = vec![0; group_len(64, index)];
+    decode_group(codec, &payload, &mut bytes).expect("a block of 64 bytes");
+    assert_eq!(bytes, ab());
+    assert_eq!(Hash::of(&bytes), request.hash);
+    assert_eq!(listed_frame("end").body, []);
+}
+
+#[test]
+fn list_in_the_specification_is_proven_by_its_last_group() {
+    let request: BlobRequest = decode("BlobRequest for blob 65537, with list, raw, run (1, 1)");
+    let BlobHead::Ok { size } = decode("BlobHead Ok for blob 65537") else {
+        panic!("the blob is there")
+    };
+    let piece = listed_frame("list piece of blob 65537");
+    let (values, rest) = piece.body.as_chunks::<32>();
+    assert_eq!((values.len(), rest), (2, &[][..]));
+    let list = ProvisionalList::check(request.hash, size, values.to_vec()).expect("it merges");
+    let (index, codec, payload) = group_of(&listed_frame("group 1 of blob 65537, raw"));
+    assert_eq!((index, codec), (list.last_group(), Codec::Raw));
+    assert_eq!(list.confirm(&payload).as_ref(), Ok(&list_of(&blob(65_537))));
+}
+
+#[test]
+fn specification_names_the_bound_of_every_kind() {
+    for (kind, name, stream) in KINDS {
+        let row = row_of(&format!("{kind:#04x}"));
+        assert!(row[1].trim_start_matches('[').starts_with(name), "{kind:#04x}: {row:?}");
+        assert_eq!(row[2], stream, "{name}");
+        assert_eq!(number(row[3]), u64::from(body_len_max(kind)), "{name}");
+    }
+    let unknown = number(row_of("all others")[3]);
+    assert_eq!(unknown, u64::from(body_len_max(UNKNOWN)));
+    assert_eq!(number(row_of("runs in a BlobRequest")[1]), RUNS_MAX as u64);
+}
+
+#[test]
+fn body_one_byte_over_the_bound_of_its_kind_is_refused() {
+    for kind in KINDS.map(|(kind, ..)| kind).into_iter().chain([UNKNOWN]) {
+        let max = body_len_max(kind);
+        let decode = |len| FrameHeader::decode(FrameHeader { kind, len }.encode(), body_len_max);
+        assert_eq!(decode(max), Ok(FrameHeader { kind, len: max }));
+        let error = FrameError::TooLong { len: u64::from(max) + 1, max, kind };
+        assert_eq!(decode(max + 1), Err(error));
+    }
+}
+
+#[test]
+fn control_stream_skips_unknown_kinds_and_those_of_blob_streams() {
+    for kind in [0, 0x08, 0x0f, REQUEST, HEAD, LIST, GROUP, END, 0x15, UNKNOWN, 0xff] {
+        assert_eq!(Message::decode(kind, &[1, 2, 3]), Ok(None), "{kind:#04x}");
+    }
+}
+
+#[test]
+fn messages_without_fields_refuse_a_body() {
+    for kind in [FILTER_REQUEST, GOODBYE] {
+        let trailing = Err(FrameError::Trailing { extra: 1 });
+        assert_eq!(Message::decode(kind, &[0]), trailing, "{kind:#04x}");
+    }
+}
+
+#[test]
+fn specification_names_the_defaults_of_the_configuration() {
+    let config = Config::default();
+    let defaults = [
+        ("neighbours_max", config.neighbours_max.to_string()),
+        ("asks_parallel_max", config.asks_parallel_max.to_string()),
+        ("ask_timeout", format!("{:?}", config.ask_timeout)),
+        ("resolutions_max", config.resolutions_max.to_string()),
+        ("blob_bytes_max", config.blob_bytes_max.to_string()),
+        ("gossip_interval", format!("{:?}", config.gossip_interval)),
+        ("gossip_burst", config.gossip_burst.to_string()),
+        ("filter_refresh", format!("{:?}", config.filter_refresh)),
+        ("filter_ttl", format!("{:?}", config.filter_ttl)),
+        ("filter_judged_after", config.filter_judged_after.to_string()),
+        ("filter_ignored_for", format!("{:?}", config.filter_ignored_for)),
+        ("stall_timeout", format!("{:?}", config.stall_timeout)),
+        ("attempts_max", config.attempts_max.to_string()),
+        ("backoff_initial", format!("{:?}", config.backoff_initial)),
+        ("backoff_max", format!("{:?}", config.backoff_max)),
+        ("serves_max", config.serves_max.to_string()),
+        ("serves_per_peer_max", config.serves_per_peer_max.to_string()),
+        ("busy_retry_after", format!("{:?}", config.busy_retry_after)),
+        ("ban", format!("{:?}", config.ban)),
+    ];
+    for (name, default) in defaults {
+        assert_eq!(row_of(&format!("`{name}`"))[1], default, "{name}");
+    }
+}
+
+/// One message of every kind of a control stream, and every variant of an answer.
+fn control_vectors() -> Vec<(String, Message)> {
+    let hash = Hash::of(&[]);
+    let answer = |id, result| Message::Answer { id, result };
+    let vectors = [
+        ("Hello {1, 1, 0}", Message::Hello(Hello::ours())),
+        ("Filter {300, 5, 1, 2, 01}", Message::Filter(filter_frame())),
+        (
+            "FilterDelta {300, 5, [0001020304050607, ffffffffffffffff]}",
+            Message::FilterDelta(filter_delta()),
+        ),
+        ("FilterRequest", Message::FilterRequest),
+        ("Ask {128, blob 0}", Message::Ask { id: 128, hash }),
+        ("Answer {128, Have 65537}", answer(128, AskResult::Have { size: 65_537 })),
+        ("Answer {0, Absent}", answer(0, AskResult::Absent)),
+        (
+            "Answer {4294967295, Busy 200}",
+            answer(u32::MAX, AskResult::Busy { retry_after_ms: 200 }),
+        ),
+        ("Goodbye", Message::Goodbye),
+    ];
+    vectors.map(|(name, message)| (name.to_owned(), message)).into()
+}
+
+/// Two exchanges and the heads of those that came to nothing.
+fn blob_vectors() -> Vec<(String, Vec<u8>)> {
+    let (ab, two) = (list_of(&ab()), list_of(&blob(65_537)));
+    let request = |list: &GroupList, codecs, runs| {
+        encode_as(REQUEST, &BlobRequest { hash: list.hash(), with_list: true, codecs, runs })
+    };
+    let head = |head: BlobHead| encode_as(HEAD, &head);
+    let both = Codec::Raw.bit() | Codec::Lz4.bit();
+    let vectors = [
+        ("BlobRequest for ab, with list, raw and lz4, all", request(&ab, both, Vec::new())),
+        ("BlobHead Ok for ab", head(BlobHead::Ok { size: ab.size() })),
+        ("group 0 of ab in lz4", group(0, Codec::Lz4, &AB_BLOCK)),
+        (
+            "BlobRequest for blob 65537, with list, raw, run (1, 1)",
+            request(&two, Codec::Raw.bit(), vec![(1, 1)]),
+        ),
+        ("BlobHead Ok for blob 65537", head(BlobHead::Ok { size: two.size() })),
+        ("list piece of blob 65537", framed(LIST, &two.values().concat())),
+        ("group 1 of blob 65537, raw", group(1, Codec::Raw, &blob(65_537)[65_536..])),
+        ("end", framed(END, &[])),
+        ("BlobHead Absent", head(BlobHead::Absent)),
+        ("BlobHead Busy 200", head(BlobHead::Busy { retry_after_ms: 200 })),
+        ("BlobHead Refused", head(BlobHead::Refused)),
+    ];
+    vectors.map(|(name, bytes)| (name.to_owned(), bytes)).into()
+}
+
+fn filter_frame() -> FilterFrame {
+    FilterFrame { generation: 300, sequence: 5, count: 1, hashes: 2, bits: vec![1] }
+}
+
+fn filter_delta() -> FilterDelta {
+    let prefixes = vec![[0, 1, 2, 3, 4, 5, 6, 7], [0xff; 8]];
+    FilterDelta { generation: 300, from_sequence: 5, prefixes }
+}
+
+fn ab() -> Vec<u8> {
+    let mut bytes = vec![b'a'; 64];
+    bytes[63] = b'b';
+    bytes
+}
+
+fn blob(size: usize) -> Vec<u8> {
+    (0..251u8).cycle().take(size).collect()
+}
+
+fn list_of(bytes: &[u8]) -> GroupList {
+    let mut hasher = BlobHasher::new();
+    hasher.update(bytes);
+    hasher.finish()
+}
+
+fn encode(message: &Message) -> Vec<u8> {
+    message.encode().expect("encode")
+}
+
+fn encode_as(kind: u8, body: &impl serde::Serialize) -> Vec<u8> {
+    frame::encode(kind, body).expect("encode")
+}
+
+/// Frames bulk bytes, which postcard has no part in.
+fn framed(kind: u8, body: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(body.len()).expect("short");
+    [&FrameHeader { kind, len }.encode(), body].concat()
+}
+
+fn group(index: u64, codec: Codec, payload: &[u8]) -> Vec<u8> {
+    framed(GROUP, &[&index.to_le_bytes()[..], &[codec.number()], payload].concat())
+}
+
+/// Reads a group by the specification's picture: index, codec, payload.
+fn group_of(frame: &Frame) -> (u64, Codec, Vec<u8>) {
+    assert_eq!(frame.kind, GROUP);
+    let (index, rest) = frame.body.split_first_chunk().expect("an index");
+    let (codec, payload) = rest.split_first().expect("a codec");
+    assert_eq!(frame.body.len() - payload.len(), GROUP_PREFIX_LEN as usize);
+    (u64::from_le_bytes(*index), Codec::try_from(*codec).expect("known"), payload.to_vec())
+}
+
+/// Returns the lines of the specification's frames.
+fn listed_frames() -> &'static str {
+    let (_, part) = SPEC.split_once("\n### 15.2 Frames\n").expect("part 15.2");
+    let (_, block) = part.split_once("```text\n").expect("a block of frames");
+    let (listed, _) = block.split_once("```").expect("the block's end");
+    listed.trim_end()
+}
+
+/// Reads a frame of the specification as a stream would bring it.
+fn listed_frame(name: &str) -> Frame {
+    let hex = listed_frames().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+    let bytes = unhex(hex.unwrap_or_else(|| panic!("SPEC.md has no frame {name}")));
+    let mut reader = FrameReader::new(body_len_max);
+    let mut input = &bytes[..];
+    let frame = reader.poll_frame(&mut input).expect("within its bounds").expect("whole");
+    assert!(input.is_empty(), "{name} goes on behind its frame");
+    frame
+}
+
+fn decode<T: serde::de::DeserializeOwned>(name: &str) -> T {
+    listed_frame(name).decode().expect(name)
+}
+
+/// Returns the cells of the one table row of the specification that begins with `first`.
+fn row_of(first: &str) -> Vec<&'static str> {
+    let start = format!("| {first} |");
+    let mut rows = SPEC.lines().filter(|line| line.starts_with(&start));
+    let row = rows.next().unwrap_or_else(|| panic!("SPEC.md has no row {first}"));
+    assert_eq!(rows.next(), None, "SPEC.md has two rows {first}");
+    row.trim_matches('|').split('|').map(str::trim).collect()
+}
+
+fn number(cell: &str) -> u64 {
+    cell.replace(',', "").parse().expect("a number")
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(digits: &str) -> Vec<u8> {
+    let byte = |at| u8::from_str_radix(&digits[at..at + 2], 16).expect("hex digits");
+    (0..digits.len()).step_by(2).map(byte).collect()
+}
