@@ -1,6 +1,6 @@
 //! Blobs: their names, their geometry and their verification.
 //!
-//! A blob is a run of immutable bytes named by its BLAKE3 [`Hash`]. It is moved, verified and
+//! A blob is a run of immutable bytes named by its BLAKE3 [`struct@Hash`]. It is moved, verified and
 //! remembered in *groups* of 64 chunks (64 KiB). The chaining values of all its groups, the
 //! [`GroupList`], merge to the hash, so that any group can be checked alone and taken from anybody.
 //! The tree is BLAKE3's own (BLAKE3 paper, section 2.1): the left subtree of a node is the largest

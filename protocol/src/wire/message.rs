@@ -1,7 +1,7 @@
 //! The messages of the control stream and of the blob stream (SPEC.md, "Control stream" and
 //! "Blob stream").
 //!
-//! Every message is one frame: the fixed header of [`frame`](super::frame) with the type below, then
+//! Every message is one frame: the fixed header of [`frame`] with the type below, then
 //! a postcard body. The two frames that carry bulk bytes, [`LIST`] and [`GROUP`], have a body of their
 //! own and are read by the data plane, which never hands their bytes to the engine.
 
