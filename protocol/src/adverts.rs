@@ -2,6 +2,8 @@
 //!
 //! An advert is dear: about 43 requests and 69 KB over the whole mesh. So only what was added or
 //! pinned here is advertised, a bounded number of blobs, through a token bucket, again and again.
+//!
+//! Source: Maymounkov, Mazières, *Kademlia* (IPTPS 2002), whose provider records libp2p added.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

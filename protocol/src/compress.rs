@@ -8,6 +8,8 @@
 //! raw length from the blob's size, decodes into a buffer of exactly that length and verifies the
 //! result. A length that a peer claims is not an allocation here: the block API is used without the
 //! size in front of it, of which five bytes would reserve 4 GiB. What is on disk stays raw.
+//!
+//! Source: the LZ4 block format, as its project describes it.
 
 use lz4_flex::block::{
     CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size,
@@ -179,6 +181,9 @@ impl std::fmt::Debug for Compressor {
 ///
 /// Allocates nothing. What `group` holds after an error is unspecified; what it holds after `Ok` is
 /// still to be verified.
+///
+/// # Errors
+/// [`CodecError::Payload`], [`CodecError::Length`] or [`CodecError::Malformed`].
 pub fn decode_group(codec: Codec, payload: &[u8], group: &mut [u8]) -> Result<(), CodecError> {
     let expected = group.len();
     if payload.len() > expected {

@@ -10,7 +10,8 @@ pub struct Config {
     /// Neighbours that gossip with us at once; more are turned away. Each costs its filter in memory,
     /// at most 2 MiB and usually 10 bits a blob. Default 64.
     pub neighbours_max: usize,
-    /// Hashes being resolved at once; a get beyond it fails as busy. Default 1,024.
+    /// Hashes being resolved at once; a get beyond it fails as busy. Also the looks into the store for
+    /// neighbours' questions, which are answered with busy beyond it. Default 1,024.
     pub resolutions_max: usize,
     /// Gets that wait for one hash; more fail as busy. Default 256.
     pub wants_per_hash_max: usize,
@@ -35,7 +36,8 @@ pub struct Config {
     pub stall_timeout: Duration,
     /// Attempts at one source for one hash, where the failures may pass. Default 3.
     pub attempts_max: u32,
-    /// The first delay before an attempt is repeated; doubles, with full jitter. Default 100 ms.
+    /// The first delay before an attempt is repeated; doubles, with full jitter, so any delay between
+    /// none and this is drawn. Default 100 ms.
     pub backoff_initial: Duration,
     /// The longest delay before an attempt is repeated, also where a source asks for a longer one.
     /// Default 10 s.

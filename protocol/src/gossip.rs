@@ -1,8 +1,8 @@
 //! What neighbours are told of our store: the whole filter when they come, then changes.
 //!
 //! Single changes go out at once, as a user adds a blob and expects to get it next door; a stream of
-//! changes travels together, one message an interval. Removals are not told one by one, a bloom filter cannot unlearn: the filter is built
-//! again under a new generation when enough blobs are gone.
+//! changes travels together, one message an interval. Removals are not told one by one, a bloom filter
+//! cannot unlearn: the filter is built again under a new generation when enough blobs are gone.
 
 use std::collections::BTreeSet;
 

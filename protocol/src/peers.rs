@@ -139,7 +139,7 @@ impl Peers {
     }
 
     /// Returns how long the edge should wait for the LAN: what 95 of 100 answers took lately, within
-    /// the bounds of the configuration.
+    /// the bounds of the configuration (Dean, Barroso, *The tail at scale*, CACM 2013).
     pub(crate) fn hedge_delay(&self, config: &Config) -> Duration {
         if self.answer_times.len() < ANSWER_TIMES_MIN {
             return config.hedge_initial.clamp(config.hedge_min, config.hedge_max);

@@ -10,7 +10,7 @@ pub const fn group_count(size: u64) -> u64 {
     if size == 0 { 1 } else { size.div_ceil(GROUP_LEN) }
 }
 
-/// Returns the byte offset at which group `index` begins.
+/// Returns the byte offset at which group `index` begins; saturates at the end of `u64`.
 pub const fn group_offset(index: u64) -> u64 {
     index.saturating_mul(GROUP_LEN)
 }
@@ -33,7 +33,7 @@ pub struct GroupSet {
 }
 
 impl GroupSet {
-    /// Makes an empty set over `groups` groups.
+    /// Makes an empty set over `groups` groups; allocates by them, so check the blob's size before.
     pub fn new(groups: u64) -> Self {
         let words = usize::try_from(groups.div_ceil(64)).unwrap_or(usize::MAX);
         Self { words: vec![0; words], groups, held: 0 }

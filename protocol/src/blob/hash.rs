@@ -85,6 +85,9 @@ impl FromStr for Hash {
     type Err = ParseHashError;
 
     /// Reads 64 hex digits; upper case is accepted and folded.
+    ///
+    /// # Errors
+    /// [`ParseHashError`] that names what is wrong first.
     fn from_str(text: &str) -> Result<Self, ParseHashError> {
         let found = text.chars().count();
         if found != 64 {

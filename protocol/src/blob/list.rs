@@ -5,6 +5,8 @@
 //! group, checked *at its offset*, proves the length, the shape of the tree and with it every entry,
 //! because BLAKE3 mixes the chunk's number into its value. So a list that somebody sends is a
 //! [`ProvisionalList`] until its last group has been verified, and only then a [`GroupList`].
+//!
+//! Source: the BLAKE3 paper (see [`blob`](super)), section 2.1, whose subtrees groups are.
 
 use blake3::hazmat::{HasherExt as _, Mode, merge_subtrees_non_root, merge_subtrees_root};
 
@@ -14,6 +16,10 @@ use super::{GROUP_LEN, Hash, group_count, group_len, group_offset};
 pub type ChainingValue = [u8; 32];
 
 /// Computes the chaining value of group `index` with the given bytes, as a group of a longer blob.
+///
+/// # Panics
+/// BLAKE3 does for no bytes, and may for more than [`GROUP_LEN`] or an `index` of 2^48 and more; the
+/// value would be of no use. [`GroupList::verify`] checks length and index before.
 pub fn group_value(index: u64, bytes: &[u8]) -> ChainingValue {
     let mut hasher = blake3::Hasher::new();
     hasher.set_input_offset(group_offset(index));
@@ -47,11 +53,16 @@ impl GroupList {
     }
 
     /// Checks that `bytes` are group `index` of this blob.
+    ///
+    /// # Errors
+    /// [`GroupError::Index`], [`GroupError::Len`] or [`GroupError::Hash`]; they blame whoever sent the
+    /// group, never the list.
     pub fn verify(&self, index: u64, bytes: &[u8]) -> Result<(), GroupError> {
         verify_group(self.hash, self.size, &self.values, index, bytes)
     }
 
-    /// Returns the list as the bytes of a `.groups` file (SPEC.md, "Edge layout").
+    /// Returns the list as the bytes of a `.groups` file (SPEC.md, "Edge layout"): 16 and 32 for each
+    /// chaining value.
     pub fn to_file(&self) -> Vec<u8> {
         let mut file = Vec::with_capacity(FILE_HEADER_LEN + self.values.len() * 32);
         file.extend_from_slice(FILE_MAGIC);
@@ -72,7 +83,11 @@ pub struct ProvisionalList(GroupList);
 impl ProvisionalList {
     /// Checks that `values` fit a blob of `size` bytes and merge to `hash`.
     ///
-    /// A blob of one group has an empty list.
+    /// A blob of one group has an empty list. Merging takes about as long as hashing 64 bytes for each
+    /// value, and no memory that grows with them.
+    ///
+    /// # Errors
+    /// [`ListError::Count`] or [`ListError::Merge`]; both blame whoever sent the list.
     pub fn check(hash: Hash, size: u64, values: Vec<ChainingValue>) -> Result<Self, ListError> {
         let groups = group_count(size);
         let expected = if groups == 1 { 0 } else { groups };
@@ -87,6 +102,10 @@ impl ProvisionalList {
     }
 
     /// Reads a `.groups` file of the blob `hash` whose size may be at most `size_max` bytes.
+    ///
+    /// # Errors
+    /// [`ListFileError::Header`] and [`ListFileError::Size`] before anything is allocated, or what
+    /// [`check`](Self::check) finds.
     pub fn from_file(hash: Hash, file: &[u8], size_max: u64) -> Result<Self, ListFileError> {
         let (header, body) = file.split_at_checked(FILE_HEADER_LEN).ok_or(ListFileError::Header)?;
         let (magic, size) = header.split_at(FILE_MAGIC.len());
@@ -114,7 +133,11 @@ impl ProvisionalList {
         group_count(self.0.size) - 1
     }
 
-    /// Proves the list with the bytes of the last group, or gives the error that blames its sender.
+    /// Proves the list with the bytes of the last group.
+    ///
+    /// # Errors
+    /// As [`GroupList::verify`]; here it is the list's sender who is to blame, so take the last group
+    /// from the same one.
     pub fn confirm(self, last_group: &[u8]) -> Result<GroupList, GroupError> {
         self.0.verify(self.last_group(), last_group)?;
         Ok(self.0)
@@ -240,7 +263,8 @@ fn merge_top(stack: &mut Vec<ChainingValue>) -> Option<()> {
 
 /// Hashes a blob of unknown length in one pass and keeps its group list.
 ///
-/// Feed pieces of 16 KiB or more: BLAKE3 needs them to fill its lanes.
+/// Holds 32 bytes for each group so far. Feed pieces of 16 KiB or more: BLAKE3 needs them to fill its
+/// lanes.
 #[derive(Debug)]
 pub struct BlobHasher {
     group: blake3::Hasher,

@@ -114,7 +114,8 @@ impl Shell {
     }
 
     /// Returns the delay before attempt number `attempts` (from 1) is repeated: exponential, capped,
-    /// with full jitter, so that peers that failed together do not come back together.
+    /// with full jitter, so that peers that failed together do not come back together (Brooker,
+    /// *Exponential backoff and jitter*, AWS Architecture Blog 2015).
     pub(crate) fn backoff(&mut self, attempts: u32) -> Duration {
         let doubled = self.config.backoff_initial.saturating_mul(1 << (attempts.clamp(1, 16) - 1));
         let ceiling = doubled.min(self.config.backoff_max);

@@ -20,6 +20,12 @@
 //! claim ones that it does not, or set only the even bits and so pass a quarter of all questions at a
 //! fill that looks honest. The requester has to measure how often a filter's "perhaps" came to
 //! nothing, and stop believing that peer. A negative answer must never close the way to the edge.
+//!
+//! Sources:
+//! - Bloom, *Space/time trade-offs in hash coding with allowable errors* (CACM 1970): the filter;
+//! - Fan, Cao, Almeida, Broder, *Summary Cache* (SIGCOMM 1998): neighbours that tell each other theirs;
+//! - Kirsch, Mitzenmacher, *Less hashing, same performance* (ESA 2006): all positions out of two hashes;
+//! - Aumasson, Bernstein, *SipHash: a fast short-input PRF* (INDOCRYPT 2012): these two.
 
 mod frame;
 mod own;

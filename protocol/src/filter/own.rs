@@ -14,7 +14,8 @@ use super::{
 /// The capacity of the smallest filter, in blobs; it takes 1,227 bytes.
 const CAPACITY_MIN: usize = 1_024;
 
-/// The capacity of the largest filter, in blobs; it takes [`FILTER_BITS_MAX`](super::FILTER_BITS_MAX) bits but a few.
+/// The capacity of the largest filter, in blobs; it takes [`FILTER_BITS_MAX`](super::FILTER_BITS_MAX)
+/// bits but a few.
 const CAPACITY_MAX: usize = 1_750_000;
 
 /// Is our own filter, and what was added to it lately.

@@ -24,6 +24,10 @@ pub struct PeerFilter {
 
 impl PeerFilter {
     /// Checks a whole filter: length, hash count, fill and blob count, in the order of their cost.
+    ///
+    /// # Errors
+    /// [`FilterError::Length`], [`FilterError::Hashes`], [`FilterError::Fill`] or
+    /// [`FilterError::Count`]; [`FilterError::Unusable`] is not known to happen.
     pub fn accept(frame: FilterFrame) -> Result<Self, FilterError> {
         let FilterFrame { generation, sequence, count, hashes, bits } = frame;
         if bits.is_empty() || bits.len() > FILTER_LEN_MAX {
@@ -49,6 +53,7 @@ impl PeerFilter {
 
     /// Adds what the neighbour added.
     ///
+    /// # Errors
     /// After [`FilterError::Stale`] or [`FilterError::DeltaLength`] the filter is as it was. After
     /// [`FilterError::Fill`] it holds the delta and says "perhaps" too often: drop it.
     pub fn apply(&mut self, delta: &FilterDelta) -> Result<(), FilterError> {

@@ -8,6 +8,8 @@
 //!
 //! [`resolution`] holds the state of one hash and keeps its receipt; [`advance`] is the one place
 //! that decides what happens next. This file takes in what happened.
+//!
+//! Source: Dean, Barroso, *The tail at scale* (CACM 2013), for requests hedged at the 95th percentile.
 
 mod advance;
 mod resolution;

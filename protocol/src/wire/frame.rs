@@ -72,7 +72,11 @@ pub enum FrameError {
 
 /// Encodes `body` as one frame of `kind`.
 ///
-/// Bounds by kind are the receiver's affair; here a body of 4 GiB or more is refused.
+/// Bounds by kind are the receiver's affair.
+///
+/// # Errors
+/// [`FrameError::TooLong`] for a body of 4 GiB or more, [`FrameError::Body`] for a type that postcard
+/// cannot encode.
 pub fn encode(kind: u8, body: &impl Serialize) -> Result<Vec<u8>, FrameError> {
     let header = FrameHeader { kind, len: 0 }.encode();
     let mut frame =
@@ -87,6 +91,12 @@ pub fn encode(kind: u8, body: &impl Serialize) -> Result<Vec<u8>, FrameError> {
 }
 
 /// Decodes a frame's body, all of it.
+///
+/// A length that the body claims makes serde allocate 1 MiB at most before the elements are there.
+///
+/// # Errors
+/// [`FrameError::Body`] where the bytes are no `T`, [`FrameError::Trailing`] where they go on behind
+/// it.
 pub fn decode_body<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, FrameError> {
     let (message, rest) =
         postcard::take_from_bytes(body).map_err(|source| FrameError::Body { source })?;
@@ -104,6 +114,9 @@ pub struct FrameHeader {
 
 impl FrameHeader {
     /// Reads a header and checks version, reserved bytes and length, in this order.
+    ///
+    /// # Errors
+    /// [`FrameError::UnknownVersion`], [`FrameError::Reserved`] or [`FrameError::TooLong`].
     pub fn decode(bytes: [u8; FRAME_HEADER_LEN], limits: FrameLimits) -> Result<Self, FrameError> {
         let [kind, version, r0, r1, l0, l1, l2, l3] = bytes;
         if version != FRAME_VERSION {
@@ -137,7 +150,10 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// Decodes the body, see [`decode_body`].
+    /// Decodes the body.
+    ///
+    /// # Errors
+    /// As [`decode_body`].
     pub fn decode<'a, T: Deserialize<'a>>(&'a self) -> Result<T, FrameError> {
         decode_body(&self.body)
     }
@@ -173,8 +189,11 @@ impl FrameReader {
     /// Takes bytes from the front of `input` up to the end of the next frame, and returns the frame.
     ///
     /// `None` says that `input` is used up and the frame goes on. Call again while `input` is not
-    /// empty: it may hold more frames. After an error the stream is beyond repair, and each further
-    /// call gives the same error.
+    /// empty: it may hold more frames.
+    ///
+    /// # Errors
+    /// As [`FrameHeader::decode`]. The stream is beyond repair then, and each further call gives the
+    /// same error.
     pub fn poll_frame(&mut self, input: &mut &[u8]) -> Result<Option<Frame>, FrameError> {
         loop {
             match &mut self.state {

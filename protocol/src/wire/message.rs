@@ -1,9 +1,9 @@
 //! The messages of the control stream and of the blob stream (SPEC.md, "Control stream" and
 //! "Blob stream").
 //!
-//! Every message is one frame: the fixed header of [`frame`] with the type below, then
-//! a postcard body. The two frames that carry bulk bytes, [`LIST`] and [`GROUP`], have a body of their
-//! own and are read by the data plane, which never hands their bytes to the engine.
+//! Every message is one frame: the fixed header of [`frame`] with the type below, then a postcard body.
+//! The two frames that carry bulk bytes, [`LIST`] and [`GROUP`], have a body of their own and are read
+//! by the data plane, which never hands their bytes to the engine.
 
 use serde::{Deserialize, Serialize};
 
@@ -53,8 +53,8 @@ const SMALL_LEN_MAX: u32 = 4 * 1024;
 /// The bound of a request's body in bytes: 1,024 runs of two numbers of up to 10 bytes.
 const REQUEST_LEN_MAX: u32 = 1_024 * 20 + 64;
 
-/// Returns the longest body a frame of type `kind` may have. Types unknown to this version are
-/// skipped, so they have a bound too.
+/// Returns the longest body in bytes that a frame of type `kind` may have. Types unknown to this
+/// version are skipped on control streams, so they have a bound too: 4 KiB.
 pub fn body_len_max(kind: u8) -> u32 {
     match kind {
         FILTER => bound(FilterFrame::ENCODED_LEN_MAX),
@@ -79,16 +79,18 @@ fn bound(len: usize) -> u32 {
 pub enum Message {
     /// Opens a control stream: always the first message, once.
     Hello(Hello),
-    /// Tells the whole filter of what the sender holds.
+    /// Tells the whole filter of what the sender holds; unchecked until
+    /// [`PeerFilter::accept`](crate::filter::PeerFilter::accept).
     Filter(FilterFrame),
     /// Tells what was added since the sender's last filter message; with no prefixes it only says
     /// that the filter still stands.
     FilterDelta(FilterDelta),
-    /// Asks for the whole filter, because a delta did not fit.
+    /// Asks for the whole filter, because a delta did not fit. Has no fields.
     FilterRequest,
     /// Asks whether the receiver holds a blob.
     Ask {
-        /// Numbers the question; the answer carries it back.
+        /// Numbers the question; the answer carries it back. Not in use by another question of the
+        /// sender's that is out.
         id: u32,
         /// The blob.
         hash: Hash,
@@ -100,7 +102,7 @@ pub enum Message {
         /// What the sender knows.
         result: AskResult,
     },
-    /// Says that the sender stops; the receiver forgets its filter at once.
+    /// Says that the sender stops; the receiver forgets its filter at once. Has no fields.
     Goodbye,
 }
 
@@ -121,7 +123,8 @@ impl Hello {
         Self { version_min: VERSION_MIN, version_max: VERSION_MAX, features: 0 }
     }
 
-    /// Returns the newest version both sides speak, if there is one.
+    /// Returns the newest version both sides speak; none where the ranges do not overlap, or the peer's
+    /// is upside down.
     pub fn common_version(&self) -> Option<u16> {
         let newest = self.version_max.min(VERSION_MAX);
         (newest >= self.version_min.max(VERSION_MIN)).then_some(newest)
@@ -140,13 +143,16 @@ pub enum AskResult {
     Absent,
     /// It cannot say now.
     Busy {
-        /// When to ask again, in milliseconds.
+        /// After how many milliseconds to ask again.
         retry_after_ms: u32,
     },
 }
 
 impl Message {
-    /// Returns the frame that carries this message.
+    /// Returns the frame that carries this message, header and body.
+    ///
+    /// # Errors
+    /// [`FrameError::Body`] and [`FrameError::TooLong`], which no message of this type can cause.
     pub fn encode(&self) -> Result<Vec<u8>, FrameError> {
         match self {
             Self::Hello(hello) => frame::encode(HELLO, hello),
@@ -161,6 +167,13 @@ impl Message {
 
     /// Reads the message of a frame; `None` for a type that a control stream does not carry, which
     /// is skipped so that later versions may add messages.
+    ///
+    /// The bound of the body has been checked with its header; what the message says is checked by
+    /// whoever acts on it.
+    ///
+    /// # Errors
+    /// [`FrameError::Body`] where the body is not of its type, [`FrameError::Trailing`] where it goes
+    /// on behind its message.
     pub fn decode(kind: u8, body: &[u8]) -> Result<Option<Self>, FrameError> {
         let message = match kind {
             HELLO => Self::Hello(frame::decode_body(body)?),
@@ -184,13 +197,15 @@ pub struct BlobRequest {
     /// Whether the requester has no proven group list yet: the provider then sends the list and the
     /// last group before anything else.
     pub with_list: bool,
-    /// The codecs the requester reads, one bit each (bit 0 raw, bit 1 LZ4).
+    /// The codecs the requester reads, one bit each (bit 0 raw, bit 1 LZ4); unknown bits are ignored,
+    /// and raw is always among them.
     pub codecs: u8,
-    /// The groups wanted, as runs of first group and count in rising order; all where there is none.
+    /// The groups wanted, as runs of first group and count; all where there is none. At most
+    /// [`RUNS_MAX`], in rising order, none empty, overlapping or past the end of the blob.
     pub runs: Vec<(u64, u64)>,
 }
 
-/// Answers a [`BlobRequest`].
+/// Answers a [`BlobRequest`]; nothing follows any but [`Ok`](Self::Ok).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BlobHead {
     /// The groups follow.
@@ -198,11 +213,11 @@ pub enum BlobHead {
         /// The blob's length in bytes, a claim until the last group verifies.
         size: u64,
     },
-    /// The provider does not hold the blob.
+    /// The provider does not hold the blob, or not all of it.
     Absent,
     /// The provider serves as much as it will.
     Busy {
-        /// When to ask again, in milliseconds.
+        /// After how many milliseconds to ask again.
         retry_after_ms: u32,
     },
     /// The request makes no sense: runs out of order or past the end.
