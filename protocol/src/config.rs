@@ -57,6 +57,10 @@ pub struct Config {
     /// Filter deltas that may go out at once, before the interval counts; one comes back each
     /// interval. Default 16.
     pub gossip_burst: u32,
+    /// How often one neighbour gets the whole filter for the asking. Default 1 s.
+    pub filter_interval: Duration,
+    /// How long a neighbour may take to greet. Default 10 s.
+    pub hello_timeout: Duration,
     /// How often neighbours are told that our filter still stands. Default 60 s.
     pub filter_refresh: Duration,
     /// How long a neighbour's filter counts as fresh without a word. Default 150 s.
@@ -113,6 +117,8 @@ impl Default for Config {
             blob_bytes_max: 64 << 30,
             gossip_interval: Duration::from_millis(100),
             gossip_burst: 16,
+            filter_interval: Duration::from_secs(1),
+            hello_timeout: Duration::from_secs(10),
             filter_refresh: Duration::from_secs(60),
             filter_ttl: Duration::from_secs(150),
             filter_judged_after: 20,

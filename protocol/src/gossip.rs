@@ -130,6 +130,9 @@ impl Gossip {
     fn tell(&mut self, neighbours: &[PeerId], shell: &mut Shell) {
         let delta = self.filter.delta_since(self.told.0, self.told.1);
         self.told = self.state();
+        if !self.filter.is_acceptable() {
+            return;
+        }
         self.spent += 1;
         for peer in neighbours {
             match &delta {

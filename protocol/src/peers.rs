@@ -52,6 +52,8 @@ pub(crate) struct Neighbour {
     judged: (u32, u32),
     ignored_until: Option<Time>,
     pub(crate) greeted: bool,
+    /// When it was last sent the whole filter because it asked.
+    filter_asked: Option<Time>,
     next_ask: u32,
     asks: BTreeMap<u32, Hash>,
 }
@@ -192,6 +194,16 @@ impl Neighbour {
         self.next_ask = self.next_ask.wrapping_add(1);
         self.asks.insert(id, hash);
         id
+    }
+
+    /// Returns whether it may have the whole filter again, which is the largest answer to the smallest
+    /// question there is.
+    pub(crate) fn may_ask_for_filter(&mut self, now: Time, interval: Duration) -> bool {
+        let may = self.filter_asked.is_none_or(|asked| now - asked >= interval);
+        if may {
+            self.filter_asked = Some(now);
+        }
+        may
     }
 
     /// Forgets the question about `hash`, so that a late answer is not heard.

@@ -213,6 +213,44 @@ fn neighbour_of_another_version_or_without_manners_is_dropped() {
 }
 
 #[test]
+fn neighbour_that_does_not_greet_is_dropped() {
+    let mut rig = Rig::new();
+    rig.tell(Input::Connected { peer: peer(1) });
+    rig.silent_neighbour(2);
+    rig.pass(Config::default().hello_timeout);
+    assert_eq!(rig.take_drop(peer(1)), Some(DropReason::Malformed));
+    assert_eq!(rig.take_drop(peer(2)), None);
+}
+
+#[test]
+fn flood_of_filter_requests_gets_one_filter_an_interval() {
+    let mut rig = Rig::new();
+    rig.neighbour(1, &[]);
+    rig.take_messages(peer(1));
+    (0..100).for_each(|_| rig.say(peer(1), Message::FilterRequest));
+    assert_eq!(rig.take_messages(peer(1)).len(), 1);
+    rig.pass(Config::default().filter_interval);
+    rig.say(peer(1), Message::FilterRequest);
+    assert_eq!(rig.take_messages(peer(1)).len(), 1);
+}
+
+#[test]
+fn newcomer_during_a_burst_can_follow_what_comes_after() {
+    let mut rig = Rig::with(Config { gossip_burst: 0, ..Config::default() });
+    rig.silent_neighbour(1);
+    hold(&mut rig, hash(1));
+    rig.silent_neighbour(2);
+    hold(&mut rig, hash(2));
+    rig.pass(Config::default().gossip_interval);
+    for n in [1, 2] {
+        let mut known = None;
+        learn(&mut rig, n, &mut known);
+        let known = known.expect("a filter");
+        assert!(known.may_hold(&hash(1)) && known.may_hold(&hash(2)), "neighbour {n}");
+    }
+}
+
+#[test]
 fn goodbye_forgets_the_neighbour_at_once() {
     let mut rig = Rig::new();
     let leaving = rig.neighbour(1, &[hash(1)]);

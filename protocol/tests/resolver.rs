@@ -240,6 +240,20 @@ fn peer_that_sends_wrong_bytes_is_banned_and_the_get_succeeds_elsewhere() {
 }
 
 #[test]
+fn peer_that_breaks_the_wire_is_not_asked_again_and_not_banned() {
+    let mut rig = Rig::with(Config { provider_search: false, ..Config::default() });
+    let clumsy = rig.neighbour(1, &[hash(1), hash(2)]);
+    let want = rig.get(hash(1));
+    rig.answer(clumsy, hash(1), HAVE);
+    let fetch = rig.take_fetch(Source::Peer(clumsy)).expect("fetch");
+    rig.end(fetch, FetchOutcome::Misbehaved { detail: "out of turn".to_owned() });
+    assert_eq!(rig.take_end(want).expect("ended").0, Err(WantError::Unreachable));
+    assert_eq!(rig.take_drop(clumsy), None);
+    rig.get(hash(2));
+    assert!(rig.take_ask(clumsy, hash(2)).is_some(), "it may do better with another blob");
+}
+
+#[test]
 fn wrong_bytes_from_the_only_source_are_a_verification_failure() {
     let mut rig = Rig::with(Config { provider_search: false, ..Config::default() });
     let liar = rig.neighbour(1, &[hash(1)]);

@@ -152,6 +152,8 @@ fn specification_names_the_defaults_of_the_configuration() {
         ("blob_bytes_max", config.blob_bytes_max.to_string()),
         ("gossip_interval", format!("{:?}", config.gossip_interval)),
         ("gossip_burst", config.gossip_burst.to_string()),
+        ("hello_timeout", format!("{:?}", config.hello_timeout)),
+        ("filter_interval", format!("{:?}", config.filter_interval)),
         ("filter_refresh", format!("{:?}", config.filter_refresh)),
         ("filter_ttl", format!("{:?}", config.filter_ttl)),
         ("filter_judged_after", config.filter_judged_after.to_string()),

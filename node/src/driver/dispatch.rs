@@ -138,7 +138,7 @@ impl Driver {
         }
     }
 
-    fn drop_peer(&mut self, peer: PeerId, reason: DropReason) {
+    pub(super) fn drop_peer(&mut self, peer: PeerId, reason: DropReason) {
         tracing::info!(peer = %crate::swarm::convert::peer_text(&peer), ?reason, "peer dropped");
         self.close_link(peer, None);
         self.ask_swarm(|swarm| async move { swarm.disconnect(&peer).await.ok() });
@@ -215,6 +215,7 @@ fn failure_of(error: &FetchError) -> Option<Failure> {
         FetchError::Edge(edge) => Some(Failure::new(edge.trouble(), describe(edge))),
         FetchError::Store(store) => Some(Failure::new(store.kind(), describe(store))),
         FetchError::Worker => Some(Failure::new(Trouble::Other, error.to_string())),
+        FetchError::TooLarge { .. } => Some(Failure::new(Trouble::TooLarge, error.to_string())),
         FetchError::Absent
         | FetchError::Busy { .. }
         | FetchError::Connect(_)
@@ -222,7 +223,7 @@ fn failure_of(error: &FetchError) -> Option<Failure> {
         | FetchError::Stream(_)
         | FetchError::Short
         | FetchError::OutOfTurn { .. }
-        | FetchError::TooLarge { .. }
+        | FetchError::Refused
         | FetchError::List(_)
         | FetchError::Group(_)
         | FetchError::Codec(_) => None,

@@ -20,6 +20,8 @@ use crate::transfer::{FrameIo, StreamError};
 
 /// How many messages wait for a neighbour that reads too slowly before its link is given up.
 const QUEUE_MAX: usize = 256;
+/// How many bytes of messages that wait are written at once.
+const JOINED_BYTES_MAX: usize = 64 << 10;
 /// How long a neighbour may take to read one message.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -178,7 +180,8 @@ async fn speak(stream: Stream, mut messages: mpsc::Receiver<Message>) -> Result<
     let mut io = FrameIo::new(stream);
     while let Some(message) = messages.recv().await {
         let mut frames = message.encode()?;
-        while let Ok(message) = messages.try_recv() {
+        while frames.len() < JOINED_BYTES_MAX {
+            let Ok(message) = messages.try_recv() else { break };
             frames.extend(message.encode()?);
         }
         let Ok(written) = timeout(WRITE_TIMEOUT, io.write(&frames)).await else {

@@ -16,7 +16,7 @@ mod tasks;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use blobmesh_protocol::engine::{Input, ServeVerdict};
+use blobmesh_protocol::engine::{DropReason, Input, ServeVerdict};
 use blobmesh_protocol::id::{FetchId, ServeId, WantId};
 use blobmesh_protocol::{Config, Engine, Hash, PeerId, Time};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -240,10 +240,10 @@ impl Driver {
             }
             Event::LinkOpened { peer, result } => self.handle_link_opened(peer, result),
             Event::LinkClosed { peer, link, malformed } => {
-                if malformed {
-                    tracing::debug!(peer = ?peer, "neighbour broke the rules of the wire");
-                }
                 self.close_link(peer, Some(link));
+                if malformed {
+                    self.drop_peer(peer, DropReason::Malformed);
+                }
             }
             Event::ServeAsked { peer, verdict } => {
                 self.next_serve += 1;

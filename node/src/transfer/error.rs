@@ -30,6 +30,9 @@ pub(crate) enum FetchError {
     /// No stream could be opened to the peer.
     #[error("{0}")]
     Open(#[from] OpenError),
+    /// The source refused the request.
+    #[error("the source refused the request")]
+    Refused,
     /// The stream broke.
     #[error("{0}")]
     Stream(#[from] StreamError),
@@ -88,12 +91,11 @@ impl FetchError {
                 FetchOutcome::WrongBytes { detail }
             }
             Self::Store(_) | Self::Worker => FetchOutcome::StoreFailed { detail },
+            Self::TooLarge { .. } | Self::Refused => FetchOutcome::Refused { detail },
             Self::Stream(StreamError::Frame(_))
             | Self::OutOfTurn { .. }
-            | Self::TooLarge { .. }
-            | Self::List(_)
-            | Self::Group(_)
-            | Self::Codec(_) => FetchOutcome::WrongBytes { detail },
+            | Self::Codec(CodecError::Unknown { .. }) => FetchOutcome::Misbehaved { detail },
+            Self::List(_) | Self::Group(_) | Self::Codec(_) => FetchOutcome::WrongBytes { detail },
             Self::Connect(_) | Self::Open(_) | Self::Stream(StreamError::Io(_)) | Self::Short => {
                 FetchOutcome::Failed { detail }
             }

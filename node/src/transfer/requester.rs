@@ -10,6 +10,7 @@ use blobmesh_protocol::compress::{Codec, decode_group};
 use blobmesh_protocol::wire::frame::{self, Frame};
 use blobmesh_protocol::wire::message::{
     BlobHead, BlobRequest, END, GROUP, GROUP_PREFIX_LEN, HEAD, LIST, REQUEST, RUNS_MAX,
+    is_of_response,
 };
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -97,7 +98,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, P: Report> Fetch<'_, S, P> {
             BlobHead::Busy { retry_after_ms } => Err(FetchError::Busy {
                 retry_after: Duration::from_millis(u64::from(retry_after_ms)),
             }),
-            BlobHead::Refused => Err(FetchError::OutOfTurn { kind: HEAD }),
+            BlobHead::Refused => Err(FetchError::Refused),
         }
     }
 
@@ -167,8 +168,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin, P: Report> Fetch<'_, S, P> {
         }
     }
 
+    /// Takes the next frame of a kind that this version knows.
     async fn frame(&mut self) -> Result<Frame, FetchError> {
-        self.io.read().await?.ok_or(FetchError::Short)
+        loop {
+            let frame = self.io.read().await?.ok_or(FetchError::Short)?;
+            if is_of_response(frame.kind) {
+                return Ok(frame);
+            }
+        }
     }
 }
 

@@ -150,7 +150,13 @@ pub enum FetchOutcome {
         /// What was wrong, for the receipt.
         detail: String,
     },
-    /// The source refused us, and will again.
+    /// The source broke the rules of the wire. It is not asked for this blob again; it is not banned,
+    /// because that proves nothing about its bytes.
+    Misbehaved {
+        /// What it did, for the receipt.
+        detail: String,
+    },
+    /// The source refused us, or offers what we refuse, and will again.
     Refused {
         /// Why, for the receipt.
         detail: String,

@@ -190,8 +190,11 @@ impl Engine {
         if let Some(reason) = reason {
             return self.shell.emit(Output::Drop { peer, reason });
         }
+        // The others first: what they are told next must continue what the newcomer is told now.
+        self.gossip.flush(&self.peers.ids(), &mut self.shell);
         self.peers.insert(peer);
         self.gossip.greet(peer, &mut self.shell);
+        self.shell.start_timer(self.shell.config.hello_timeout, Timer::Greeting { peer });
         self.resolver.consider(peer, &mut self.peers, &mut self.shell);
     }
 
@@ -231,7 +234,12 @@ impl Engine {
                     self.filter_changed(peer, true);
                 }
             }
-            Message::FilterRequest => self.gossip.send_whole(peer, &mut self.shell),
+            Message::FilterRequest => {
+                let interval = self.shell.config.filter_interval;
+                if neighbour.may_ask_for_filter(self.shell.now, interval) {
+                    self.gossip.send_whole(peer, &mut self.shell);
+                }
+            }
             Message::Ask { id, hash } => self.handle_ask(peer, id, hash),
             Message::Answer { id, result } => {
                 if let Some(hash) = self.peers.answered(peer, id) {
@@ -303,6 +311,11 @@ impl Engine {
                     resolver.search_timed_out(hash, query, peers, shell);
                 }
                 Timer::Deadline { want } => resolver.leave(want, WantError::TimedOut, shell),
+                Timer::Greeting { peer } => {
+                    if peers.get_mut(peer).is_some_and(|neighbour| !neighbour.greeted) {
+                        shell.emit(Output::Drop { peer, reason: DropReason::Malformed });
+                    }
+                }
                 Timer::Gossip => self.gossip.flush(&peers.ids(), shell),
                 Timer::Refresh => self.gossip.refresh(&peers.ids(), shell),
                 Timer::Advert => self.adverts.fire(shell),

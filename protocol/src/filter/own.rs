@@ -77,12 +77,9 @@ impl OwnFilter {
     /// `None` when it is so full that receivers would refuse it, which takes about 2 million blobs: a
     /// node so large gossips no filter and is asked for everything.
     pub fn frame(&self) -> Option<FilterFrame> {
-        let bits = self.bits.as_ref()?;
+        let bits = self.bits.as_ref().filter(|_| self.is_acceptable())?;
         let hashes = u8::try_from(bits.number_of_hash_functions()).ok()?;
         let bitmap = bitmap(bits);
-        if !fill_is_bounded(count_ones(bitmap), bits.len(), hashes) {
-            return None;
-        }
         Some(FilterFrame {
             generation: self.generation,
             sequence: self.sequence,
@@ -90,6 +87,13 @@ impl OwnFilter {
             hashes,
             bits: bitmap.to_vec(),
         })
+    }
+
+    /// Returns whether receivers would accept the filter: not more than about 2 million blobs are in it.
+    pub fn is_acceptable(&self) -> bool {
+        let Some(bits) = self.bits.as_ref() else { return false };
+        u8::try_from(bits.number_of_hash_functions())
+            .is_ok_and(|hashes| fill_is_bounded(count_ones(bitmap(bits)), bits.len(), hashes))
     }
 
     /// Returns what a neighbour lacks that has `sequence` of `generation`; no prefixes when it lacks

@@ -306,6 +306,10 @@ impl Resolver {
                 return self.finish(hash, Err(WantError::StoreFailed), shell);
             }
             FetchOutcome::Absent => running.spend(source),
+            FetchOutcome::Misbehaved { .. } => {
+                running.troubles.unreachable = true;
+                running.spend(source);
+            }
             FetchOutcome::Refused { .. } => {
                 running.troubles.refused = true;
                 running.spend(source);
@@ -532,6 +536,7 @@ fn outcome_text(outcome: &FetchOutcome) -> &str {
         FetchOutcome::Busy { .. } => "busy",
         FetchOutcome::Failed { detail }
         | FetchOutcome::WrongBytes { detail }
+        | FetchOutcome::Misbehaved { detail }
         | FetchOutcome::Refused { detail }
         | FetchOutcome::StoreFailed { detail } => detail,
     }

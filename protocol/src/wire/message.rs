@@ -41,6 +41,12 @@ pub const GROUP: u8 = 0x13;
 /// Frame type of the end of a response, with no body.
 pub const END: u8 = 0x14;
 
+/// Returns whether a response carries frames of this kind. Others are skipped, so that later versions
+/// may add some.
+pub fn is_of_response(kind: u8) -> bool {
+    matches!(kind, HEAD | LIST | GROUP | END)
+}
+
 /// The longest piece of a group list in one frame, in bytes: 2,048 chaining values.
 pub const LIST_PIECE_LEN_MAX: u32 = 64 * 1024;
 /// The length of what precedes the payload in a group's frame, in bytes.

@@ -1,6 +1,6 @@
 //! A world in virtual time: the engines that ship, and models of what is around them.
 //!
-//! Each node is a real [`Engine`] with its real configuration, and its messages travel as the bytes of
+//! Each node is a real [`Engine`](blobmesh_protocol::Engine) with its real configuration, and its messages travel as the bytes of
 //! the real wire format. What is modelled is the rest: a link has a delay and each node one rate at
 //! which it receives; a store is a map that answers after a moment; the DHT and the edge are maps that
 //! answer after a delay. One world runs on one thread, in one order: two runs of one seed give the same
