@@ -7,24 +7,18 @@
 //!
 //! The words used here are defined in `CONTRIBUTING.md`; the bytes on the wire in `SPEC.md`.
 
-mod adverts;
 pub mod blob;
 pub mod compress;
 pub mod config;
 pub mod engine;
 pub mod filter;
-mod gossip;
 pub mod id;
-mod peers;
-mod resolver;
-mod serving;
 pub mod stats;
 pub mod time;
 pub mod wire;
 
 pub use blob::Hash;
 pub use config::Config;
-pub use engine::Engine;
+pub use engine::{Engine, NeighbourInfo};
 pub use id::PeerId;
-pub use peers::NeighbourInfo;
 pub use time::Time;

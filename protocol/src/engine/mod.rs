@@ -13,9 +13,14 @@
 //! Nothing a peer says can make it panic, grow beyond the bounds of its [`Config`], or believe that a
 //! blob is held which is not.
 
+mod adverts;
+mod gossip;
 mod input;
 mod output;
+mod peers;
 pub mod receipt;
+mod resolver;
+mod serving;
 mod shell;
 
 use std::collections::BTreeMap;
@@ -23,20 +28,22 @@ use std::time::Duration;
 
 pub use input::{FetchOutcome, Input, LookResult};
 pub use output::{DropReason, Output, ServeVerdict, Source, WantError};
-pub(crate) use shell::{Shell, Timer, TimerKey};
+pub use peers::NeighbourInfo;
 
-use crate::adverts::Adverts;
+use adverts::Adverts;
+use gossip::Gossip;
+use peers::Peers;
+use receipt::AskedAnswer;
+use resolver::Resolver;
+use serving::Serving;
+use shell::{Shell, Timer, TimerKey};
+
 use crate::blob::Hash;
 use crate::config::Config;
-use crate::gossip::Gossip;
 use crate::id::{FetchId, LookId, PeerId, WantId};
-use crate::peers::{NeighbourInfo, Peers};
-use crate::resolver::Resolver;
-use crate::serving::Serving;
 use crate::stats::Stats;
 use crate::time::Time;
 use crate::wire::message::{AskResult, Message};
-use receipt::AskedAnswer;
 
 /// Decides for one node. See the [module](self) for how to drive it.
 #[derive(Debug)]

@@ -6,8 +6,8 @@
 
 use std::collections::BTreeSet;
 
+use super::{Output, Shell, Timer};
 use crate::blob::Hash;
-use crate::engine::{Output, Shell, Timer};
 use crate::filter::OwnFilter;
 use crate::id::PeerId;
 use crate::time::Time;

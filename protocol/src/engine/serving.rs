@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::engine::{Output, ServeVerdict, Shell};
+use super::{Output, ServeVerdict, Shell};
 use crate::id::{PeerId, ServeId};
 
 #[derive(Debug, Default)]

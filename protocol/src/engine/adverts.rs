@@ -8,8 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::{Output, Shell, Timer};
 use crate::blob::Hash;
-use crate::engine::{Output, Shell, Timer};
 use crate::time::Time;
 
 #[derive(Debug, Default)]

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::blob::Hash;
+use crate::engine::peers::Opinion;
 use crate::engine::receipt::{Asked, AskedAnswer, Fetched, Found, Note, Phases, Receipt, Searched};
 use crate::engine::{Source, TimerKey, WantError};
 use crate::id::{FetchId, PeerId, QueryId, WantId};
-use crate::peers::Opinion;
 use crate::time::Time;
 
 #[derive(Debug)]

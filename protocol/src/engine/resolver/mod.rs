@@ -20,12 +20,12 @@ use std::time::Duration;
 use resolution::{EdgeState, Holder, Resolution, Search, Stage, Want};
 
 use crate::blob::Hash;
+use crate::engine::peers::{Lesson, Opinion, Peers};
 use crate::engine::receipt::{AskedAnswer, Found, Note, Receipt};
 use crate::engine::{
     DropReason, FetchOutcome, LookResult, Output, Shell, Source, Timer, WantError,
 };
 use crate::id::{FetchId, PeerId, QueryId, WantId};
-use crate::peers::{Lesson, Opinion, Peers};
 use crate::wire::message::AskResult;
 
 #[derive(Debug, Default)]

@@ -5,10 +5,10 @@
 use super::Resolver;
 use super::resolution::{EdgeState, Search};
 use crate::blob::Hash;
+use crate::engine::peers::Peers;
 use crate::engine::receipt::{Found, Note};
+use crate::engine::resolver::resolution::Stage;
 use crate::engine::{Output, Shell, Source, Timer};
-use crate::peers::Peers;
-use crate::resolver::resolution::Stage;
 use crate::wire::message::Message;
 
 impl Resolver {
