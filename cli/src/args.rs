@@ -1,0 +1,285 @@
+//! The arguments, as clap reads them; nothing here is checked against the world.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+use crate::exit;
+
+/// Reads the arguments.
+///
+/// # Errors
+/// Also for `--help` and `--version`, which are errors to clap.
+pub(crate) fn parse(argv: &[OsString]) -> Result<Arguments, clap::Error> {
+    let matches = command().try_get_matches_from(argv)?;
+    Arguments::from_arg_matches(&matches)
+}
+
+/// Returns the command with all that is not derived.
+pub(crate) fn command() -> clap::Command {
+    Arguments::command().after_help(exit::help())
+}
+
+/// Peer-to-peer blob mesh: gets a blob from the local store, a LAN peer or the edge, in this order.
+#[derive(Debug, Parser)]
+#[command(name = "blobmesh", version, max_term_width = 100)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: GlobalArgs,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The flags every command takes.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct GlobalArgs {
+    /// Directory of one node's identity, store, socket and configuration
+    #[arg(long, global = true, env = "BLOBMESH_HOME", value_name = "DIR", hide_env_values = true)]
+    pub(crate) home: Option<PathBuf>,
+    /// Configuration file [default: config.toml in the home directory]
+    #[arg(
+        long,
+        global = true,
+        env = "BLOBMESH_CONFIG",
+        value_name = "FILE",
+        hide_env_values = true
+    )]
+    pub(crate) config: Option<PathBuf>,
+    /// Answer in JSON lines, each with a `type` and a `version`
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Say only what went wrong
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// Log more; up to three times (BLOBMESH_LOG takes filters such as `blobmesh_node=debug`)
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// When to colour
+    #[arg(long, global = true, value_enum, default_value_t = ColorWhen::Auto, value_name = "WHEN")]
+    pub(crate) color: ColorWhen,
+    /// Never draw progress bars
+    #[arg(long, global = true)]
+    pub(crate) no_progress: bool,
+}
+
+/// Says when to colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ColorWhen {
+    /// On a terminal, unless `NO_COLOR` is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the node in the foreground
+    Up(UpArgs),
+    /// Add files to the store and print their hashes
+    Add(AddArgs),
+    /// Get blobs from the first tier that has them
+    Get(GetArgs),
+    /// Get a blob and write its bytes to stdout
+    Cat(CatArgs),
+    /// Tell which blobs are in the store, without fetching
+    Has(HashesArgs),
+    /// List the blobs of the store
+    Ls,
+    /// Remove blobs from the store
+    Rm(RmArgs),
+    /// Protect blobs from eviction
+    Pin(HashesArgs),
+    /// End the protection from eviction
+    Unpin(HashesArgs),
+    /// Upload blobs to the edge
+    Push(PushArgs),
+    /// List the peers of the running node
+    Peers,
+    /// Describe the running node
+    Status,
+    /// Explain how the last get of a blob was resolved
+    Why(WhyArgs),
+    /// Hash blobs of the store again: all, or those named
+    Verify(VerifyArgs),
+    /// Evict down to the store's bound and clear what was left over
+    Gc,
+    /// Print a ticket with which other machines join this mesh
+    Invite,
+    /// Join the mesh of a ticket, read from a prompt, `-` (stdin) or BLOBMESH_TICKET
+    Join(JoinArgs),
+    /// Show the configuration
+    Config(ConfigArgs),
+    /// Print the completions for a shell
+    Completions(CompletionsArgs),
+}
+
+/// The settings of a node that may be given as flags.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Node options")]
+pub(crate) struct NodeArgs {
+    /// Address to listen on: a multiaddress or HOST:PORT; repeatable
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Vec<String>,
+    /// Address of a peer to stay connected with; repeatable
+    #[arg(long, value_name = "MULTIADDR")]
+    pub(crate) peer: Vec<String>,
+    /// Neither announce this node by mDNS nor look for others
+    #[arg(long)]
+    pub(crate) no_mdns: bool,
+    /// Do not advertise blobs in the DHT
+    #[arg(long)]
+    pub(crate) no_adverts: bool,
+    /// The edge: dir:PATH, https://…, or s3://BUCKET?endpoint=…
+    #[arg(long, value_name = "URL")]
+    pub(crate) edge: Option<String>,
+    /// Run without a mesh key, open to everybody who can connect
+    #[arg(long)]
+    pub(crate) open: bool,
+}
+
+/// Runs the node.
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+    /// File to write once the node serves: JSON with peer, addresses and pid
+    #[arg(long, value_name = "PATH")]
+    pub(crate) ready_file: Option<PathBuf>,
+    /// Stop when stdin ends, so that a node never outlives what started it
+    #[arg(long, hide = true)]
+    pub(crate) until_stdin_ends: bool,
+}
+
+/// Adds.
+#[derive(Debug, Args)]
+pub(crate) struct AddArgs {
+    /// Files, or `-` for stdin
+    #[arg(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Pin them too
+    #[arg(long)]
+    pub(crate) pin: bool,
+}
+
+/// Gets.
+#[derive(Debug, Args)]
+pub(crate) struct GetArgs {
+    /// Blobs, 64 hex digits each
+    #[arg(required = true, value_name = "HASH")]
+    pub(crate) hashes: Vec<String>,
+    /// File to write, or `-` for stdout; without it the blob is got into the store only
+    #[arg(short, long, value_name = "PATH")]
+    pub(crate) output: Option<PathBuf>,
+    /// Replace an existing output file
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Give up after so long, such as 30s
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) timeout: Option<String>,
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+}
+
+/// Writes a blob to stdout.
+#[derive(Debug, Args)]
+pub(crate) struct CatArgs {
+    /// The blob, 64 hex digits
+    #[arg(value_name = "HASH")]
+    pub(crate) hash: String,
+    /// Give up after so long, such as 30s
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) timeout: Option<String>,
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+}
+
+/// Names blobs.
+#[derive(Debug, Args)]
+pub(crate) struct HashesArgs {
+    /// Blobs, 64 hex digits each
+    #[arg(required = true, value_name = "HASH")]
+    pub(crate) hashes: Vec<String>,
+}
+
+/// Removes.
+#[derive(Debug, Args)]
+pub(crate) struct RmArgs {
+    /// Blobs, 64 hex digits each
+    #[arg(required = true, value_name = "HASH")]
+    pub(crate) hashes: Vec<String>,
+    /// Remove pinned blobs too
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// Uploads.
+#[derive(Debug, Args)]
+pub(crate) struct PushArgs {
+    /// Blobs of the store, 64 hex digits each
+    #[arg(required = true, value_name = "HASH")]
+    pub(crate) hashes: Vec<String>,
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+}
+
+/// Explains.
+#[derive(Debug, Args)]
+pub(crate) struct WhyArgs {
+    /// The blob, 64 hex digits
+    #[arg(value_name = "HASH")]
+    pub(crate) hash: String,
+}
+
+/// Verifies.
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// Blobs, 64 hex digits each; all of the store without any
+    #[arg(value_name = "HASH")]
+    pub(crate) hashes: Vec<String>,
+}
+
+/// Joins.
+#[derive(Debug, Args)]
+pub(crate) struct JoinArgs {
+    /// `-` to read the ticket from stdin; a ticket itself is refused here
+    #[arg(value_name = "-")]
+    pub(crate) source: Option<OsString>,
+    /// Leave the mesh this home belongs to
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// Shows the configuration.
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    #[command(subcommand)]
+    pub(crate) command: ConfigCommand,
+}
+
+/// What to do with the configuration.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Print the effective values and where each comes from; secrets are not shown
+    Show,
+}
+
+/// Prints completions.
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum)]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn arguments_do_not_contradict_each_other() {
+        super::command().debug_assert();
+    }
+}

@@ -1,0 +1,138 @@
+//! The few files the command line itself reads and writes.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use blobmesh_node::control::api::Trouble;
+
+use crate::error::CommandError;
+use crate::units::quoted;
+
+/// Makes the home directory, mode 0700; one that exists stays as it is.
+///
+/// # Errors
+/// When it cannot be made, or is no directory.
+pub(crate) fn ensure_home(home: &Path) -> Result<(), CommandError> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(home).map_err(|error| {
+        CommandError::file("make the home directory", home, error)
+            .hint("choose another directory with --home or BLOBMESH_HOME")
+    })
+}
+
+/// Writes a file that is either whole or absent, readable by its owner only.
+///
+/// # Errors
+/// When the directory cannot be written to.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.tmp", std::process::id()));
+    let beside = path.with_file_name(name);
+    let written = create_private(&beside)
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .and_then(|()| fs::rename(&beside, path));
+    if written.is_err() {
+        fs::remove_file(&beside).ok();
+    }
+    written
+}
+
+fn create_private(path: &Path) -> io::Result<fs::File> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
+}
+
+/// Reads a text file of at most `len_max` bytes.
+///
+/// # Errors
+/// `InvalidData` for a longer one and for one that is not UTF-8.
+pub(crate) fn read_text(path: &Path, len_max: u64) -> io::Result<String> {
+    let mut text = String::new();
+    let len = fs::File::open(path)?.take(len_max + 1).read_to_string(&mut text)?;
+    if u64::try_from(len).is_ok_and(|len| len > len_max) {
+        let message = format!("it is longer than {len_max} bytes");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+    }
+    Ok(text)
+}
+
+/// Checks that a file can be added, and returns its absolute path.
+///
+/// # Errors
+/// `File` when it cannot be opened, `Usage` when it is a directory, a device or a pipe.
+pub(crate) fn check_input(path: &Path) -> Result<PathBuf, CommandError> {
+    // The kind is looked at first: opening a pipe would wait for its writer.
+    let metadata = fs::metadata(path).map_err(|e| CommandError::file("read", path, e))?;
+    if metadata.is_dir() {
+        let text = format!("{} is a directory, and only files can be added", path.display());
+        return Err(CommandError::usage(text)
+            .hint("name its files, or add an archive: `tar c DIR | blobmesh add -`"));
+    }
+    if !metadata.is_file() {
+        let text = format!("{} is not a regular file", path.display());
+        return Err(
+            CommandError::usage(text).hint("`blobmesh add -` adds what it reads from stdin")
+        );
+    }
+    fs::File::open(path).map_err(|e| CommandError::file("read", path, e))?;
+    std::path::absolute(path).map_err(|e| CommandError::file("read", path, e))
+}
+
+/// Checks that an output file can be made, before anything is fetched, and returns its absolute path.
+///
+/// # Errors
+/// `OutputExists`, or `OutputDirectoryMissing`.
+pub(crate) fn check_output(path: &Path, force: bool) -> Result<PathBuf, CommandError> {
+    let shown = path.display();
+    let absolute =
+        std::path::absolute(path).map_err(|_| CommandError::usage("the output's name is empty"))?;
+    let Some(directory) = absolute.parent().filter(|_| absolute.file_name().is_some()) else {
+        return Err(CommandError::new(
+            Trouble::OutputExists,
+            format!("output {shown} is a directory"),
+        )
+        .hint("name the file to write"));
+    };
+    if !directory.is_dir() {
+        let text = format!("the directory of output {shown} does not exist");
+        let hint = format!("make it first: mkdir -p {}", directory.display());
+        return Err(CommandError::new(Trouble::OutputDirectoryMissing, text).hint(hint));
+    }
+    match fs::symlink_metadata(&absolute) {
+        Ok(_) if absolute.is_dir() => {
+            let text = format!("output {shown} is a directory");
+            Err(CommandError::new(Trouble::OutputExists, text).hint("name the file to write"))
+        }
+        Ok(_) if !force => {
+            Err(CommandError::new(Trouble::OutputExists, format!("output {shown} exists")))
+        }
+        _ => Ok(absolute),
+    }
+}
+
+/// Checks the hashes and returns them in lower case.
+///
+/// # Errors
+/// `Usage`, for the first that is none.
+pub(crate) fn check_hashes(hashes: &[String]) -> Result<Vec<String>, CommandError> {
+    hashes.iter().map(|hash| check_hash(hash)).collect()
+}
+
+/// Checks one hash and returns it in lower case.
+///
+/// # Errors
+/// `Usage`, when it is none.
+pub(crate) fn check_hash(text: &str) -> Result<String, CommandError> {
+    text.parse::<blobmesh_protocol::Hash>().map(|hash| hash.to_hex()).map_err(|error| {
+        CommandError::usage(format!("invalid hash {}: {error}", quoted(text))).hint(
+            "`blobmesh add` prints the hash of what it adds, `blobmesh ls` those of the store",
+        )
+    })
+}

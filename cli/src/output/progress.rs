@@ -1,0 +1,94 @@
+//! How far long work is: a bar on a terminal, a few JSON lines a second with `--json`.
+
+use std::time::{Duration, Instant};
+
+use blobmesh_node::control::api;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+use super::Printer;
+use crate::error::CommandError;
+
+/// At most five lines a second.
+const LINE_EVERY: Duration = Duration::from_millis(200);
+
+const BAR: &str =
+    "{prefix}  {binary_bytes} / {binary_total_bytes}  {binary_bytes_per_sec}  ETA {eta}{msg}";
+const BAR_WITHOUT_TOTAL: &str = "{prefix}  {binary_bytes}  {binary_bytes_per_sec}{msg}";
+
+/// Shows the progress of one request; cleared when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    printer: Printer,
+    title: String,
+    phase: String,
+    told: Option<Instant>,
+    bar: Option<ProgressBar>,
+}
+
+#[derive(Serialize)]
+struct PhaseBody<'a> {
+    phase: &'a str,
+}
+
+impl Progress {
+    pub(super) fn new(printer: Printer, verb: &str, what: &str) -> Self {
+        let bar = printer
+            .bars
+            .then(|| ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(5)));
+        let title = format!("{verb} {what}");
+        Self { printer, title, phase: String::new(), told: None, bar }
+    }
+
+    /// Shows what a node sent: how far it is, or the bytes of a blob, which go to stdout.
+    pub(crate) fn take(&mut self, event: &api::Event) -> Result<(), CommandError> {
+        match event {
+            api::Event::Progress(progress) => self.update(progress),
+            api::Event::Bytes(bytes) => self.printer.bytes(bytes),
+        }
+    }
+
+    fn update(&mut self, progress: &api::Progress) -> Result<(), CommandError> {
+        let new_phase = self.phase != progress.phase;
+        if new_phase {
+            self.phase.clone_from(&progress.phase);
+            self.printer.line("phase", &PhaseBody { phase: &progress.phase })?;
+        }
+        if let Some(bar) = &self.bar {
+            draw(bar, &self.title, progress, new_phase);
+        }
+        if self.told.is_none_or(|told| told.elapsed() >= LINE_EVERY) {
+            self.told = Some(Instant::now());
+            self.printer.line("progress", progress)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn draw(bar: &ProgressBar, title: &str, progress: &api::Progress, new_phase: bool) {
+    if new_phase {
+        bar.reset_eta();
+    }
+    let template = if progress.total.is_some() { BAR } else { BAR_WITHOUT_TOTAL };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    if let Some(total) = progress.total {
+        bar.set_length(total);
+    }
+    bar.set_prefix(format!("{title}  {}", progress.phase));
+    bar.set_message(match progress.peers {
+        0 => String::new(),
+        1 => "  1 peer".to_owned(),
+        peers => format!("  {peers} peers"),
+    });
+    bar.set_position(progress.done);
+}

@@ -1,0 +1,203 @@
+//! Who serves a command's requests: the running node, or one of this process.
+//!
+//! The only place of the command line that starts nodes. A command that found no running node opens
+//! the store itself: without network for what the store alone can answer, with network for the time
+//! of a get or a push.
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use blobmesh_node::Node;
+use blobmesh_node::control::api::{Answer, Event, Exchange, Failure, Request, Trouble};
+use blobmesh_node::control::{Client, EXCHANGE_LEN_MAX, Service};
+use blobmesh_node::mesh::MeshKeyError;
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use crate::error::CommandError;
+use crate::files::ensure_home;
+use crate::output::Progress;
+use crate::settings::Settings;
+use crate::signals::Signals;
+
+/// How long a node of this process may take to end.
+const SHUTDOWN_WITHIN: Duration = Duration::from_secs(8);
+
+/// The bytes read from stdin at a time.
+const INPUT_PIECE_LEN: usize = 256 << 10;
+
+/// Says what a command needs when no node runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// The store.
+    Store,
+    /// The store, the peers and the edge.
+    Network,
+    /// A running node, and nothing else will do.
+    RunningNode,
+}
+
+/// Serves the requests of one command.
+pub(crate) struct Session {
+    server: Server,
+    signals: Signals,
+}
+
+enum Server {
+    Running(PathBuf),
+    Own(Node),
+}
+
+impl Session {
+    /// Finds the running node, or starts one in this process.
+    ///
+    /// # Errors
+    /// `NoNode` where a running node is needed; what starting a node gives.
+    pub(crate) async fn open(settings: &Settings, need: Need) -> Result<Self, CommandError> {
+        let signals = Signals::new()?;
+        let socket = settings.node.socket_path();
+        let server = if Client::connect(&socket).await?.is_some() {
+            Server::Running(socket)
+        } else {
+            match need {
+                Need::RunningNode => {
+                    let text = format!("no node runs in {}", settings.node.home.display());
+                    return Err(CommandError::new(Trouble::NoNode, text));
+                }
+                Need::Store => Server::Own(start_offline(settings).await?),
+                Need::Network => Server::Own(start(settings).await?),
+            }
+        };
+        Ok(Self { server, signals })
+    }
+
+    /// Returns whether a running node serves.
+    pub(crate) fn is_running(&self) -> bool {
+        matches!(self.server, Server::Running(_))
+    }
+
+    /// Has one request served and shows its progress. SIGINT and SIGTERM cancel it.
+    ///
+    /// # Errors
+    /// The node's failure; `Interrupted` after a signal.
+    pub(crate) async fn call(
+        &mut self,
+        request: Request,
+        progress: Progress,
+    ) -> Result<Answer, CommandError> {
+        let (_, no_input) = mpsc::channel(1);
+        self.call_with(request, no_input, progress).await
+    }
+
+    /// Has a request served that reads `input`.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub(crate) async fn call_with(
+        &mut self,
+        request: Request,
+        input: mpsc::Receiver<std::io::Result<Bytes>>,
+        mut progress: Progress,
+    ) -> Result<Answer, CommandError> {
+        let (events, mut events_taken) = mpsc::channel(EXCHANGE_LEN_MAX);
+        let exchange = Exchange { events, input };
+        let mut served = Box::pin(self.server.serve(request, exchange));
+        let answer = loop {
+            tokio::select! {
+                Some(event) = events_taken.recv() => progress.take(&event)?,
+                answer = &mut served => break answer?,
+                () = self.signals.next() => {
+                    return Err(CommandError::new(Trouble::Interrupted, "interrupted"));
+                }
+            }
+        };
+        drain(&mut events_taken, &mut progress)?;
+        Ok(answer)
+    }
+
+    /// Ends the session, and the node where it is of this process.
+    pub(crate) async fn close(self) {
+        if let Server::Own(node) = self.server {
+            shut_down(node).await;
+        }
+    }
+}
+
+impl Server {
+    async fn serve(&self, request: Request, exchange: Exchange) -> Result<Answer, Failure> {
+        match self {
+            // A connection carries one request.
+            Self::Running(socket) => match Client::connect(socket).await? {
+                Some(client) => client.call(request, exchange).await,
+                None => Err(Failure::new(Trouble::NoNode, "the running node has ended")),
+            },
+            Self::Own(node) => node.service().handle(request, exchange).await,
+        }
+    }
+}
+
+/// Shows what was sent before the answer and is still in the queue.
+fn drain(events: &mut mpsc::Receiver<Event>, progress: &mut Progress) -> Result<(), CommandError> {
+    events.close();
+    while let Ok(event) = events.try_recv() {
+        progress.take(&event)?;
+    }
+    Ok(())
+}
+
+/// Starts a node with network in this process; the first one of a home makes its keys.
+///
+/// # Errors
+/// What the node gives: the store is locked, an address is taken, the configuration is wrong.
+pub(crate) async fn start(settings: &Settings) -> Result<Node, CommandError> {
+    ensure_home(&settings.node.home)?;
+    Ok(Box::pin(Node::start(settings.node.clone())).await?)
+}
+
+async fn start_offline(settings: &Settings) -> Result<Node, CommandError> {
+    ensure_home(&settings.node.home)?;
+    Ok(Box::pin(Node::start_offline(settings.node.clone())).await?)
+}
+
+/// Ends a node of this process; one that does not end is left to the end of the process.
+///
+/// Returns whether it ended in time.
+pub(crate) async fn shut_down(node: Node) -> bool {
+    tokio::time::timeout(SHUTDOWN_WITHIN, node.shutdown()).await.is_ok()
+}
+
+/// Turns an error about the mesh key into a command's; it never tells the key.
+pub(crate) fn key_error(error: MeshKeyError) -> CommandError {
+    let failure = Failure::new(Trouble::Configuration, error.to_string());
+    let failure = match std::error::Error::source(&error) {
+        Some(source) => failure.cause(source.to_string()),
+        None => failure,
+    };
+    CommandError::from(failure)
+        .hint("a mesh key is 64 hex digits in a file of mode 0600; `blobmesh join` writes one")
+}
+
+/// Reads `source` on a thread of its own, until its end or until nobody takes its bytes.
+pub(crate) fn read_input(
+    mut source: impl Read + Send + 'static,
+) -> mpsc::Receiver<std::io::Result<Bytes>> {
+    let (give, take) = mpsc::channel(EXCHANGE_LEN_MAX);
+    // Not awaited: a read from a terminal has no end of its own, and ends with the process.
+    let _reader = tokio::task::spawn_blocking(move || {
+        let mut buffer = vec![0; INPUT_PIECE_LEN];
+        loop {
+            let piece = match source.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(len) => Ok(Bytes::copy_from_slice(&buffer[..len])),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) => Err(error),
+            };
+            let failed = piece.is_err();
+            if give.blocking_send(piece).is_err() || failed {
+                break;
+            }
+        }
+    });
+    take
+}

@@ -1,0 +1,157 @@
+//! The node in the foreground: how it is found, stopped and kept from harm.
+
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, ChildStdout, Stdio};
+
+use blobmesh_cli::exit;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use support::{Place, Run};
+
+const UP: [&str; 5] = ["up", "--json", "--no-mdns", "--listen", "127.0.0.1:0"];
+
+/// A running node, killed at the end of a test that fails.
+struct Up {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+    /// Its first line: peer, addresses, pid.
+    start: Value,
+}
+
+impl Up {
+    fn start(place: &Place, args: &[&str]) -> Self {
+        let mut command = place.command(&[&UP[..], args].concat());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        let start = serde_json::from_str(&line).unwrap_or_default();
+        Self { child, stdout, start }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits for its end.
+    fn end(mut self) -> Run {
+        let mut stdout = String::new();
+        std::io::Read::read_to_string(&mut self.stdout, &mut stdout).unwrap();
+        let mut stderr = String::new();
+        let mut pipe = self.child.stderr.take().unwrap();
+        std::io::Read::read_to_string(&mut pipe, &mut stderr).unwrap();
+        Run { code: self.child.wait().unwrap().code(), stdout, stderr }
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+#[test]
+fn signals_stop_the_node_and_take_its_ready_file_and_socket_away() {
+    let place = Place::new();
+    for signal in [Signal::INT, Signal::TERM] {
+        let up = Up::start(&place, &["--ready-file", "ready.json"]);
+        let ready = place.directory.path().join("ready.json");
+        let told: Value = serde_json::from_slice(&std::fs::read(&ready).unwrap()).unwrap();
+        for field in ["peer", "addresses", "pid"] {
+            assert_eq!(told[field], up.start[field], "{told}");
+        }
+        assert_eq!(told["pid"], up.child.id());
+        assert!(told["addresses"][0].as_str().unwrap().starts_with("/ip4/127.0.0.1/tcp/"));
+        let socket = place.home().join("control.sock");
+        assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+
+        let status = place.run(&["status", "--json"]).succeeded().lines();
+        assert_eq!((&status[0]["pid"], &status[0]["peer"]), (&told["pid"], &told["peer"]));
+
+        up.signal(signal);
+        let run = up.end();
+        assert_eq!(run.lines().last().unwrap()["type"], "summary");
+        run.succeeded();
+        assert!(!ready.exists() && !socket.exists());
+    }
+}
+
+#[test]
+fn second_node_of_a_home_is_refused_by_the_pid_of_the_first() {
+    let place = Place::new();
+    let up = Up::start(&place, &[]);
+    let second = Up::start(&place, &["--ready-file", "second.json"]).end();
+    second.failed(exit::STORE, &up.child.id().to_string());
+    assert!(!place.directory.path().join("second.json").exists());
+    place.run(&["status"]).succeeded();
+}
+
+#[test]
+fn commands_go_through_the_running_node() {
+    let place = Place::new();
+    let _up = Up::start(&place, &[]);
+    let run = place.run_with_input(&["add", "-"], b"hello");
+    let hash = run.succeeded().stdout.trim();
+    assert_eq!(place.run(&["cat", hash]).succeeded().stdout, "hello");
+    assert_eq!(place.run(&["ls", "--json"]).succeeded().lines().len(), 2);
+}
+
+#[test]
+fn node_that_was_killed_leaves_nothing_in_the_way_of_the_next() {
+    let place = Place::new();
+    let up = Up::start(&place, &[]);
+    up.signal(Signal::KILL);
+    up.end();
+    assert!(place.home().join("control.sock").exists());
+    place.run(&["ls"]).succeeded();
+    let up = Up::start(&place, &[]);
+    place.run(&["status"]).succeeded();
+    up.signal(Signal::TERM);
+    up.end().succeeded();
+}
+
+#[test]
+fn taken_port_is_told_and_nothing_is_left_running() {
+    let place = Place::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let run = place.run(&["up", "--no-mdns", "--listen", &address, "--ready-file", "ready.json"]);
+    let hint = run.failed(exit::OTHER, "");
+    assert!(hint.is_some_and(|hint| hint.contains("--listen")), "{run:?}");
+    assert!(!place.directory.path().join("ready.json").exists());
+    place.run(&["status"]).failed(exit::NO_NODE, "no node runs");
+}
+
+#[test]
+fn ready_file_that_cannot_be_written_stops_the_node() {
+    let place = Place::new();
+    let run = place.run(&[&UP[..], &["--ready-file", "no/such/ready.json"]].concat());
+    run.failed(exit::OTHER, "cannot write the ready file no/such/ready.json");
+    place.run(&["status"]).failed(exit::NO_NODE, "no node runs");
+}
+
+#[test]
+fn open_node_is_warned_of() {
+    let place = Place::new();
+    let up = Up::start(&place, &["--open"]);
+    assert_eq!(up.start["type"], "warning", "{:?}", up.start);
+    up.signal(Signal::TERM);
+    up.end();
+}
+
+#[test]
+fn node_ends_with_its_stdin_where_that_was_asked_for() {
+    let place = Place::new();
+    let mut up = Up::start(&place, &["--until-stdin-ends"]);
+    place.run(&["status"]).succeeded();
+    drop(up.child.stdin.take());
+    up.end().succeeded();
+}
