@@ -37,6 +37,12 @@ pub(crate) fn parse_peer(text: &str) -> Result<String, String> {
     })
 }
 
+/// Returns where a TCP listener of this multiaddress would be bound; none for one without an IP.
+pub(crate) fn socket_address(multiaddr: &str) -> Option<SocketAddr> {
+    let parsed = Parsed::of(multiaddr)?;
+    Some(SocketAddr::new(parsed.ip?, parsed.port))
+}
+
 /// Returns whether only this machine can dial the address.
 pub(crate) fn is_loopback(multiaddr: &str) -> bool {
     Parsed::of(multiaddr).and_then(|parsed| parsed.ip).is_some_and(|ip| ip.is_loopback())

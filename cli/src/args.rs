@@ -114,6 +114,8 @@ pub(crate) enum Command {
     Join(JoinArgs),
     /// Show the configuration
     Config(ConfigArgs),
+    /// Check what makes nodes fail first: store, ports, multicast, clock, edge
+    Doctor(DoctorArgs),
     /// Print the completions for a shell
     Completions(CompletionsArgs),
 }
@@ -266,6 +268,13 @@ pub(crate) struct ConfigArgs {
 pub(crate) enum ConfigCommand {
     /// Print the effective values and where each comes from; secrets are not shown
     Show,
+}
+
+/// Checks.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
 }
 
 /// Prints completions.

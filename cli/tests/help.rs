@@ -5,7 +5,7 @@ mod support;
 use blobmesh_cli::exit;
 use support::Place;
 
-const COMMANDS: [&str; 19] = [
+const COMMANDS: [&str; 20] = [
     "up",
     "add",
     "get",
@@ -24,6 +24,7 @@ const COMMANDS: [&str; 19] = [
     "invite",
     "join",
     "config",
+    "doctor",
     "completions",
 ];
 

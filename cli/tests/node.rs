@@ -102,6 +102,8 @@ fn commands_go_through_the_running_node() {
     let hash = run.succeeded().stdout.trim();
     assert_eq!(place.run(&["cat", hash]).succeeded().stdout, "hello");
     assert_eq!(place.run(&["ls", "--json"]).succeeded().lines().len(), 2);
+    let doctor = place.run(&["doctor", "--no-mdns"]);
+    assert!(doctor.succeeded().stdout.contains("open in the running node"), "{doctor:?}");
 }
 
 #[test]

@@ -128,3 +128,35 @@ fn blob_over_the_bound_is_refused() {
     place.file("a.bin", bytes(1024));
     place.run_with_env(&["add", "a.bin"], &env).succeeded();
 }
+
+#[test]
+fn doctor_finds_nothing_wrong_with_a_fresh_home() {
+    let place = Place::new();
+    let run = place.run(&["doctor", "--no-mdns", "--listen", "127.0.0.1:0", "--json"]);
+    let lines = run.succeeded().lines();
+    let verdict = |check: &str| {
+        let finding = lines.iter().find(|line| line["check"] == check);
+        finding.map(|finding| finding["verdict"].clone())
+    };
+    for check in ["config", "home", "store", "listen", "multicast", "clock"] {
+        assert_eq!(verdict(check), Some("ok".into()), "{check}: {lines:?}");
+    }
+    assert_eq!(verdict("edge"), Some("warn".into()), "there is none");
+    assert_eq!(lines.last().unwrap()["failed"], 0);
+}
+
+#[test]
+fn doctor_names_a_taken_port_and_a_wrong_configuration() {
+    let place = Place::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let run = place.run(&["doctor", "--no-mdns", "--listen", &address]);
+    run.failed(exit::OTHER, "checks failed");
+    let row = run.stdout.lines().find(|line| line.starts_with("fail  listen"));
+    assert!(row.is_some_and(|row| row.contains("cannot be listened on")), "{run:?}");
+
+    place.file("home/config.toml", "lisen = []\n");
+    let run = place.run(&["doctor"]);
+    run.failed(exit::OTHER, "1 of ");
+    assert!(run.stdout.contains("the nearest known key is listen"), "{run:?}");
+}

@@ -7,6 +7,7 @@ mod cat;
 mod completions;
 mod config;
 
+mod doctor;
 mod gc;
 mod get;
 mod has;
@@ -57,6 +58,7 @@ pub(crate) async fn run(arguments: Arguments, printer: Printer) -> Result<(), Co
         Command::Invite => invite::run(&context).await,
         Command::Join(args) => join::run(&context, &args).await,
         Command::Config(args) => config::run(&context, &args),
+        Command::Doctor(args) => doctor::run(&context, &args).await,
 
         Command::Completions(args) => completions::run(&context, &args),
     }
