@@ -116,6 +116,8 @@ pub(crate) enum Command {
     Config(ConfigArgs),
     /// Check what makes nodes fail first: store, ports, multicast, clock, edge
     Doctor(DoctorArgs),
+    /// Show the main job with three nodes and an edge directory on this machine
+    Demo(DemoArgs),
     /// Print the completions for a shell
     Completions(CompletionsArgs),
 }
@@ -275,6 +277,14 @@ pub(crate) enum ConfigCommand {
 pub(crate) struct DoctorArgs {
     #[command(flatten)]
     pub(crate) node: NodeArgs,
+}
+
+/// Demonstrates.
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// The size of the demo's blobs
+    #[arg(long, default_value = "8MiB", value_name = "SIZE")]
+    pub(crate) size: String,
 }
 
 /// Prints completions.

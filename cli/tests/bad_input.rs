@@ -122,12 +122,15 @@ fn several_files_that_fail_are_each_named_before_one_error() {
 }
 
 #[test]
-fn durations_out_of_range_are_usage_errors() {
+fn durations_and_sizes_out_of_range_are_usage_errors() {
     let place = Place::new();
     for duration in ["0", "-5s", "30", "1w", "99999999999h"] {
         let timeout = format!("--timeout={duration}");
         place.run(&["get", HASH, &timeout]).failed(exit::USAGE, "--timeout: ");
         place.run(&["cat", HASH, &timeout]).failed(exit::USAGE, "--timeout: ");
+    }
+    for size in ["0", "10XB", "2GiB", "20000000TiB"] {
+        place.run(&["demo", "--size", size]).failed(exit::USAGE, "--size: ");
     }
 }
 

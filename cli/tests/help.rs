@@ -5,7 +5,7 @@ mod support;
 use blobmesh_cli::exit;
 use support::Place;
 
-const COMMANDS: [&str; 20] = [
+const COMMANDS: [&str; 21] = [
     "up",
     "add",
     "get",
@@ -25,6 +25,7 @@ const COMMANDS: [&str; 20] = [
     "join",
     "config",
     "doctor",
+    "demo",
     "completions",
 ];
 

@@ -1,4 +1,4 @@
-//! The node in the foreground: how it is found, stopped and kept from harm.
+//! The node in the foreground: how it is found, stopped and kept from harm; and the demo.
 
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -156,4 +156,39 @@ fn node_ends_with_its_stdin_where_that_was_asked_for() {
     place.run(&["status"]).succeeded();
     drop(up.child.stdin.take());
     up.end().succeeded();
+}
+
+#[test]
+fn demo_shows_every_tier_and_leaves_nothing_behind() {
+    let place = Place::new();
+    let temporary = place.directory.path().join("tmp");
+    std::fs::create_dir(&temporary).unwrap();
+    let mut command = place.command(&["demo", "--json", "--size", "1MiB"]);
+    let run = Run::of(command.env("TMPDIR", &temporary).output().unwrap());
+    let lines = run.succeeded().lines();
+    let steps: Vec<&Value> = lines.iter().filter(|line| line["type"] == "step").collect();
+    assert_eq!(steps.len(), 4, "{lines:?}");
+    for (step, tier) in steps.iter().zip(["lan", "local", "edge"]) {
+        assert_eq!((&step["ok"], &step["tier"][tier]), (&true.into(), &(1 << 20).into()));
+    }
+    let refused = "asked 0 of 2 peers: both filters rule it out; exit code 3";
+    assert!(steps[3]["text"].as_str().unwrap().contains(refused), "{}", steps[3]);
+    assert_eq!(support::names_in(&temporary), Vec::<String>::new());
+}
+
+#[test]
+fn interrupted_demo_leaves_nothing_behind() {
+    let place = Place::new();
+    let temporary = place.directory.path().join("tmp");
+    std::fs::create_dir(&temporary).unwrap();
+    let mut command = place.command(&["demo", "--json", "--size", "1MiB"]);
+    command.env("TMPDIR", &temporary).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    stdout.read_line(&mut String::new()).unwrap();
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let run = Run::of(child.wait_with_output().unwrap());
+    // The signal may come when all is shown already; either way nothing stays.
+    assert!(matches!(run.code, Some(0 | 130)), "{run:?}");
+    assert_eq!(support::names_in(&temporary), Vec::<String>::new());
 }

@@ -6,6 +6,7 @@ mod add;
 mod cat;
 mod completions;
 mod config;
+mod demo;
 
 mod doctor;
 mod gc;
@@ -59,6 +60,7 @@ pub(crate) async fn run(arguments: Arguments, printer: Printer) -> Result<(), Co
         Command::Join(args) => join::run(&context, &args).await,
         Command::Config(args) => config::run(&context, &args),
         Command::Doctor(args) => doctor::run(&context, &args).await,
+        Command::Demo(args) => demo::run(&context, &args).await,
 
         Command::Completions(args) => completions::run(&context, &args),
     }

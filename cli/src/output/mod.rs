@@ -14,7 +14,7 @@ use std::io::{self, IsTerminal, Write};
 use serde::Serialize;
 
 pub(crate) use self::progress::Progress;
-pub(crate) use self::receipt::{got_line, receipt_text};
+pub(crate) use self::receipt::{got_line, receipt_text, tiers};
 pub(crate) use self::table::table;
 use crate::args::{ColorWhen, GlobalArgs};
 use crate::error::{CommandError, stdout_error};

@@ -15,7 +15,7 @@ fn tiers_of(receipt: &Receipt) -> String {
 }
 
 /// Returns `1.2 GiB in 12.8s  (local 0, lan 1.1 GiB, edge 96 MiB)`.
-fn tiers(bytes: Option<u64>, took_s: f64, tier: TierBytes) -> String {
+pub(crate) fn tiers(bytes: Option<u64>, took_s: f64, tier: TierBytes) -> String {
     format!(
         "{} in {}  (local {}, lan {}, edge {})",
         bytes.map_or_else(|| "?".to_owned(), size),
