@@ -18,6 +18,11 @@ pub struct Config {
     /// Questions out at once for one hash. More find a holder sooner among lying filters and cost
     /// more messages. Default 8.
     pub asks_parallel_max: usize,
+    /// Questions out at once at one neighbour; more wait for its answers. Default 64.
+    pub asks_per_neighbour_max: usize,
+    /// Fetches from one peer at once; more wait for those to end. Default 16, as many as a peer of the
+    /// same configuration serves.
+    pub fetches_per_peer_max: usize,
     /// How long a peer may take to answer a question. Default 1 s.
     pub ask_timeout: Duration,
     /// How long the edge waits for the LAN before anything is known of the LAN's speed. Default 50 ms.
@@ -29,13 +34,15 @@ pub struct Config {
     /// How long the edge waits while the node still looks for its neighbours. mDNS shows those that
     /// are there within about 50 ms, and a handshake takes 10. Default 300 ms.
     pub hedge_unsettled: Duration,
-    /// How long a chosen source may take to its first verified group before the edge is started
-    /// beside it. Default 500 ms.
+    /// How long a chosen source may take to its first verified group before the next holder and the
+    /// edge are started beside it. Default 500 ms.
     pub first_group_hedge: Duration,
     /// How long a source may give no verified byte before it is dropped. Default 3 s.
     pub stall_timeout: Duration,
     /// Attempts at one source for one hash, where the failures may pass. Default 3.
     pub attempts_max: u32,
+    /// How long a source may be nothing but busy before it is given up for a hash. Default 60 s.
+    pub busy_patience: Duration,
     /// The first delay before an attempt is repeated; doubles, with full jitter, so any delay between
     /// none and this is drawn. Default 100 ms.
     pub backoff_initial: Duration,
@@ -67,7 +74,7 @@ pub struct Config {
     pub filter_ttl: Duration,
     /// Questions after which a filter's measured error is judged. Default 20.
     pub filter_judged_after: u32,
-    /// How long a peer whose filter lied is not asked on the word of its filter. Default 10 min.
+    /// How long a peer whose filter lied is asked last on the word of its filter. Default 10 min.
     pub filter_ignored_for: Duration,
     /// How long a peer that sent wrong bytes is not spoken to. Default 1 h.
     pub ban: Duration,
@@ -100,6 +107,8 @@ impl Default for Config {
             resolutions_max: 1_024,
             wants_per_hash_max: 256,
             asks_parallel_max: 8,
+            asks_per_neighbour_max: 64,
+            fetches_per_peer_max: 16,
             ask_timeout: Duration::from_secs(1),
             hedge_initial: Duration::from_millis(50),
             hedge_min: Duration::from_millis(10),
@@ -108,6 +117,7 @@ impl Default for Config {
             first_group_hedge: Duration::from_millis(500),
             stall_timeout: Duration::from_secs(3),
             attempts_max: 3,
+            busy_patience: Duration::from_secs(60),
             backoff_initial: Duration::from_millis(100),
             backoff_max: Duration::from_secs(10),
             provider_search: true,

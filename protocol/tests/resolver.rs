@@ -10,6 +10,7 @@ use std::time::Duration;
 use blobmesh_protocol::Config;
 use blobmesh_protocol::engine::receipt::{AskedAnswer, Found, Note};
 use blobmesh_protocol::engine::{DropReason, FetchOutcome, Input, LookResult, Source, WantError};
+use blobmesh_protocol::filter::OwnFilter;
 use blobmesh_protocol::id::WantId;
 use blobmesh_protocol::wire::message::{AskResult, Message};
 use support::{MS, Rig, SIZE, hash, peer};
@@ -278,18 +279,36 @@ fn failing_edge_is_tried_again_a_bounded_number_of_times() {
 }
 
 #[test]
-fn busy_source_is_tried_again_when_it_said() {
-    let mut rig = Rig::with(Config { provider_search: false, ..Config::default() });
+fn busy_source_is_tried_again_after_it_said_and_for_as_long_as_patience_lasts() {
+    let config = Config { provider_search: false, ..Config::default() };
+    let mut rig = Rig::with(config.clone());
     let busy = rig.neighbour(1, &[hash(1)]);
     let want = rig.get(hash(1));
     rig.answer(busy, hash(1), HAVE);
-    let fetch = rig.take_fetch(Source::Peer(busy)).expect("fetch");
-    rig.end(fetch, FetchOutcome::Busy { retry_after: 70 * MS });
-    rig.pass(69 * MS);
-    assert_eq!(rig.take_fetch(Source::Peer(busy)), None);
-    rig.pass(MS);
-    let again = rig.take_fetch(Source::Peer(busy)).expect("again");
-    rig.complete(again);
+    let mut attempts = 0;
+    let started = rig.now;
+    while let Some(fetch) = rig.take_fetch(Source::Peer(busy)) {
+        attempts += 1;
+        rig.end(fetch, FetchOutcome::Busy { retry_after: 900 * MS });
+        rig.pass(899 * MS);
+        assert_eq!(rig.take_fetch(Source::Peer(busy)), None, "not before it said");
+        rig.pass(config.backoff_initial + MS);
+    }
+    assert!(attempts > 30, "{attempts} attempts: busy is no failure");
+    assert!(rig.now - started >= config.busy_patience);
+    assert_eq!(rig.take_end(want).expect("ended").0, Err(WantError::Unreachable));
+}
+
+#[test]
+fn neighbour_too_busy_to_answer_is_fetched_from_later() {
+    let mut rig = Rig::with(Config { provider_search: false, ..Config::default() });
+    let busy = rig.neighbour(1, &[hash(1)]);
+    let want = rig.get(hash(1));
+    rig.answer(busy, hash(1), AskResult::Busy { retry_after_ms: 200 });
+    assert!(rig.take_end(want).is_none());
+    rig.pass(400 * MS);
+    let fetch = rig.take_fetch(Source::Peer(busy)).expect("tried later");
+    rig.complete(fetch);
     assert_eq!(rig.take_end(want).expect("ended").0, Ok(()));
 }
 
@@ -476,4 +495,227 @@ fn timers_of_an_ended_get_do_not_reach_the_next_one() {
     assert!(rig.take_end(second).is_none(), "the second question has its own second");
     rig.answer(neighbour, hash(1), HAVE);
     assert!(rig.take_fetch(Source::Peer(neighbour)).is_some());
+}
+
+#[test]
+fn peer_named_twice_is_fetched_from_once_and_not_after_it_is_spent() {
+    let mut rig = Rig::with(Config::default());
+    let named = rig.silent_neighbour(1);
+    rig.get(hash(1));
+    let query = rig.take_search().expect("searched");
+    rig.tell(Input::Providers { query, peers: vec![named] });
+    let fetch = rig.take_fetch(Source::Peer(named)).expect("fetched");
+    rig.answer(named, hash(1), HAVE);
+    rig.end(fetch, FetchOutcome::Absent);
+    assert_eq!(rig.take_fetch(Source::Peer(named)), None, "it said that it has nothing");
+    rig.tell(Input::Disconnected { peer: named });
+    let back = rig.neighbour(1, &[hash(1)]);
+    assert_eq!(rig.take_ask(back, hash(1)), None, "nor after it came back");
+}
+
+#[test]
+fn blob_that_is_added_here_during_a_get_ends_it() {
+    let mut rig = Rig::with(Config::default());
+    let want = rig.get(hash(1));
+    rig.tell(Input::Held { hash: hash(1), advertise: true });
+    let (result, receipt) = rig.take_end(want).expect("ended");
+    assert_eq!((result, receipt.found), (Ok(()), Some(Found::Local)));
+}
+
+#[test]
+fn fetch_that_was_stopped_and_stored_all_the_same_ends_the_get() {
+    let mut rig = Rig::with(Config::default());
+    let (stuck, next) = (rig.neighbour(1, &[hash(1)]), rig.neighbour(2, &[hash(1)]));
+    let want = rig.get(hash(1));
+    rig.answer(stuck, hash(1), HAVE);
+    rig.answer(next, hash(1), HAVE);
+    let stopped = rig.take_fetch(Source::Peer(stuck)).expect("fetch");
+    rig.tell(Input::Progress { fetch: stopped, bytes: 10, size: SIZE });
+    rig.pass(Config::default().stall_timeout);
+    assert!(rig.take_stop(stopped));
+    let running = rig.take_fetch(Source::Peer(next)).expect("the next holder");
+    rig.tell(Input::Stored { fetch: running, hash: hash(1) });
+    assert!(rig.take_end(want).is_none(), "a fetch that runs reports its own end");
+    rig.tell(Input::Stored { fetch: stopped, hash: hash(1) });
+    assert_eq!(rig.take_end(want).expect("ended").0, Ok(()));
+    assert!(rig.take_stop(running));
+}
+
+#[test]
+fn questions_to_one_neighbour_are_bounded_and_the_rest_wait_their_turn() {
+    let config = Config { asks_per_neighbour_max: 3, provider_search: false, ..Config::default() };
+    let mut rig = Rig::with(config);
+    let wants: Vec<WantId> = (0..10).map(|n| rig.get(hash(n))).collect();
+    // Wants that nobody can answer yet would have ended: they wait for the neighbour.
+    assert!(wants.iter().all(|want| rig.take_end(*want).is_some()), "nobody to ask");
+    let only = rig.silent_neighbour(1);
+    let wants: Vec<WantId> = (0..10).map(|n| rig.get(hash(n))).collect();
+    let asked = |rig: &mut Rig| (0..10).filter(|n| rig.take_ask(only, hash(*n)).is_some()).count();
+    assert_eq!(asked(&mut rig), 3);
+    rig.pass(Config::default().ask_timeout);
+    assert_eq!(asked(&mut rig), 3, "as questions end, the next ones go out");
+    rig.pass(10 * Config::default().ask_timeout);
+    assert!(wants.iter().all(|want| rig.take_end(*want).is_some()), "every get ends");
+}
+
+#[test]
+fn fetches_from_one_peer_are_bounded_and_all_get_their_turn() {
+    let config = Config { fetches_per_peer_max: 2, edge: true, ..Config::default() };
+    let mut rig = Rig::with(config);
+    let held: Vec<_> = (0..6).map(hash).collect();
+    let only = rig.neighbour(1, &held);
+    let wants: Vec<WantId> = held.iter().map(|hash| rig.get(*hash)).collect();
+    held.iter().for_each(|hash| rig.answer(only, *hash, HAVE));
+    let mut done = 0;
+    loop {
+        let running: Vec<_> = std::iter::from_fn(|| rig.take_fetch(Source::Peer(only))).collect();
+        assert!(running.len() <= 2, "two at once");
+        rig.pass(100 * MS);
+        assert_eq!(rig.take_fetch(Source::Edge), None, "a queue at a holder is no reason to hedge");
+        let Some(fetch) = running.first() else { break };
+        done += 1;
+        rig.complete(*fetch);
+        running.iter().skip(1).for_each(|fetch| {
+            done += 1;
+            rig.complete(*fetch);
+        });
+    }
+    assert_eq!(done, 6);
+    assert!(wants.iter().all(|want| rig.take_end(*want).is_some_and(|end| end.0.is_ok())));
+}
+
+#[test]
+fn banned_peer_is_used_for_no_other_hash_either() {
+    let mut rig = Rig::with(Config { provider_search: false, ..Config::default() });
+    let liar = rig.neighbour(1, &[hash(1), hash(2), hash(3), hash(4)]);
+    let wants: Vec<WantId> = (1..=4).map(|n| rig.get(hash(n))).collect();
+    (1..=3).for_each(|n| rig.answer(liar, hash(n), HAVE));
+    let fetches: Vec<_> = std::iter::from_fn(|| rig.take_fetch(Source::Peer(liar))).collect();
+    rig.end(fetches[2], failed());
+    rig.end(fetches[0], wrong());
+    assert!(rig.take_stop(fetches[1]), "a running fetch is stopped");
+    rig.answer(liar, hash(4), HAVE);
+    rig.tell(Input::Disconnected { peer: liar });
+    rig.pass(Duration::from_secs(2));
+    assert_eq!(rig.take_fetch(Source::Peer(liar)), None);
+    assert!(wants.iter().all(|want| rig.take_end(*want).is_some_and(|end| end.0.is_err())));
+}
+
+#[test]
+fn banned_peer_is_no_provider() {
+    let mut rig = Rig::with(Config::default());
+    let liar = rig.neighbour(1, &[hash(1)]);
+    rig.get(hash(1));
+    rig.answer(liar, hash(1), HAVE);
+    let fetch = rig.take_fetch(Source::Peer(liar)).expect("fetch");
+    rig.end(fetch, wrong());
+    rig.outputs.clear();
+    rig.get(hash(2));
+    let query = rig.take_search().expect("searched");
+    rig.tell(Input::Providers { query, peers: vec![liar] });
+    assert_eq!(rig.take_fetch(Source::Peer(liar)), None);
+}
+
+#[test]
+fn neighbours_word_goes_before_silent_providers() {
+    let mut rig = Rig::with(Config::default());
+    let neighbour = rig.silent_neighbour(1);
+    rig.get(hash(1));
+    let query = rig.take_search().expect("searched");
+    rig.tell(Input::Providers { query, peers: (10..26).map(peer).collect() });
+    rig.answer(neighbour, hash(1), HAVE);
+    rig.pass(Config::default().first_group_hedge);
+    assert!(rig.take_fetch(Source::Peer(neighbour)).is_some(), "beside the one that is late");
+}
+
+#[test]
+fn providers_are_bounded_over_all_events_of_a_search() {
+    let mut rig = Rig::with(Config::default());
+    rig.get(hash(1));
+    let query = rig.take_search().expect("searched");
+    let mut fetched = 0;
+    for round in 0..10 {
+        let named = (0..16).map(|n| peer(10 + round * 16 + n)).collect();
+        rig.tell(Input::Providers { query, peers: named });
+        let fetches =
+            |rig: &mut Rig| (10..=170).find_map(|n| rig.take_fetch(Source::Peer(peer(n))));
+        while let Some(fetch) = fetches(&mut rig) {
+            fetched += 1;
+            rig.end(fetch, FetchOutcome::Absent);
+        }
+    }
+    assert_eq!(fetched, Config::default().providers_max);
+}
+
+#[test]
+fn neighbour_that_gains_the_blob_after_its_answer_is_asked_once_more() {
+    let mut rig = Rig::with(Config::default());
+    let late = rig.silent_neighbour(1);
+    rig.get(hash(1));
+    rig.answer(late, hash(1), AskResult::Absent);
+    for again in [true, false] {
+        let filter = OwnFilter::build(1, std::iter::once(hash(1).prefix()));
+        rig.say(late, Message::Filter(filter.frame().expect("not too full")));
+        let asked = rig.take_ask(late, hash(1));
+        assert_eq!(asked.is_some(), again);
+        if let Some(id) = asked {
+            rig.say(late, Message::Answer { id, result: AskResult::Absent });
+        }
+    }
+}
+
+#[test]
+fn sign_of_life_keeps_a_fetch_and_is_not_its_first_byte() {
+    let mut rig = Rig::new();
+    let slow = rig.neighbour(1, &[hash(1)]);
+    rig.get(hash(1));
+    rig.answer(slow, hash(1), HAVE);
+    let fetch = rig.take_fetch(Source::Peer(slow)).expect("fetch");
+    for _ in 0..4 {
+        rig.pass(Config::default().stall_timeout - MS);
+        rig.tell(Input::Progress { fetch, bytes: 0, size: SIZE });
+    }
+    assert!(!rig.take_stop(fetch));
+    assert!(rig.take_fetch(Source::Edge).is_some(), "the edge was started beside it");
+}
+
+#[test]
+fn edge_that_was_let_go_comes_back_when_the_lan_fails() {
+    let mut rig = Rig::with(Config { edge: true, provider_search: false, ..Config::default() });
+    let fickle = rig.neighbour(1, &[hash(1)]);
+    let want = rig.get(hash(1));
+    rig.pass(60 * MS);
+    let edge = rig.take_fetch(Source::Edge).expect("hedged");
+    rig.answer(fickle, hash(1), HAVE);
+    let lan = rig.take_fetch(Source::Peer(fickle)).expect("fetch");
+    rig.tell(Input::Progress { fetch: lan, bytes: 10, size: SIZE });
+    assert!(rig.take_stop(edge));
+    rig.end(lan, FetchOutcome::Absent);
+    let again = rig.take_fetch(Source::Edge).expect("again");
+    rig.complete(again);
+    assert_eq!(rig.take_end(want).expect("ended").0, Ok(()));
+}
+
+#[test]
+fn search_that_found_nobody_is_repeated_once_the_node_has_settled() {
+    let mut rig = Rig::unsettled(Config::default());
+    let want = rig.get(hash(1));
+    let first = rig.take_search().expect("searched");
+    rig.tell(Input::ProvidersEnded { query: first });
+    assert!(rig.take_end(want).is_none());
+    rig.tell(Input::Settled);
+    let second = rig.take_search().expect("searched again, now with peers");
+    rig.tell(Input::Providers { query: second, peers: vec![peer(5)] });
+    assert!(rig.take_fetch(Source::Peer(peer(5))).is_some());
+}
+
+#[test]
+fn node_that_still_looks_for_neighbours_gives_the_lan_more_time_before_the_edge() {
+    let config = Config { edge: true, provider_search: false, ..Config::default() };
+    let mut rig = Rig::unsettled(config.clone());
+    rig.get(hash(1));
+    rig.pass(config.hedge_unsettled - MS);
+    assert_eq!(rig.take_fetch(Source::Edge), None);
+    rig.pass(MS);
+    assert!(rig.take_fetch(Source::Edge).is_some());
 }

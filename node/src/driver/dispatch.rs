@@ -204,8 +204,8 @@ impl Report for Reporter {
     }
 
     fn stored(&self) {
-        let held = Input::Held { hash: self.hash, advertise: false };
-        self.events.blocking_send(Event::Input(held)).ok();
+        let stored = Input::Stored { fetch: self.fetch, hash: self.hash };
+        self.events.blocking_send(Event::Input(stored)).ok();
     }
 }
 

@@ -37,6 +37,13 @@ pub enum Input {
         /// Whether it was added or pinned here, so that the DHT should know.
         advertise: bool,
     },
+    /// A fetch stored a blob, also one that was stopped meanwhile.
+    Stored {
+        /// The fetch.
+        fetch: FetchId,
+        /// The blob.
+        hash: Hash,
+    },
     /// A blob left the store.
     Gone {
         /// The blob.
@@ -78,7 +85,7 @@ pub enum Input {
     Progress {
         /// The fetch.
         fetch: FetchId,
-        /// How many bytes came since the last time.
+        /// How many bytes came since the last time; none is a sign of life and nothing more.
         bytes: u64,
         /// The blob's length, proven.
         size: u64,

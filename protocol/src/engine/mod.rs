@@ -91,10 +91,12 @@ impl Engine {
         match input {
             Input::Get { want, hash, timeout } => self.handle_get(want, hash, timeout),
             Input::Cancel { want } => {
-                self.resolver.leave(want, WantError::Cancelled, &mut self.shell);
+                let (peers, shell) = (&mut self.peers, &mut self.shell);
+                self.resolver.leave(want, WantError::Cancelled, peers, shell);
             }
             Input::Looked { look, result } => self.handle_looked(look, result),
             Input::Held { hash, advertise } => self.handle_held(hash, advertise),
+            Input::Stored { fetch, hash } => self.handle_stored(fetch, hash),
             Input::Gone { hash } => self.handle_gone(hash),
             Input::Settled => self.resolver.settle(&mut self.peers, &mut self.shell),
             Input::Connected { peer } => self.handle_connected(peer),
@@ -173,8 +175,18 @@ impl Engine {
 
     fn handle_held(&mut self, hash: Hash, advertise: bool) {
         self.gossip.hold(&hash, &self.peers.ids(), &mut self.shell);
+        self.resolver.held(hash, &mut self.peers, &mut self.shell);
         if advertise {
             self.adverts.add(hash, &mut self.shell);
+        }
+    }
+
+    /// Takes in that a fetch stored a blob. One that runs reports its end next; one that was stopped
+    /// meanwhile does not, and its blob is as good as any other.
+    fn handle_stored(&mut self, fetch: FetchId, hash: Hash) {
+        self.gossip.hold(&hash, &self.peers.ids(), &mut self.shell);
+        if self.resolver.hash_of(fetch).is_none() {
+            self.resolver.held(hash, &mut self.peers, &mut self.shell);
         }
     }
 
@@ -244,6 +256,8 @@ impl Engine {
             Message::FilterRequest => {
                 let interval = self.shell.config.filter_interval;
                 if neighbour.may_ask_for_filter(self.shell.now, interval) {
+                    // First what all are owed, so that the next delta continues what it is told now.
+                    self.gossip.flush(&self.peers.ids(), &mut self.shell);
                     self.gossip.send_whole(peer, &mut self.shell);
                 }
             }
@@ -317,7 +331,9 @@ impl Engine {
                 Timer::Search { hash, query } => {
                     resolver.search_timed_out(hash, query, peers, shell);
                 }
-                Timer::Deadline { want } => resolver.leave(want, WantError::TimedOut, shell),
+                Timer::Deadline { want } => {
+                    resolver.leave(want, WantError::TimedOut, peers, shell);
+                }
                 Timer::Greeting { peer } => {
                     if peers.get_mut(peer).is_some_and(|neighbour| !neighbour.greeted) {
                         shell.emit(Output::Drop { peer, reason: DropReason::Malformed });

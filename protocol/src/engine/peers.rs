@@ -29,7 +29,9 @@ pub(crate) enum Opinion {
     Likely,
     /// There is no evidence.
     Unknown,
-    /// A fresh filter says no, or a filter that says maybe has lied too often.
+    /// A fresh filter says maybe, and has lied too often.
+    Doubtful,
+    /// A fresh filter says no.
     RuledOut,
 }
 
@@ -113,7 +115,7 @@ impl Peers {
         for (peer, neighbour) in &self.neighbours {
             match neighbour.opinion(hash, now, config) {
                 Opinion::RuledOut => skipped.push(*peer),
-                opinion @ (Opinion::Likely | Opinion::Unknown) => {
+                opinion @ (Opinion::Likely | Opinion::Unknown | Opinion::Doubtful) => {
                     asked.push((opinion, neighbour.rtt.unwrap_or(Duration::MAX), *peer));
                 }
             }
@@ -233,7 +235,11 @@ impl Neighbour {
         let fresh = self.filter.as_ref().filter(|known| now - known.heard <= config.filter_ttl);
         let Some(known) = fresh else { return Opinion::Unknown };
         let ignored = self.ignored_until.is_some_and(|until| until > now);
-        if ignored || !known.filter.may_hold(hash) { Opinion::RuledOut } else { Opinion::Likely }
+        match (known.filter.may_hold(hash), ignored) {
+            (false, _) => Opinion::RuledOut,
+            (true, false) => Opinion::Likely,
+            (true, true) => Opinion::Doubtful,
+        }
     }
 
     /// Judges a filter by its measured error: one answer in five wasted is more than ten times what

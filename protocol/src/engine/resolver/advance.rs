@@ -3,13 +3,16 @@
 //! It is run after anything happened, looks at the state alone, and may be run again at no cost.
 
 use super::Resolver;
-use super::resolution::{EdgeState, Search};
+use super::resolution::{EdgeState, Holder, Search};
 use crate::blob::Hash;
-use crate::engine::peers::Peers;
+use crate::engine::peers::{Opinion, Peers};
 use crate::engine::receipt::{Found, Note};
 use crate::engine::resolver::resolution::Stage;
 use crate::engine::{Output, Shell, Source, Timer};
 use crate::wire::message::Message;
+
+/// How many sources of one hash are fetched from at once, when those before gave no byte in time.
+const FETCHES_AT_ONCE_MAX: usize = 4;
 
 impl Resolver {
     pub(super) fn advance(&mut self, hash: Hash, peers: &mut Peers, shell: &mut Shell) {
@@ -21,17 +24,23 @@ impl Resolver {
         self.ask_candidates(hash, peers, shell);
         self.search_if_uncertain(hash, shell);
         self.start_edge_if_due(hash, shell);
-        self.give_up_if_over(hash, shell);
+        self.give_up_if_over(hash, peers, shell);
     }
 
-    /// Fetches from the first holder, one peer at a time.
+    /// Fetches from the first holder with room, one peer at a time unless those before are late; waits
+    /// for room where there is none.
     fn fetch_from_holder(&mut self, hash: Hash, shell: &mut Shell) {
         let Some(running) = self.resolutions.get_mut(&hash) else { return };
-        if running.fetches_from_peers() {
+        if running.is_served() || running.fetches.len() >= FETCHES_AT_ONCE_MAX {
             return;
         }
-        if let Some(holder) = running.holders.pop_front() {
+        let max = shell.config.fetches_per_peer_max;
+        let has_room = |holder: &Holder| self.fetching.has_room(holder.peer, max);
+        let place = running.holders.iter().position(has_room);
+        if let Some(holder) = place.and_then(|place| running.holders.remove(place)) {
             self.start_fetch(hash, Source::Peer(holder.peer), holder.found, shell);
+        } else if let Some(holder) = running.holders.front() {
+            self.fetching.wait(holder.peer, hash);
         }
     }
 
@@ -41,9 +50,20 @@ impl Resolver {
         if running.fetches_from_peers() || !running.holders.is_empty() {
             return;
         }
+        let max = shell.config.asks_per_neighbour_max;
         while running.asks.len() < shell.config.asks_parallel_max {
-            let Some((peer, opinion)) = running.candidates.pop_front() else { break };
+            let Some((peer, opinion)) = running.candidates.front().copied() else { break };
+            // A filter that lied is asked only when nobody better is left to answer.
+            if opinion == Opinion::Doubtful && !running.asks.is_empty() {
+                break;
+            }
+            if !self.asking.has_room(peer, max) {
+                self.asking.wait(peer, hash);
+                break;
+            }
+            running.candidates.pop_front();
             let Some(neighbour) = peers.get_mut(peer) else { continue };
+            self.asking.begin(peer);
             let id = neighbour.ask(hash);
             running.ask_sent(peer, opinion, shell.now);
             shell.stats.asks_sent += 1;
@@ -72,7 +92,9 @@ impl Resolver {
     /// Starts the edge when the LAN and the DHT have nothing left, or have had their time.
     fn start_edge_if_due(&mut self, hash: Hash, shell: &mut Shell) {
         let Some(running) = self.resolutions.get_mut(&hash) else { return };
-        if running.edge != EdgeState::Ready || running.fetches_from_peers() {
+        // A holder without room is as good as one that serves: the edge would not be sooner.
+        let served = running.fetches_from_peers() || !running.holders.is_empty();
+        if running.edge != EdgeState::Ready || served {
             return;
         }
         let nothing_left = running.lan_is_over() && running.search == Search::Ended;
@@ -81,7 +103,7 @@ impl Resolver {
         if !over && !running.hedged {
             return;
         }
-        if !nothing_left && !running.attempts.contains_key(&Source::Edge) {
+        if !nothing_left && !running.sources.was_tried(Source::Edge) {
             let after = running.waited(shell.now);
             running.note(Note::HedgeFired { after });
             shell.stats.hedges += 1;
@@ -100,6 +122,9 @@ impl Resolver {
         let Some(running) = self.resolutions.get_mut(&hash) else { return };
         let fetch = shell.next_fetch();
         running.fetch_started(fetch, source, found, shell.now);
+        if let Source::Peer(peer) = source {
+            self.fetching.begin(peer);
+        }
         self.fetches.insert(fetch, hash);
         let stall = shell.config.stall_timeout;
         running.timers.push(shell.start_timer(stall, Timer::Stall { hash, fetch }));
@@ -110,7 +135,7 @@ impl Resolver {
         shell.emit(Output::Fetch { fetch, hash, source });
     }
 
-    fn give_up_if_over(&mut self, hash: Hash, shell: &mut Shell) {
+    fn give_up_if_over(&mut self, hash: Hash, peers: &mut Peers, shell: &mut Shell) {
         let Some(running) = self.resolutions.get(&hash) else { return };
         let over = self.settled
             && running.lan_is_over()
@@ -120,7 +145,7 @@ impl Resolver {
             && running.edge == EdgeState::Spent;
         if over {
             let failure = running.failure();
-            self.finish(hash, Err(failure), shell);
+            self.finish(hash, Err(failure), peers, shell);
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use super::sources::Sources;
 use crate::blob::Hash;
 use crate::engine::peers::Opinion;
 use crate::engine::receipt::{Asked, AskedAnswer, Fetched, Found, Note, Phases, Receipt, Searched};
@@ -18,12 +19,13 @@ pub(crate) struct Resolution {
     pub(crate) candidates: VecDeque<(PeerId, Opinion)>,
     /// Questions out, by neighbour.
     pub(crate) asks: BTreeMap<PeerId, PendingAsk>,
-    /// Everybody who was ever a candidate, so that nobody is asked twice.
+    /// Everybody who was ever a candidate, so that nobody is asked twice for the same reason.
     pub(crate) considered: BTreeSet<PeerId>,
+    /// Those who were asked once more because their filter changed.
+    reconsidered: BTreeSet<PeerId>,
     /// Peers that hold the blob, as far as is known, and are not being fetched from.
     pub(crate) holders: VecDeque<Holder>,
-    /// Attempts that failed, by source.
-    pub(crate) attempts: BTreeMap<Source, u32>,
+    pub(crate) sources: Sources,
     /// Sources that wait for their next attempt.
     pub(crate) retries: BTreeMap<Source, Found>,
     pub(crate) fetches: BTreeMap<FetchId, Running>,
@@ -73,6 +75,8 @@ pub(crate) struct Running {
     pub(crate) found: Found,
     pub(crate) heard: Time,
     pub(crate) bytes: u64,
+    /// Whether it took too long to its first byte, so that another may be started beside it.
+    pub(crate) late: bool,
     started: Time,
     row: usize,
 }
@@ -123,8 +127,9 @@ impl Resolution {
             candidates: VecDeque::new(),
             asks: BTreeMap::new(),
             considered: BTreeSet::new(),
+            reconsidered: BTreeSet::new(),
             holders: VecDeque::new(),
-            attempts: BTreeMap::new(),
+            sources: Sources::default(),
             retries: BTreeMap::new(),
             fetches: BTreeMap::new(),
             search: Search::Idle,
@@ -146,13 +151,42 @@ impl Resolution {
         self.clock.local_done = Some(now);
     }
 
-    /// Makes a neighbour a candidate, unless it was one before.
+    /// Makes a neighbour a candidate, unless it was one before. One that was asked is asked once more
+    /// when its filter says that it may have got the blob since.
     pub(crate) fn consider(&mut self, peer: PeerId, opinion: Opinion) -> bool {
-        let new = self.considered.insert(peer);
-        if new {
-            self.candidates.push_back((peer, opinion));
+        if !self.may_hold(peer) {
+            return false;
         }
-        new
+        let pending = self.asks.contains_key(&peer)
+            || self.candidates.iter().any(|(candidate, _)| *candidate == peer);
+        let first = self.considered.insert(peer);
+        let likely = opinion == Opinion::Likely;
+        let again = !first && likely && !pending && self.reconsidered.insert(peer);
+        if first || again {
+            let place = self.candidates.partition_point(|(_, other)| *other <= opinion);
+            self.candidates.insert(place, (peer, opinion));
+        }
+        first || again
+    }
+
+    /// Returns whether a peer could still become a holder: it is none yet, and not spent.
+    pub(crate) fn may_hold(&self, peer: PeerId) -> bool {
+        let source = Source::Peer(peer);
+        !self.sources.is_spent(source)
+            && !self.retries.contains_key(&source)
+            && !self.holders.iter().any(|holder| holder.peer == peer)
+            && !self.fetches.values().any(|running| running.source == source)
+    }
+
+    /// Adds a holder that could still become one; a neighbour's word goes before a provide record.
+    pub(crate) fn add_holder(&mut self, holder: Holder) {
+        if !self.may_hold(holder.peer) {
+            return;
+        }
+        match holder.found {
+            Found::Lan => self.holders.push_front(holder),
+            Found::Local | Found::Dht | Found::Edge => self.holders.push_back(holder),
+        }
     }
 
     pub(crate) fn ask_sent(&mut self, peer: PeerId, opinion: Opinion, now: Time) {
@@ -187,14 +221,20 @@ impl Resolution {
         let row = self.receipt.fetches.len();
         let fetched = Fetched { source, bytes: 0, outcome: String::new(), took: Duration::ZERO };
         self.receipt.fetches.push(fetched);
-        let running = Running { source, found, heard: now, bytes: 0, started: now, row };
+        let running =
+            Running { source, found, heard: now, bytes: 0, late: false, started: now, row };
         self.fetches.insert(fetch, running);
     }
 
     pub(crate) fn progressed(&mut self, fetch: FetchId, bytes: u64, now: Time) -> Option<Running> {
         let running = self.fetches.get_mut(&fetch)?;
         running.heard = now;
+        if bytes == 0 {
+            // A sign of life, such as a piece of a long group list.
+            return Some(*running);
+        }
         running.bytes += bytes;
+        self.sources.gave(running.source);
         if let Some(row) = self.receipt.fetches.get_mut(running.row) {
             row.bytes = running.bytes;
         }
@@ -221,6 +261,11 @@ impl Resolution {
         Some(running)
     }
 
+    /// Returns the fetches under way, and where each takes its bytes from.
+    pub(crate) fn sources_of_fetches(&self) -> Vec<(FetchId, Source)> {
+        self.fetches.iter().map(|(fetch, running)| (*fetch, running.source)).collect()
+    }
+
     pub(crate) fn searched(&mut self, providers: usize, since: Time, ended: bool, now: Time) {
         let before = self.receipt.search.map_or(0, |search| search.providers);
         let providers = providers + before;
@@ -234,6 +279,12 @@ impl Resolution {
 
     pub(crate) fn fetches_from_peers(&self) -> bool {
         self.fetches.values().any(|running| matches!(running.source, Source::Peer(_)))
+    }
+
+    /// Returns whether a peer is being fetched from that is not late.
+    pub(crate) fn is_served(&self) -> bool {
+        let of_peer = |running: &&Running| matches!(running.source, Source::Peer(_));
+        self.fetches.values().filter(of_peer).any(|running| !running.late)
     }
 
     pub(crate) fn has_bytes(&self) -> bool {

@@ -1,0 +1,255 @@
+//! What comes of fetches: progress, ends, silence, and another attempt.
+
+use std::time::Duration;
+
+use super::Resolver;
+use super::resolution::{EdgeState, Holder, Resolution};
+use crate::blob::Hash;
+use crate::engine::peers::Peers;
+use crate::engine::receipt::{Found, Note};
+use crate::engine::{DropReason, FetchOutcome, Output, Shell, Source, Timer, WantError};
+use crate::id::{FetchId, PeerId};
+
+impl Resolver {
+    pub(crate) fn progressed(&mut self, fetch: FetchId, bytes: u64, size: u64, shell: &mut Shell) {
+        let Some(hash) = self.fetches.get(&fetch) else { return };
+        let Some(running) = self.resolutions.get_mut(hash) else { return };
+        running.receipt.size = Some(size);
+        let Some(progressed) = running.progressed(fetch, bytes, shell.now) else { return };
+        // The LAN is the cheaper tier: once it gives bytes, an edge that gave none is let go.
+        if progressed.source != Source::Edge && progressed.bytes > 0 {
+            let idle = running
+                .fetches
+                .iter()
+                .find(|(_, other)| other.source == Source::Edge && other.bytes == 0);
+            if let Some((edge, _)) = idle.map(|(id, other)| (*id, *other)) {
+                running.fetch_ended(edge, "let go, the LAN was faster", shell.now);
+                running.edge = EdgeState::Ready;
+                self.fetches.remove(&edge);
+                shell.emit(Output::StopFetch { fetch: edge });
+            }
+        }
+    }
+
+    pub(crate) fn fetch_ended(
+        &mut self,
+        fetch: FetchId,
+        outcome: FetchOutcome,
+        peers: &mut Peers,
+        shell: &mut Shell,
+    ) {
+        let Some(hash) = self.fetches.remove(&fetch) else { return };
+        let Some(running) = self.resolutions.get_mut(&hash) else { return };
+        let Some(ended) = running.fetch_ended(fetch, outcome_text(&outcome), shell.now) else {
+            return;
+        };
+        let source = ended.source;
+        match outcome {
+            FetchOutcome::Complete { size } => {
+                running.receipt.size = Some(size);
+                running.receipt.found = Some(ended.found);
+                self.finish(hash, Ok(()), peers, shell);
+            }
+            FetchOutcome::StoreFailed { .. } => {
+                self.finish(hash, Err(WantError::StoreFailed), peers, shell);
+            }
+            FetchOutcome::Absent => running.spend(source),
+            FetchOutcome::Misbehaved { .. } => {
+                running.troubles.unreachable = true;
+                running.spend(source);
+            }
+            FetchOutcome::Refused { .. } => {
+                running.troubles.refused = true;
+                running.spend(source);
+            }
+            FetchOutcome::WrongBytes { .. } => {
+                running.troubles.wrong_bytes = true;
+                running.spend(source);
+                self.punish(source, hash, peers, shell);
+            }
+            FetchOutcome::Busy { retry_after } => {
+                self.retry_busy(hash, source, ended.found, retry_after, shell);
+            }
+            FetchOutcome::Failed { .. } => self.retry_failed(hash, source, ended.found, shell),
+        }
+        self.advance(hash, peers, shell);
+        self.fetch_freed(source, peers, shell);
+    }
+
+    /// Takes in that a fetch may have been silent for too long.
+    pub(crate) fn check_stall(
+        &mut self,
+        hash: Hash,
+        fetch: FetchId,
+        peers: &mut Peers,
+        shell: &mut Shell,
+    ) {
+        let Some(running) = self.resolutions.get_mut(&hash) else { return };
+        let Some(silent) = running.fetches.get(&fetch).copied() else { return };
+        let silence = shell.now - silent.heard;
+        if silence < shell.config.stall_timeout {
+            let rest = shell.config.stall_timeout - silence;
+            running.timers.push(shell.start_timer(rest, Timer::Stall { hash, fetch }));
+            return;
+        }
+        running.fetch_ended(fetch, "stalled", shell.now);
+        running.note(Note::Stalled { source: silent.source });
+        self.fetches.remove(&fetch);
+        shell.stats.stalls += 1;
+        shell.emit(Output::StopFetch { fetch });
+        self.retry_failed(hash, silent.source, silent.found, shell);
+        self.advance(hash, peers, shell);
+        self.fetch_freed(silent.source, peers, shell);
+    }
+
+    /// Takes in that a source had its time to a first byte: if it gave none, the next holder and the
+    /// edge are started beside it.
+    pub(crate) fn check_first_group(
+        &mut self,
+        hash: Hash,
+        fetch: FetchId,
+        peers: &mut Peers,
+        shell: &mut Shell,
+    ) {
+        let Some(running) = self.resolutions.get_mut(&hash) else { return };
+        let Some(late) = running.fetches.get_mut(&fetch).filter(|fetch| fetch.bytes == 0) else {
+            return;
+        };
+        late.late = true;
+        running.note(Note::FirstGroupLate);
+        if running.edge == EdgeState::Ready && shell.config.edge {
+            shell.stats.hedges += 1;
+            self.start_edge(hash, shell);
+        }
+        self.advance(hash, peers, shell);
+    }
+
+    pub(crate) fn hedge(&mut self, hash: Hash, peers: &mut Peers, shell: &mut Shell) {
+        if let Some(running) = self.resolutions.get_mut(&hash) {
+            running.hedged = true;
+            self.advance(hash, peers, shell);
+        }
+    }
+
+    pub(crate) fn retry_due(
+        &mut self,
+        hash: Hash,
+        source: Source,
+        peers: &mut Peers,
+        shell: &mut Shell,
+    ) {
+        let Some(running) = self.resolutions.get_mut(&hash) else { return };
+        let Some(found) = running.retries.remove(&source) else { return };
+        match source {
+            Source::Peer(peer) if peers.is_banned(peer, shell.now) => running.spend(source),
+            Source::Peer(peer) => running.add_holder(Holder { peer, found }),
+            Source::Edge => running.edge = EdgeState::Ready,
+        }
+        self.advance(hash, peers, shell);
+    }
+
+    /// Plans another attempt at a source that failed, as long as attempts are left.
+    fn retry_failed(&mut self, hash: Hash, source: Source, found: Found, shell: &mut Shell) {
+        let Some(running) = self.resolutions.get_mut(&hash) else { return };
+        let failures = running.sources.fail(source);
+        if failures >= shell.config.attempts_max {
+            running.troubles.unreachable = true;
+            return running.spend(source);
+        }
+        let after = shell.backoff(failures);
+        self.retry(hash, source, found, after, shell);
+    }
+
+    /// Plans another attempt at a source that is busy, as long as patience lasts: not before it said,
+    /// and not together with the others that it told the same.
+    pub(super) fn retry_busy(
+        &mut self,
+        hash: Hash,
+        source: Source,
+        found: Found,
+        retry_after: Duration,
+        shell: &mut Shell,
+    ) {
+        let Some(running) = self.resolutions.get_mut(&hash) else { return };
+        if running.sources.busy(source, shell.now) >= shell.config.busy_patience {
+            running.troubles.unreachable = true;
+            return running.spend(source);
+        }
+        let after = retry_after.min(shell.config.backoff_max) + shell.backoff(1);
+        self.retry(hash, source, found, after, shell);
+    }
+
+    fn retry(
+        &mut self,
+        hash: Hash,
+        source: Source,
+        found: Found,
+        after: Duration,
+        shell: &mut Shell,
+    ) {
+        let Some(running) = self.resolutions.get_mut(&hash) else { return };
+        running.retries.insert(source, found);
+        if source == Source::Edge {
+            running.edge = EdgeState::Busy;
+        }
+        running.note(Note::Retry { source, after });
+        running.timers.push(shell.start_timer(after, Timer::Retry { hash, source }));
+    }
+
+    /// Bans a peer that sent wrong bytes, for every hash. The edge is not banned: it has many blobs.
+    fn punish(&mut self, source: Source, hash: Hash, peers: &mut Peers, shell: &mut Shell) {
+        let Source::Peer(peer) = source else { return };
+        peers.ban(peer, shell.now + shell.config.ban, shell.config.bans_max);
+        shell.stats.bans += 1;
+        shell.emit(Output::Drop { peer, reason: DropReason::WrongBytes });
+        if let Some(running) = self.resolutions.get_mut(&hash) {
+            running.note(Note::Banned { peer });
+        }
+        for other in self.hashes() {
+            self.shun(other, peer, shell);
+            if other != hash {
+                self.advance(other, peers, shell);
+            }
+        }
+    }
+
+    /// Has a hash do without a banned peer, whatever was expected of it.
+    fn shun(&mut self, hash: Hash, peer: PeerId, shell: &mut Shell) {
+        let Some(running) = self.resolutions.get_mut(&hash) else { return };
+        let source = Source::Peer(peer);
+        running.holders.retain(|holder| holder.peer != peer);
+        running.candidates.retain(|(candidate, _)| *candidate != peer);
+        running.retries.remove(&source);
+        running.spend(source);
+        for (fetch, of) in running.sources_of_fetches() {
+            if of == source {
+                running.fetch_ended(fetch, "banned", shell.now);
+                self.fetches.remove(&fetch);
+                self.fetching.end(peer);
+                shell.emit(Output::StopFetch { fetch });
+            }
+        }
+    }
+}
+
+impl Resolution {
+    fn spend(&mut self, source: Source) {
+        self.sources.spend(source);
+        if source == Source::Edge {
+            self.edge = EdgeState::Spent;
+        }
+    }
+}
+
+fn outcome_text(outcome: &FetchOutcome) -> &str {
+    match outcome {
+        FetchOutcome::Complete { .. } => "complete",
+        FetchOutcome::Absent => "absent",
+        FetchOutcome::Busy { .. } => "busy",
+        FetchOutcome::Failed { detail }
+        | FetchOutcome::WrongBytes { detail }
+        | FetchOutcome::Misbehaved { detail }
+        | FetchOutcome::Refused { detail }
+        | FetchOutcome::StoreFailed { detail } => detail,
+    }
+}
