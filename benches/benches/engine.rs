@@ -4,6 +4,8 @@
 //! neighbours whose filters must be looked through. `add_and_gossip` is a blob that comes in and is
 //! told to 64 neighbours.
 
+#![allow(clippy::wildcard_enum_match_arm, reason = "the outputs a get does not wait for")]
+
 use std::hint::black_box;
 use std::time::Duration;
 
