@@ -203,6 +203,11 @@ impl Report for Reporter {
         self.events.blocking_send(Event::Input(progress)).ok();
     }
 
+    fn arrived(&self, _bytes: u64, size: u64) {
+        let alive = Input::Progress { fetch: self.fetch, bytes: 0, size };
+        self.events.try_send(Event::Input(alive)).ok();
+    }
+
     fn stored(&self) {
         let stored = Input::Stored { fetch: self.fetch, hash: self.hash };
         self.events.blocking_send(Event::Input(stored)).ok();

@@ -13,11 +13,11 @@ use blobmesh_protocol::compress::Codec;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
 
-use super::sink::{GroupSink, RawGroup};
+use super::sink::{self, GroupSink, RawGroup, Start};
 use super::{BATCHES_MAX, FetchError, Report};
 use crate::compute;
 use crate::edge::{Edge, EdgeBody};
-use crate::store::{Partial, Quarantine, Store};
+use crate::store::{Quarantine, Store};
 
 /// A blob up to this size is taken in one request and verified as a whole: a list would cost two
 /// requests more than it could save.
@@ -36,10 +36,10 @@ pub(crate) async fn fetch(
     report: Arc<impl Report>,
 ) -> Result<u64, FetchError> {
     let fetch = Fetch { edge, hash, store, blob_bytes_max, report };
-    let partial = compute::store(store, move |store| store.find_partial(&hash)).await?;
-    match partial {
-        Some(partial) => fetch.rest(partial).await,
-        None => fetch.fresh().await,
+    match sink::start(store, hash, &fetch.report).await? {
+        Start::Whole { size } => Ok(size),
+        Start::Part { sink, size, missing } => fetch.rest(sink, size, missing).await,
+        Start::Nothing => fetch.fresh().await,
     }
 }
 
@@ -62,19 +62,21 @@ impl<P: Report> Fetch<'_, P> {
         if size > WHOLE_BYTES_MAX
             && let Some((list, last)) = self.list(size).await?
         {
-            let partial = compute::store(self.store, move |store| store.partial(list)).await?;
-            return self.verified(partial, last, body).await;
+            let sink = GroupSink::begin(self.store, list, &self.report).await?;
+            return self.verified(sink, last, body).await;
         }
         self.quarantined(body).await
     }
 
     /// Fetches the missing groups of a blob whose list is proven, one request a run.
-    async fn rest(&self, partial: Partial) -> Result<u64, FetchError> {
-        let size = partial.list().size();
-        let missing = partial.held().missing();
-        let mut sink = GroupSink::new(partial, Arc::clone(&self.report));
+    async fn rest(
+        &self,
+        mut sink: GroupSink,
+        size: u64,
+        missing: Vec<Range<u64>>,
+    ) -> Result<u64, FetchError> {
         let received = self.runs(missing, size, &mut sink).await;
-        sink.finish(received, &self.report).await?;
+        sink.finish(received).await?;
         Ok(size)
     }
 
@@ -86,7 +88,7 @@ impl<P: Report> Fetch<'_, P> {
     ) -> Result<(), FetchError> {
         for run in missing {
             let bytes = group_offset(run.start)..group_offset(run.end).min(size);
-            let body = self.edge.read(&self.hash, Some(bytes)).await?;
+            let body = sink.attend(self.edge.read(&self.hash, Some(bytes))).await??;
             self.groups(body, run, size, sink).await?;
         }
         Ok(())
@@ -107,16 +109,15 @@ impl<P: Report> Fetch<'_, P> {
     /// partial blob could not be taken up again.
     async fn verified(
         &self,
-        partial: Partial,
+        mut sink: GroupSink,
         last: Bytes,
         body: EdgeBody,
     ) -> Result<u64, FetchError> {
         let size = body.size;
-        let mut sink = GroupSink::new(partial, Arc::clone(&self.report));
         let index = group_count(size) - 1;
         sink.push(RawGroup { index, codec: Codec::Raw, payload: last }).await?;
         let received = self.groups(body, 0..group_count(size), size, &mut sink).await;
-        sink.finish(received, &self.report).await?;
+        sink.finish(received).await?;
         Ok(size)
     }
 
@@ -134,7 +135,7 @@ impl<P: Report> Fetch<'_, P> {
         while index < run.end {
             let len = group_len(size, index);
             while held.len() < len {
-                let chunk = body.chunk().await?.ok_or(FetchError::Short)?;
+                let chunk = sink.attend(body.chunk()).await??.ok_or(FetchError::Short)?;
                 held.extend_from_slice(&chunk);
             }
             let payload = held.split_to(len).freeze();

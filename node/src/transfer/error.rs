@@ -90,6 +90,8 @@ impl FetchError {
             Self::Store(StoreError::BadGroup { .. } | StoreError::WrongHash { .. }) => {
                 FetchOutcome::WrongBytes { detail }
             }
+            // Rot in what an earlier fetch left; the groups are missing now, and can be fetched again.
+            Self::Store(StoreError::Incomplete { .. }) => FetchOutcome::Failed { detail },
             Self::Store(_) | Self::Worker => FetchOutcome::StoreFailed { detail },
             Self::TooLarge { .. } | Self::Refused => FetchOutcome::Refused { detail },
             Self::Stream(StreamError::Frame(_))

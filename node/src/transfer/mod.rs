@@ -26,12 +26,16 @@ const BATCH_BYTES: usize = 1 << 20;
 /// How many batches wait between the two.
 const BATCHES_MAX: usize = 2;
 
-/// Is told how a fetch goes, on threads that may block.
+/// Is told how a fetch goes, but for [`arrived`](Self::arrived) on threads that may block.
 ///
 /// These threads outlive a fetch that is dropped: what they had begun to store is stored and reported.
 pub(crate) trait Report: Send + Sync + 'static {
     /// Says that `bytes` more verified bytes of a blob of `size` bytes were stored.
     fn progress(&self, bytes: u64, size: u64);
+    /// Says that the source is alive: `bytes` more came of a blob that it claims to have `size` bytes,
+    /// and are not verified yet. None are counted for a part of its list. Never waits, so it may be
+    /// called on any thread, and is lost when too much is being told already.
+    fn arrived(&self, bytes: u64, size: u64);
     /// Says that the blob is whole and in the store.
     fn stored(&self);
 }

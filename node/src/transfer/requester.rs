@@ -15,10 +15,10 @@ use blobmesh_protocol::wire::message::{
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::sink::{GroupSink, RawGroup};
+use super::sink::{self, GroupSink, RawGroup, Start};
 use super::{FetchError, FrameIo, Report};
 use crate::compute;
-use crate::store::{Partial, Store};
+use crate::store::Store;
 
 /// Fetches what is missing of `hash` over a fresh blob stream, and returns the blob's size once it is
 /// whole, verified and in the store.
@@ -32,11 +32,12 @@ pub(crate) async fn fetch(
     blob_bytes_max: u64,
     report: Arc<impl Report>,
 ) -> Result<u64, FetchError> {
-    let partial = compute::store(store, move |store| store.find_partial(&hash)).await?;
+    let start = sink::start(store, hash, &report).await?;
     let mut fetch = Fetch { io: FrameIo::new(stream), hash, store, blob_bytes_max, report };
-    match partial {
-        Some(partial) => fetch.rest(partial).await,
-        None => fetch.whole().await,
+    match start {
+        Start::Whole { size } => Ok(size),
+        Start::Part { sink, size, missing } => fetch.rest(sink, size, &missing).await,
+        Start::Nothing => fetch.whole().await,
     }
 }
 
@@ -55,29 +56,45 @@ impl<S: AsyncRead + AsyncWrite + Unpin, P: Report> Fetch<'_, S, P> {
         if group_count(size) == 1 {
             return self.single_group(size).await;
         }
-        let values = self.list(group_count(size)).await?;
+        let values = self.list(size).await?;
         let hash = self.hash;
         let provisional =
             compute::run(move || ProvisionalList::check(hash, size, values)).await??;
         let last = self.group().await?.ok_or(FetchError::Short)?;
-        let list = compute::run(move || confirm(provisional, &last)).await??;
-        let (list, last) = list;
-        let partial = compute::store(self.store, move |store| store.partial(list)).await?;
-        self.groups(partial, Some(last)).await
+        let (list, payload) = compute::run(move || confirm(provisional, &last)).await??;
+        let mut sink = GroupSink::begin(self.store, list, &self.report).await?;
+        // The group that proved the list first: without it the partial could not be taken up again.
+        let index = group_count(size) - 1;
+        sink.push(RawGroup { index, codec: Codec::Raw, payload }).await?;
+        let received = self.groups(&mut sink).await;
+        sink.finish(received).await?;
+        Ok(size)
     }
 
     /// Fetches the missing groups of a blob whose list is proven.
-    async fn rest(&mut self, partial: Partial) -> Result<u64, FetchError> {
-        let size = partial.list().size();
-        let claimed = self.request(false, runs_of(&partial.held().missing())).await?;
-        if claimed != size {
-            return Err(FetchError::Group(blobmesh_protocol::blob::GroupError::Len {
-                index: group_count(size) - 1,
-                expected: group_len(size, group_count(size) - 1),
-                found: group_len(claimed, group_count(claimed) - 1),
-            }));
+    async fn rest(
+        &mut self,
+        mut sink: GroupSink,
+        size: u64,
+        missing: &[Range<u64>],
+    ) -> Result<u64, FetchError> {
+        // A request that names no groups would ask for all of them.
+        if !missing.is_empty() {
+            let claimed = self.request(false, runs_of(missing)).await?;
+            if claimed != size {
+                return Err(FetchError::Group(blobmesh_protocol::blob::GroupError::Len {
+                    index: group_count(size) - 1,
+                    expected: group_len(size, group_count(size) - 1),
+                    found: group_len(claimed, group_count(claimed) - 1),
+                }));
+            }
         }
-        self.groups(partial, None).await
+        let received = match missing {
+            [] => Ok(()),
+            _ => self.groups(&mut sink).await,
+        };
+        sink.finish(received).await?;
+        Ok(size)
     }
 
     /// Asks for groups and returns the size that the peer claims.
@@ -121,8 +138,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin, P: Report> Fetch<'_, S, P> {
         Ok(size)
     }
 
-    /// Takes the pieces of a list of `groups` values; memory grows with what arrives.
-    async fn list(&mut self, groups: u64) -> Result<Vec<ChainingValue>, FetchError> {
+    /// Takes the pieces of the list of a blob of `size` bytes; memory grows with what arrives.
+    async fn list(&mut self, size: u64) -> Result<Vec<ChainingValue>, FetchError> {
+        let groups = group_count(size);
         let mut values: Vec<ChainingValue> = Vec::new();
         let held = |values: &Vec<ChainingValue>| u64::try_from(values.len()).unwrap_or(u64::MAX);
         while held(&values) < groups {
@@ -134,25 +152,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin, P: Report> Fetch<'_, S, P> {
                 return Err(FetchError::OutOfTurn { kind: piece.kind });
             }
             values.extend_from_slice(entries);
+            self.report.arrived(0, size);
         }
         Ok(values)
     }
 
-    /// Takes groups up to the end, and completes the blob.
-    async fn groups(&mut self, partial: Partial, first: Option<Bytes>) -> Result<u64, FetchError> {
-        let size = partial.list().size();
-        let mut sink = GroupSink::new(partial, Arc::clone(&self.report));
-        if let Some(payload) = first {
-            let index = group_count(size) - 1;
-            sink.push(RawGroup { index, codec: Codec::Raw, payload }).await?;
-        }
-        let received = self.receive(&mut sink).await;
-        sink.finish(received, &self.report).await?;
-        Ok(size)
-    }
-
-    async fn receive(&mut self, sink: &mut GroupSink) -> Result<(), FetchError> {
-        while let Some(group) = self.group().await? {
+    /// Takes groups up to the end of the response.
+    async fn groups(&mut self, sink: &mut GroupSink) -> Result<(), FetchError> {
+        while let Some(group) = sink.attend(self.group()).await?? {
             sink.push(group).await?;
         }
         Ok(())

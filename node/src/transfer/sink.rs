@@ -1,18 +1,25 @@
 //! Where fetched groups go: decoded, verified and stored on a thread of their own.
 
+use std::ops::Range;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use blobmesh_protocol::Hash;
 use blobmesh_protocol::blob::{GroupList, group_len};
 use blobmesh_protocol::compress::{Codec, decode_group};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
 
 use super::{BATCH_BYTES, BATCHES_MAX, FetchError, Report};
 use crate::compute;
-use crate::store::Partial;
+use crate::store::{Partial, Store};
 
+/// How long a group waits for others to fill its batch. It bounds how long progress over a slow link goes
+/// unseen, and with it how slow a source may be before it is taken for a dead one.
+const BATCH_TIME: Duration = Duration::from_millis(50);
 /// How often what was stored is made to survive a crash while a fetch is slow; a fast one has the
 /// store do it every 64 MiB.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
@@ -25,24 +32,87 @@ pub(super) struct RawGroup {
     pub(super) payload: Bytes,
 }
 
+/// Is what the store holds of a blob when a fetch of it begins.
+#[derive(Debug)]
+pub(super) enum Start {
+    /// All of it: it was added meanwhile, or another fetch was faster.
+    Whole {
+        /// Its length in bytes.
+        size: u64,
+    },
+    /// A partial blob, which the sink goes on to fill.
+    Part {
+        /// Takes the missing groups.
+        sink: GroupSink,
+        /// The blob's length in bytes, proven.
+        size: u64,
+        /// The runs of groups that are missing.
+        missing: Vec<Range<u64>>,
+    },
+    /// Nothing.
+    Nothing,
+}
+
+/// Looks what there is of a blob.
+pub(super) async fn start(
+    store: &Store,
+    hash: Hash,
+    report: &Arc<impl Report>,
+) -> Result<Start, FetchError> {
+    let report = Arc::clone(report);
+    let look = move |store: &Store| {
+        if let Some(found) = store.find(&hash)? {
+            return Ok(Start::Whole { size: found.size });
+        }
+        let partial = store.find_partial(&hash)?;
+        Ok(partial.map_or(Start::Nothing, |partial| {
+            let (size, missing) = (partial.list().size(), partial.held().missing());
+            Start::Part { sink: GroupSink::new(partial, report), size, missing }
+        }))
+    };
+    Ok(compute::store(store, look).await?)
+}
+
 /// Takes groups in the order they come and hands them in batches to a thread that verifies and stores
 /// them, so that receiving and writing overlap.
 ///
-/// Dropping it gives up what waits in the queue and keeps what was stored.
+/// The thread alone owns the partial blob, whose last drop syncs data: an async thread never waits for
+/// that. Dropping the sink keeps what was stored and, where the thread has room, what waits for it.
 #[derive(Debug)]
 pub(super) struct GroupSink {
-    batches: mpsc::Sender<Vec<RawGroup>>,
-    /// Owns the partial blob: its last drop syncs data, which an async thread must not wait for.
-    writer: JoinHandle<Result<Partial, FetchError>>,
+    queue: mpsc::Sender<Work>,
+    /// None once its outcome was taken.
+    writer: Option<JoinHandle<Result<(), FetchError>>>,
     batch: Vec<RawGroup>,
     batch_bytes: usize,
+    /// When the first group of the batch came.
+    since: Option<Instant>,
+}
+
+#[derive(Debug)]
+enum Work {
+    Groups(Vec<RawGroup>),
+    /// Nothing more comes, and why; the blob is completed if all of it came.
+    End(Result<(), FetchError>),
 }
 
 impl GroupSink {
-    pub(super) fn new(partial: Partial, report: Arc<impl Report>) -> Self {
-        let (batches, queue) = mpsc::channel(BATCHES_MAX);
-        let writer = tokio::task::spawn_blocking(move || write(partial, queue, &*report));
-        Self { batches, writer, batch: Vec::new(), batch_bytes: 0 }
+    /// Begins to fill the partial blob of a proven list.
+    pub(super) async fn begin(
+        store: &Store,
+        list: GroupList,
+        report: &Arc<impl Report>,
+    ) -> Result<Self, FetchError> {
+        let report = Arc::clone(report);
+        let begin = move |store: &Store| Ok(Self::new(store.partial(list)?, report));
+        Ok(compute::store(store, begin).await?)
+    }
+
+    /// Must be called on a thread that may block: if the runtime stops, the partial is dropped here.
+    fn new(partial: Partial, report: Arc<impl Report>) -> Self {
+        let (queue, work) = mpsc::channel(BATCHES_MAX);
+        let writer = tokio::task::spawn_blocking(move || write(&partial, work, &*report));
+        Self { queue, writer: Some(writer), batch: Vec::new(), batch_bytes: 0, since: None }
     }
 
     /// Takes one group; waits while the thread is behind.
@@ -52,10 +122,30 @@ impl GroupSink {
     pub(super) async fn push(&mut self, group: RawGroup) -> Result<(), FetchError> {
         self.batch_bytes += group.payload.len();
         self.batch.push(group);
+        self.since.get_or_insert_with(Instant::now);
         if self.batch_bytes < BATCH_BYTES {
             return Ok(());
         }
         self.send().await
+    }
+
+    /// Waits for what the source sends next, and has groups that waited long enough stored meanwhile.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub(super) async fn attend<T>(
+        &mut self,
+        next: impl Future<Output = T>,
+    ) -> Result<T, FetchError> {
+        let mut next = pin!(next);
+        while let Some(since) = self.since {
+            tokio::select! {
+                biased;
+                next = &mut next => return Ok(next),
+                () = sleep_until(since + BATCH_TIME) => self.send().await?,
+            }
+        }
+        Ok(next.await)
     }
 
     /// Waits until everything that came is stored, and completes the blob if `received` says that all
@@ -63,27 +153,72 @@ impl GroupSink {
     pub(super) async fn finish(
         mut self,
         received: Result<(), FetchError>,
-        report: &Arc<impl Report>,
     ) -> Result<(), FetchError> {
+        if self.writer.is_none() {
+            // The thread's error is what `received` says.
+            return received.and(Err(FetchError::Worker));
+        }
         self.send().await?;
-        drop(self.batches);
-        let partial = self.writer.await.unwrap_or(Err(FetchError::Worker))?;
-        let report = Arc::clone(report);
-        compute::run(move || complete(&partial, received, &*report)).await?
+        // Where the thread has met an error it takes nothing more, and its outcome tells.
+        self.queue.send(Work::End(received)).await.ok();
+        self.outcome().await
     }
 
     async fn send(&mut self) -> Result<(), FetchError> {
-        self.batch_bytes = 0;
+        (self.batch_bytes, self.since) = (0, None);
         let batch = std::mem::take(&mut self.batch);
-        if self.batches.send(batch).await.is_ok() {
+        if batch.is_empty() || self.queue.send(Work::Groups(batch)).await.is_ok() {
             return Ok(());
         }
-        // The thread has ended, which before the end of the queue only an error makes it do.
-        match (&mut self.writer).await {
-            Ok(Err(error)) => Err(error),
-            Ok(Ok(_)) | Err(_) => Err(FetchError::Worker),
+        // Before the end of the queue only an error makes the thread end.
+        self.outcome().await.and(Err(FetchError::Worker))
+    }
+
+    async fn outcome(&mut self) -> Result<(), FetchError> {
+        match self.writer.take() {
+            Some(writer) => writer.await.unwrap_or(Err(FetchError::Worker)),
+            None => Err(FetchError::Worker),
         }
     }
+}
+
+impl Drop for GroupSink {
+    fn drop(&mut self) {
+        if !self.batch.is_empty() {
+            self.queue.try_send(Work::Groups(std::mem::take(&mut self.batch))).ok();
+        }
+    }
+}
+
+/// Stores what comes, and completes the blob if it is told that all of it came.
+fn write(
+    partial: &Partial,
+    mut queue: mpsc::Receiver<Work>,
+    report: &impl Report,
+) -> Result<(), FetchError> {
+    let list = partial.list();
+    let mut buffer = Vec::new();
+    let mut saved = Instant::now();
+    while let Some(work) = queue.blocking_recv() {
+        let batch = match work {
+            Work::Groups(batch) => batch,
+            Work::End(received) => return complete(partial, received, report),
+        };
+        let mut stored = 0;
+        let wrong = batch.iter().try_for_each(|group| {
+            stored += store_group(partial, &list, group, &mut buffer)?;
+            Ok::<(), FetchError>(())
+        });
+        if stored > 0 {
+            report.progress(stored, list.size());
+        }
+        wrong?;
+        if saved.elapsed() >= CHECKPOINT_INTERVAL {
+            partial.checkpoint()?;
+            saved = Instant::now();
+        }
+    }
+    Ok(())
 }
 
 /// Makes a blob of a partial blob that has all its groups.
@@ -101,32 +236,8 @@ fn complete(
     Ok(())
 }
 
-fn write(
-    partial: Partial,
-    mut queue: mpsc::Receiver<Vec<RawGroup>>,
-    report: &impl Report,
-) -> Result<Partial, FetchError> {
-    let list = partial.list();
-    let mut buffer = Vec::new();
-    let mut saved = Instant::now();
-    while let Some(batch) = queue.blocking_recv() {
-        let mut stored = 0;
-        for group in batch {
-            stored += store(&partial, &list, &group, &mut buffer)?;
-        }
-        if stored > 0 {
-            report.progress(stored, list.size());
-        }
-        if saved.elapsed() >= CHECKPOINT_INTERVAL {
-            partial.checkpoint()?;
-            saved = Instant::now();
-        }
-    }
-    Ok(partial)
-}
-
 /// Decodes, verifies and stores one group, and returns how many new bytes that made.
-fn store(
+fn store_group(
     partial: &Partial,
     list: &GroupList,
     group: &RawGroup,

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use blobmesh_protocol::Hash;
 use blobmesh_protocol::blob::{BlobHasher, GROUP_LEN, GroupList, ProvisionalList};
+use blobmesh_protocol::compress::Codec;
 use blobmesh_protocol::engine::FetchOutcome;
 use blobmesh_protocol::wire::frame::{self, Frame, FrameHeader};
 use blobmesh_protocol::wire::message::{
@@ -14,11 +15,14 @@ use blobmesh_protocol::wire::message::{
 use tempfile::TempDir;
 use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
 
+use super::sink::{GroupSink, RawGroup};
 use super::{FetchError, FrameIo, Report, provider, requester};
-use crate::store::{Store, StoreConfig};
+use crate::store::{Store, StoreConfig, StoreError};
 
 const GROUP_BYTES: usize = GROUP_LEN as usize;
 const SIZE_MAX: u64 = 1 << 30;
+/// How long anything may take that should come soon.
+const SOON: std::time::Duration = std::time::Duration::from_secs(20);
 
 struct TestStore {
     store: Store,
@@ -54,12 +58,33 @@ impl TestStore {
 #[derive(Debug, Default)]
 struct Recorder {
     bytes: Mutex<u64>,
+    /// Unverified bytes, and how often a source was said to be alive.
+    arrived: Mutex<(u64, u32)>,
     stored: Mutex<u32>,
+    told: tokio::sync::Notify,
+}
+
+impl Recorder {
+    /// Waits until so many verified bytes were reported.
+    async fn reaches(&self, bytes: u64) {
+        let reached = async {
+            while *self.bytes.lock().expect("unpoisoned") < bytes {
+                self.told.notified().await;
+            }
+        };
+        tokio::time::timeout(SOON, reached).await.expect("reported in time");
+    }
 }
 
 impl Report for Recorder {
     fn progress(&self, bytes: u64, _size: u64) {
         *self.bytes.lock().expect("unpoisoned") += bytes;
+        self.told.notify_one();
+    }
+
+    fn arrived(&self, bytes: u64, _size: u64) {
+        let mut arrived = self.arrived.lock().expect("unpoisoned");
+        *arrived = (arrived.0 + bytes, arrived.1 + 1);
     }
 
     fn stored(&self) {
@@ -375,4 +400,91 @@ async fn malformed_requests_get_no_answer() {
     for bytes in no_request {
         assert!(ask(&holder, bytes).await.is_none());
     }
+}
+
+#[tokio::test]
+async fn groups_of_a_source_that_falls_silent_are_stored_and_reported() {
+    let bytes = noise(9 * GROUP_BYTES);
+    let (to, list) = (TestStore::new(), list_of(&bytes));
+    let part = |index: usize| &bytes[index * GROUP_BYTES..(index + 1) * GROUP_BYTES];
+    let (ours, theirs) = duplex(1 << 20);
+    let mut source = FrameIo::new(theirs);
+    let opening = [head(list.size()), list_frame(&list), group(8, 0, part(8))].concat();
+    let groups = [group(0, 0, part(0)), group(1, 0, part(1))].concat();
+    source.write(&[opening, groups].concat()).await.expect("room");
+    let (recorder, hash) = (Arc::new(Recorder::default()), list.hash());
+    let report = Arc::clone(&recorder);
+    let fetching = requester::fetch(ours, hash, &to.store, SIZE_MAX, report);
+    tokio::select! {
+        result = fetching => panic!("the source neither ended nor failed: {result:?}"),
+        () = recorder.reaches(3 * GROUP_LEN) => {}
+    }
+    let kept = to.store.find_partial(&hash).expect("readable").expect("a partial");
+    assert_eq!(kept.held().held(), 3);
+    assert_eq!(*recorder.arrived.lock().expect("unpoisoned"), (0, 1), "the list told of life");
+}
+
+#[tokio::test]
+async fn groups_that_came_before_a_fetch_is_dropped_are_stored() {
+    let bytes = noise(3 * GROUP_BYTES);
+    let (to, list) = (TestStore::new(), list_of(&bytes));
+    let recorder = Arc::new(Recorder::default());
+    let mut sink = GroupSink::begin(&to.store, list.clone(), &recorder).await.expect("begins");
+    for index in [2, 0] {
+        let start = index as usize * GROUP_BYTES;
+        let payload = bytes::Bytes::copy_from_slice(&bytes[start..start + GROUP_BYTES]);
+        sink.push(RawGroup { index, codec: Codec::Raw, payload }).await.expect("taken");
+    }
+    drop(sink);
+    recorder.reaches(2 * GROUP_LEN).await;
+}
+
+#[tokio::test]
+async fn wrong_group_is_named_also_when_many_batches_follow_it() {
+    let bytes = noise(80 * GROUP_BYTES);
+    let list = list_of(&bytes);
+    let part = |index: usize| &bytes[index * GROUP_BYTES..(index + 1) * GROUP_BYTES];
+    let mut script = [head(list.size()), list_frame(&list), group(79, 0, part(79))].concat();
+    script.extend(group(0, 0, part(1)));
+    for index in 1..79 {
+        script.extend(group(index as u64, 0, part(index)));
+    }
+    let to = TestStore::new();
+    let (ours, theirs) = duplex(1 << 20);
+    let served = tokio::spawn(async move {
+        let mut io = FrameIo::new(theirs);
+        io.write(&script).await.ok();
+    });
+    let fetched =
+        requester::fetch(ours, list.hash(), &to.store, SIZE_MAX, Arc::new(Recorder::default()));
+    let error = fetched.await.expect_err("a wrong group");
+    served.await.expect("no panic");
+    assert!(matches!(error.outcome(), FetchOutcome::WrongBytes { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn blob_that_is_whole_already_needs_no_source() {
+    let bytes = noise(3 * GROUP_BYTES);
+    let hash = Hash::of(&bytes);
+    let list = list_of(&bytes);
+    let filled = TestStore::new();
+    let partial = filled.store.partial(list).expect("a partial");
+    for (index, group) in (0..).zip(bytes.chunks(GROUP_BYTES)) {
+        partial.write_group(index, group).expect("right bytes");
+    }
+    drop(partial);
+    for (what, to) in [("added", TestStore::holding(&bytes)), ("all groups there", filled)] {
+        let (ours, _) = duplex(64);
+        let recorder = Arc::new(Recorder::default());
+        let got = requester::fetch(ours, hash, &to.store, SIZE_MAX, recorder).await;
+        assert_eq!(got.expect(what), bytes.len() as u64);
+        assert!(to.bytes_of(hash).as_deref() == Some(&bytes[..]), "{what}");
+    }
+}
+
+#[test]
+fn rot_in_what_was_fetched_before_is_fetched_again() {
+    let rotten = StoreError::Incomplete { hash: Hash::of(b""), missing: 1 };
+    let outcome = FetchError::from(rotten).outcome();
+    assert!(matches!(outcome, FetchOutcome::Failed { .. }), "{outcome:?}");
 }
