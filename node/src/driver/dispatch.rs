@@ -38,7 +38,7 @@ impl Driver {
             Output::Send { peer, message } => self.send(peer, message),
             Output::Fetch { fetch, hash, source } => self.start_fetch(fetch, hash, source),
             Output::StopFetch { fetch } => {
-                if let Some(running) = self.fetches.remove(&fetch) {
+                if let Some(running) = self.forget_fetch(fetch) {
                     running.task.abort();
                 }
             }
@@ -105,7 +105,7 @@ impl Driver {
             Source::Peer(peer) => Some(peer),
             Source::Edge => None,
         };
-        self.fetches.insert(fetch, Fetch { hash, peer, task });
+        self.fetches.insert(fetch, Fetch { hash, peer, task, unverified: 0 });
     }
 
     fn ask_swarm<F: Future<Output = Option<()>> + Send + 'static>(
@@ -203,9 +203,8 @@ impl Report for Reporter {
         self.events.blocking_send(Event::Input(progress)).ok();
     }
 
-    fn arrived(&self, _bytes: u64, size: u64) {
-        let alive = Input::Progress { fetch: self.fetch, bytes: 0, size };
-        self.events.try_send(Event::Input(alive)).ok();
+    fn arrived(&self, bytes: u64, size: u64) {
+        self.events.try_send(Event::Arrived { fetch: self.fetch, bytes, size }).ok();
     }
 
     fn stored(&self) {

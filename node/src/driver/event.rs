@@ -20,6 +20,13 @@ pub(crate) enum Event {
     Input(Input),
     /// Somebody wants a blob.
     Get(Box<Get>),
+    /// More bytes of a fetch came that are not verified yet; none say that its source is alive.
+    Arrived {
+        fetch: FetchId,
+        bytes: u64,
+        /// The blob's length as the source claims it.
+        size: u64,
+    },
     /// A fetch came to its end.
     FetchEnded {
         fetch: FetchId,
@@ -54,12 +61,14 @@ pub(crate) struct Get {
 /// Says how far a get is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct GetProgress {
-    /// The blob's length in bytes, once proven.
+    /// The blob's length in bytes: what a source claims, until it is proven.
     pub(crate) size: Option<u64>,
-    /// Bytes that came from peers.
+    /// Verified bytes that came from peers.
     pub(crate) lan: u64,
-    /// Bytes that came from the edge.
+    /// Verified bytes that came from the edge.
     pub(crate) edge: u64,
+    /// Bytes that fetches under way got and cannot verify before their end.
+    pub(crate) unverified: u64,
 }
 
 /// Says how a get ended.

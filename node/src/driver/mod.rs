@@ -172,6 +172,8 @@ struct Fetch {
     hash: Hash,
     peer: Option<PeerId>,
     task: AbortHandle,
+    /// Bytes that came and are not verified yet.
+    unverified: u64,
 }
 
 impl Driver {
@@ -230,8 +232,12 @@ impl Driver {
                 self.tell(input);
             }
             Event::Get(get) => self.handle_get(*get),
+            Event::Arrived { fetch, bytes, size } => {
+                self.count_arrived(fetch, bytes, size);
+                self.tell(Input::Progress { fetch, bytes: 0, size });
+            }
             Event::FetchEnded { fetch, outcome, failure } => {
-                if let Some(ended) = self.fetches.remove(&fetch)
+                if let Some(ended) = self.forget_fetch(fetch)
                     && let Some(failure) = failure
                 {
                     self.failures.insert(ended.hash, *failure);
@@ -271,17 +277,44 @@ impl Driver {
     }
 
     fn count_progress(&mut self, fetch: FetchId, bytes: u64, size: u64) {
-        let Some(running) = self.fetches.get(&fetch) else { return };
-        if let Some(connected) = running.peer.and_then(|peer| self.connected.get_mut(&peer)) {
+        let Some(running) = self.fetches.get_mut(&fetch) else { return };
+        let verified = running.unverified.min(bytes);
+        running.unverified -= verified;
+        let (hash, peer) = (running.hash, running.peer);
+        if let Some(connected) = peer.and_then(|peer| self.connected.get_mut(&peer)) {
             connected.bytes_in += bytes;
         }
-        let from_peer = running.peer.is_some();
-        for pending in self.wants.values().filter(|pending| pending.hash == running.hash) {
-            pending.progress.send_modify(|progress| {
-                progress.size = Some(size);
-                let tier = if from_peer { &mut progress.lan } else { &mut progress.edge };
-                *tier += bytes;
+        self.tell_progress(hash, |progress| {
+            progress.size = Some(size);
+            progress.unverified = progress.unverified.saturating_sub(verified);
+            *(if peer.is_some() { &mut progress.lan } else { &mut progress.edge }) += bytes;
+        });
+    }
+
+    fn count_arrived(&mut self, fetch: FetchId, bytes: u64, size: u64) {
+        let Some(running) = self.fetches.get_mut(&fetch) else { return };
+        running.unverified += bytes;
+        let hash = running.hash;
+        self.tell_progress(hash, |progress| {
+            progress.size.get_or_insert(size);
+            progress.unverified += bytes;
+        });
+    }
+
+    /// Forgets a fetch that ended, and with it what it got and could not verify.
+    fn forget_fetch(&mut self, fetch: FetchId) -> Option<Fetch> {
+        let ended = self.fetches.remove(&fetch)?;
+        if ended.unverified > 0 {
+            self.tell_progress(ended.hash, |progress| {
+                progress.unverified = progress.unverified.saturating_sub(ended.unverified);
             });
+        }
+        Some(ended)
+    }
+
+    fn tell_progress(&self, hash: Hash, change: impl Fn(&mut GetProgress)) {
+        for pending in self.wants.values().filter(|pending| pending.hash == hash) {
+            pending.progress.send_modify(&change);
         }
     }
 

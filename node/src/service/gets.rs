@@ -144,11 +144,13 @@ async fn tell_progress(
         pace.tick().await;
         let progress = *watched.borrow_and_update();
         let phase = match progress {
-            GetProgress { lan: 0, edge: 0, .. } => "find",
-            GetProgress { edge: 0, .. } => "lan",
+            GetProgress { lan: 0, edge: 0, unverified: 0, .. } => "find",
+            // Only the edge sends what cannot be verified as it comes.
+            GetProgress { edge: 0, unverified: 0, .. } => "lan",
             GetProgress { .. } => "edge",
         };
-        let (done, total) = (progress.lan + progress.edge, progress.size);
+        let done = progress.lan + progress.edge + progress.unverified;
+        let total = progress.size;
         let peers = u64::from(progress.lan > 0);
         let event = Event::Progress(Progress { phase: phase.to_owned(), done, total, peers });
         // A reader that is behind misses some: the next one says more.

@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use blobmesh_protocol::Hash;
 use blobmesh_protocol::blob::{GROUP_LEN, GroupList, group_count, group_len, group_offset};
@@ -22,6 +23,9 @@ use crate::store::{Quarantine, Store};
 /// A blob up to this size is taken in one request and verified as a whole: a list would cost two
 /// requests more than it could save.
 const WHOLE_BYTES_MAX: u64 = 1 << 20;
+
+/// How often bytes that go into quarantine are told of; none of them is verified before the last.
+const TELL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Fetches what is missing of `hash` from the edge, and returns the blob's size once it is whole,
 /// verified and in the store.
@@ -59,6 +63,7 @@ impl<P: Report> Fetch<'_, P> {
         if size > self.blob_bytes_max {
             return Err(FetchError::TooLarge { size, size_max: self.blob_bytes_max });
         }
+        self.report.arrived(0, size);
         if size > WHOLE_BYTES_MAX
             && let Some((list, last)) = self.list(size).await?
         {
@@ -99,6 +104,7 @@ impl<P: Report> Fetch<'_, P> {
     /// nothing else.
     async fn list(&self, size: u64) -> Result<Option<(GroupList, Bytes)>, FetchError> {
         let found = self.edge.group_list(&self.hash, self.blob_bytes_max).await?;
+        self.report.arrived(0, size);
         let Some(list) = found.filter(|list| list.size() == size) else { return Ok(None) };
         let last = group_offset(list.last_group())..size;
         let bytes = collect(self.edge.read(&self.hash, Some(last.clone())).await?, &last).await?;
@@ -201,16 +207,21 @@ fn fill(
     size: u64,
     report: &impl Report,
 ) -> Result<(), FetchError> {
-    let mut got = 0;
+    let (mut got, mut told) = (0, 0);
+    let mut last = Instant::now();
     while let Some(piece) = queue.blocking_recv() {
         quarantine.write(&piece)?;
         got += len_u64(&piece);
-        report.progress(len_u64(&piece), size);
+        if last.elapsed() >= TELL_INTERVAL {
+            report.arrived(got - told, size);
+            (told, last) = (got, Instant::now());
+        }
     }
     if got < size {
         return Err(FetchError::Short);
     }
     quarantine.finish()?;
+    report.progress(size, size);
     report.stored();
     Ok(())
 }

@@ -16,7 +16,8 @@ use tempfile::TempDir;
 use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
 
 use super::sink::{GroupSink, RawGroup};
-use super::{FetchError, FrameIo, Report, provider, requester};
+use super::{FetchError, FrameIo, Report, edge, provider, requester};
+use crate::edge::{Edge, EdgeOptions};
 use crate::store::{Store, StoreConfig, StoreError};
 
 const GROUP_BYTES: usize = GROUP_LEN as usize;
@@ -26,14 +27,14 @@ const SOON: std::time::Duration = std::time::Duration::from_secs(20);
 
 struct TestStore {
     store: Store,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl TestStore {
     fn new() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let config = StoreConfig::new(dir.path().join("store"), SIZE_MAX, SIZE_MAX);
-        Self { store: Store::open(config).expect("opens").0, _dir: dir }
+        Self { store: Store::open(config).expect("opens").0, dir }
     }
 
     fn holding(bytes: &[u8]) -> Self {
@@ -487,4 +488,24 @@ fn rot_in_what_was_fetched_before_is_fetched_again() {
     let rotten = StoreError::Incomplete { hash: Hash::of(b""), missing: 1 };
     let outcome = FetchError::from(rotten).outcome();
     assert!(matches!(outcome, FetchOutcome::Failed { .. }), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn bytes_of_the_edge_are_no_progress_before_they_are_verified() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (right, wrong) = (noise(2_500_000), vec![7; 2_500_000]);
+    let config = crate::config::EdgeConfig::Directory { path: dir.path().to_owned() };
+    let edge = Edge::new(&config, EdgeOptions::default()).expect("an edge");
+    let hash = Hash::of(&right);
+    let path = dir.path().join("blobs").join(hash.sharded_path());
+    std::fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+    for (bytes, progress) in [(&wrong, 0), (&right, right.len() as u64)] {
+        std::fs::write(&path, bytes).expect("written");
+        let (to, recorder) = (TestStore::new(), Arc::new(Recorder::default()));
+        let report = Arc::clone(&recorder);
+        let got = edge::fetch(&edge, hash, &to.store, SIZE_MAX, report).await;
+        assert_eq!(got.is_ok(), progress > 0, "{got:?}");
+        assert_eq!(*recorder.bytes.lock().expect("unpoisoned"), progress);
+        assert!(recorder.arrived.lock().expect("unpoisoned").1 > 0, "the edge answered");
+    }
 }
