@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use blobmesh_protocol::Hash;
 use blobmesh_protocol::blob::{GROUP_LEN, group_count, group_len};
 use blobmesh_protocol::compress::{
     Codec, Compressor, PROBE_SAMPLE_LEN, Probe, probe, probe_offsets,
@@ -72,7 +73,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     store: &Store,
 ) -> Result<u64, ServeError> {
     let hash = request.hash;
-    let reader = compute::store(store, move |store| store.open_blob(&hash)).await?;
+    let reader = compute::store(store, move |store| open(store, &hash)).await?;
     let Some(reader) = reader else {
         answer(io, BlobHead::Absent).await?;
         return Ok(0);
@@ -86,12 +87,23 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     let (batches, mut queue) = mpsc::channel(BATCHES_MAX);
     let worker = tokio::task::spawn_blocking(move || read(&reader, &request, groups, &batches));
     while let Some(batch) = queue.recv().await {
-        timeout(WRITE_TIMEOUT, io.write(&batch)).await.map_err(|_| ServeError::TooSlow)??;
+        write(io, &batch).await?;
     }
     let sent = worker.await.map_err(|_| ServeError::Worker)??;
-    io.write(&FrameHeader { kind: END, len: 0 }.encode()).await?;
-    io.close().await?;
+    write(io, &FrameHeader { kind: END, len: 0 }.encode()).await?;
+    timeout(WRITE_TIMEOUT, io.close()).await.map_err(|_| ServeError::TooSlow)??;
     Ok(sent)
+}
+
+/// Opens a blob with its list, `None` if it is not there or has rotted. A list that is lost is made
+/// anew of all the blob's bytes: who waits for it has had no promise yet, and goes elsewhere.
+fn open(store: &Store, hash: &Hash) -> Result<Option<BlobReader>, StoreError> {
+    let Some(reader) = store.open_blob(hash)? else { return Ok(None) };
+    match reader.list() {
+        Ok(_) => Ok(Some(reader)),
+        Err(StoreError::Rot { .. } | StoreError::Absent { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
@@ -99,7 +111,14 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
     head: BlobHead,
 ) -> Result<(), ServeError> {
     let head = frame::encode(HEAD, &head).map_err(StreamError::from)?;
-    Ok(timeout(WRITE_TIMEOUT, io.write(&head)).await.map_err(|_| ServeError::TooSlow)??)
+    write(io, &head).await
+}
+
+async fn write<S: AsyncRead + AsyncWrite + Unpin>(
+    io: &mut FrameIo<S>,
+    frames: &[u8],
+) -> Result<(), ServeError> {
+    Ok(timeout(WRITE_TIMEOUT, io.write(frames)).await.map_err(|_| ServeError::TooSlow)??)
 }
 
 /// Returns the runs of groups to send, `None` when the request makes no sense.

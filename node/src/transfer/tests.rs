@@ -15,6 +15,7 @@ use blobmesh_protocol::wire::message::{
 use tempfile::TempDir;
 use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
 
+use super::provider::ServeError;
 use super::sink::{GroupSink, RawGroup};
 use super::{FetchError, FrameIo, Report, edge, provider, requester};
 use crate::edge::{Edge, EdgeOptions};
@@ -43,6 +44,16 @@ impl TestStore {
         writer.write(bytes).expect("written");
         writer.finish().expect("added");
         holder
+    }
+
+    /// Puts other bytes in the place of a blob's, and loses its list.
+    fn rot(&self, hash: Hash) {
+        let store = self.dir.path().join("store");
+        let blob = store.join("blobs").join(hash.sharded_path());
+        let len = std::fs::metadata(&blob).expect("a blob").len() as usize;
+        std::fs::remove_file(&blob).expect("removed");
+        std::fs::write(&blob, vec![9; len]).expect("written");
+        std::fs::remove_file(store.join("outboard").join(hash.sharded_path())).expect("removed");
     }
 
     fn bytes_of(&self, hash: Hash) -> Option<Vec<u8>> {
@@ -508,4 +519,36 @@ async fn bytes_of_the_edge_are_no_progress_before_they_are_verified() {
         assert_eq!(*recorder.bytes.lock().expect("unpoisoned"), progress);
         assert!(recorder.arrived.lock().expect("unpoisoned").1 > 0, "the edge answered");
     }
+}
+
+/// Serves one request through a pipe with room for `room` bytes, of which the requester reads none.
+async fn serve_unread(holder: &TestStore, hash: Hash, room: usize) -> Result<u64, ServeError> {
+    let (ours, theirs) = duplex(room);
+    let mut io = FrameIo::new(theirs);
+    let request = BlobRequest { hash, with_list: true, codecs: 1, runs: Vec::new() };
+    let served = provider::serve(&mut io, request, &holder.store).await;
+    drop(ours);
+    served
+}
+
+#[tokio::test(start_paused = true)]
+async fn requester_that_takes_all_but_the_end_is_given_up() {
+    let bytes = noise(1000);
+    let holder = TestStore::holding(&bytes);
+    let answer = head(1000).len() + group(0, 0, &bytes).len();
+    for room in [answer, answer - 1, 1] {
+        let served = serve_unread(&holder, Hash::of(&bytes), room).await;
+        assert!(matches!(served, Err(ServeError::TooSlow)), "{room}: {served:?}");
+    }
+}
+
+#[tokio::test]
+async fn blob_that_has_rotted_without_a_list_is_absent_before_anything_is_promised() {
+    let bytes = noise(3 * GROUP_BYTES);
+    let (holder, hash) = (TestStore::holding(&bytes), Hash::of(&bytes));
+    holder.rot(hash);
+    let request = BlobRequest { hash, with_list: true, codecs: 1, runs: Vec::new() };
+    let request = frame::encode(REQUEST, &request).expect("encodes");
+    let answer = ask(&holder, &request).await.expect("an answer");
+    assert_eq!(answer.decode::<BlobHead>(), Ok(BlobHead::Absent));
 }
