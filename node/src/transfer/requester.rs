@@ -122,13 +122,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin, P: Report> Fetch<'_, S, P> {
     /// Takes a blob of one group, which is verified by the hash alone.
     async fn single_group(&mut self, size: u64) -> Result<u64, FetchError> {
         let group = self.group().await?.ok_or(FetchError::Short)?;
+        let bytes = compute::run(move || {
+            let mut bytes = vec![0; group_len(size, 0)];
+            decode_group(group.codec, &group.payload, &mut bytes).map(|()| bytes)
+        });
+        let bytes = bytes.await??;
         let (hash, report) = (self.hash, Arc::clone(&self.report));
         compute::store(self.store, move |store| {
-            let mut bytes = vec![0; group_len(size, 0)];
-            if decode_group(group.codec, &group.payload, &mut bytes).is_err() {
-                // Empty bytes are no blob's but the empty one's: the store names the wrong hash.
-                bytes.clear();
-            }
             store.put_whole(&hash, &bytes)?;
             report.progress(size, size);
             report.stored();

@@ -311,6 +311,16 @@ async fn single_group_with_wrong_bytes_is_refused() {
 }
 
 #[tokio::test]
+async fn garbage_for_an_empty_blob_is_not_taken_for_it() {
+    let hash = Hash::of(b"");
+    let script = [head(5), group(0, 1, b"wrong"), frame_of(END, &[])].concat();
+    let to = TestStore::new();
+    let error = fetch_from_script(&to, hash, script).await;
+    assert!(matches!(error.outcome(), FetchOutcome::WrongBytes { .. }), "{error}");
+    assert!(to.store.find(&hash).expect("readable").is_none());
+}
+
+#[tokio::test]
 async fn provider_that_stops_early_is_a_failure_to_be_tried_again() {
     let bytes = noise(3 * GROUP_BYTES);
     let list = list_of(&bytes);
