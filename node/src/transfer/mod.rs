@@ -23,6 +23,9 @@ pub(crate) use frames::{FrameIo, StreamError};
 /// How many bytes of groups travel between a stream's task and the thread that reads or writes them.
 /// One MiB is what the file system likes; three batches of it are the memory of one transfer.
 const BATCH_BYTES: usize = 1 << 20;
+/// How many groups make a batch that is received. They are counted, not weighed: a group may come
+/// with no payload at all.
+const BATCH_GROUPS: usize = 16;
 /// How many batches wait between the two.
 const BATCHES_MAX: usize = 2;
 

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-use super::{BATCH_BYTES, BATCHES_MAX, FetchError, Report};
+use super::{BATCH_GROUPS, BATCHES_MAX, FetchError, Report};
 use crate::compute;
 use crate::store::{Partial, Store};
 
@@ -84,7 +84,6 @@ pub(super) struct GroupSink {
     /// None once its outcome was taken.
     writer: Option<JoinHandle<Result<(), FetchError>>>,
     batch: Vec<RawGroup>,
-    batch_bytes: usize,
     /// When the first group of the batch came.
     since: Option<Instant>,
 }
@@ -112,7 +111,7 @@ impl GroupSink {
     fn new(partial: Partial, report: Arc<impl Report>) -> Self {
         let (queue, work) = mpsc::channel(BATCHES_MAX);
         let writer = tokio::task::spawn_blocking(move || write(&partial, work, &*report));
-        Self { queue, writer: Some(writer), batch: Vec::new(), batch_bytes: 0, since: None }
+        Self { queue, writer: Some(writer), batch: Vec::new(), since: None }
     }
 
     /// Takes one group; waits while the thread is behind.
@@ -120,10 +119,9 @@ impl GroupSink {
     /// # Errors
     /// What the thread met with an earlier group: a wrong one, or a failure of the store.
     pub(super) async fn push(&mut self, group: RawGroup) -> Result<(), FetchError> {
-        self.batch_bytes += group.payload.len();
         self.batch.push(group);
         self.since.get_or_insert_with(Instant::now);
-        if self.batch_bytes < BATCH_BYTES {
+        if self.batch.len() < BATCH_GROUPS {
             return Ok(());
         }
         self.send().await
@@ -165,7 +163,7 @@ impl GroupSink {
     }
 
     async fn send(&mut self) -> Result<(), FetchError> {
-        (self.batch_bytes, self.since) = (0, None);
+        self.since = None;
         let batch = std::mem::take(&mut self.batch);
         if batch.is_empty() || self.queue.send(Work::Groups(batch)).await.is_ok() {
             return Ok(());

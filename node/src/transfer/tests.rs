@@ -311,6 +311,28 @@ async fn single_group_with_wrong_bytes_is_refused() {
 }
 
 #[tokio::test]
+async fn groups_without_bytes_are_refused_while_they_come() {
+    let bytes = noise(4 * GROUP_BYTES);
+    let list = list_of(&bytes);
+    let last = group(3, 0, &bytes[3 * GROUP_BYTES..]);
+    let opening = [head(list.size()), list_frame(&list), last].concat();
+    let (ours, theirs) = duplex(1 << 20);
+    let endless = tokio::spawn(async move {
+        let mut io = FrameIo::new(theirs);
+        io.read().await.expect("readable").expect("a request");
+        io.write(&opening).await.expect("room");
+        while io.write(&group(0, 0, &[])).await.is_ok() {}
+    });
+    let to = TestStore::new();
+    let report = Arc::new(Recorder::default());
+    let fetch = requester::fetch(ours, list.hash(), &to.store, SIZE_MAX, report);
+    let error = tokio::time::timeout(std::time::Duration::from_secs(20), fetch).await;
+    let error = error.expect("in time").expect_err("a misbehaving provider gives no blob");
+    assert!(matches!(error.outcome(), FetchOutcome::WrongBytes { .. }), "{error}");
+    endless.await.expect("it is hung up on");
+}
+
+#[tokio::test]
 async fn garbage_for_an_empty_blob_is_not_taken_for_it() {
     let hash = Hash::of(b"");
     let script = [head(5), group(0, 1, b"wrong"), frame_of(END, &[])].concat();
