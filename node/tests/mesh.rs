@@ -127,3 +127,19 @@ async fn node_that_restarts_serves_what_it_held() {
     b.linked(1).await;
     assert_eq!(b.get(&hash).await.expect("got").found, "lan");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forty_gets_at_once_from_one_neighbour_all_succeed() {
+    let a = TestNode::start(&[]).await;
+    let b = TestNode::start(&[&a]).await;
+    b.linked(1).await;
+    let mut hashes = Vec::new();
+    for seed in 0..40 {
+        hashes.push(a.add(&bytes(seed, 1_000_000)).await);
+    }
+    b.hears_of(40).await;
+    let gets = hashes.iter().map(|hash| b.get(hash));
+    for receipt in futures::future::join_all(gets).await {
+        assert_eq!(receipt.expect("got").tier.lan, 1_000_000);
+    }
+}
