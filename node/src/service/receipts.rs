@@ -94,7 +94,18 @@ fn read(path: &Path) -> Option<Vec<Receipt>> {
 
 fn write(path: &Path, receipts: &[Receipt]) -> std::io::Result<()> {
     let fresh = path.with_extension("json.new");
-    std::fs::write(&fresh, serde_json::to_vec(receipts)?)?;
+    // One that an earlier run left keeps its mode, which may let others read what was got.
+    if let Err(error) = std::fs::remove_file(&fresh)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        return Err(error);
+    }
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(&fresh)?;
+    std::io::Write::write_all(&mut file, &serde_json::to_vec(receipts)?)?;
     std::fs::rename(&fresh, path)
 }
 
@@ -122,6 +133,20 @@ mod tests {
         assert_eq!(again.find(&receipt(0).hash), None);
         assert_eq!(again.find(&receipt(7).hash), Some(receipt(7)));
         assert_eq!(again.lock().order.len(), RECEIPTS_MAX);
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn others_cannot_read_what_was_got() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("receipts.json");
+        std::fs::write(path.with_extension("json.new"), "left behind").expect("written");
+        let receipts = Receipts::load(&path).await;
+        receipts.insert(receipt(1));
+        receipts.save().await;
+        let mode = std::fs::metadata(&path).expect("a file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
     }
 
     #[tokio::test]
