@@ -18,6 +18,13 @@ use crate::swarm::convert;
 const DISCOVERY_TIME: Duration = Duration::from_millis(1_200);
 /// How long the peers a user named may take to link before the node goes on without them.
 const DIAL_TIME: Duration = Duration::from_secs(3);
+/// How long a link must have lasted to say that the peer wants us; one that ended earlier counts like a
+/// dial that failed.
+const PROVEN_TIME: Duration = Duration::from_secs(30);
+/// How long a peer for which there was no room is left alone.
+const REFUSED_PAUSE: Duration = Duration::from_secs(180);
+/// How many peers are remembered that were linked, or that rest after a short link.
+const PEERS_MAX: usize = 512;
 /// The first pause before a named peer is dialled again.
 const REDIAL_INITIAL: Duration = Duration::from_millis(250);
 /// The longest pause before a named peer is dialled again.
@@ -36,6 +43,7 @@ pub(super) struct Contacts {
     shown: BTreeMap<String, Shown>,
     /// Candidates that are to dial us, and until when they are waited for.
     waiting: Vec<(Instant, Candidate)>,
+    peers: BTreeMap<PeerId, Standing>,
     started: Instant,
     discovers: bool,
     settled: bool,
@@ -46,6 +54,17 @@ struct Shown {
     dialled: Instant,
     /// The candidate's other addresses, for when this one fails.
     others: Vec<String>,
+}
+
+/// How it went with a peer that was linked.
+#[derive(Clone, Copy, Debug)]
+struct Standing {
+    /// Since when it is linked, if it is.
+    linked: Option<Instant>,
+    /// How often in a row a link with it ended early.
+    failures: u32,
+    /// Until when we open no link with it.
+    rests: Instant,
 }
 
 #[derive(Debug)]
@@ -75,6 +94,7 @@ impl Contacts {
             named: peers.iter().map(named).collect(),
             shown: BTreeMap::new(),
             waiting: Vec::new(),
+            peers: BTreeMap::new(),
             started: now,
             discovers,
             settled: false,
@@ -167,17 +187,59 @@ impl Contacts {
         found
     }
 
-    pub(super) fn linked(&mut self, peer: PeerId) {
+    /// Returns whether we may open a link with a peer; one that it opens is taken anyway.
+    pub(super) fn may_link(&self, peer: PeerId, now: Instant) -> bool {
+        self.peers.get(&peer).is_none_or(|standing| standing.rests <= now)
+    }
+
+    /// Returns the peers with whom we may not open a link now.
+    pub(super) fn resting(&self, now: Instant) -> impl Iterator<Item = PeerId> {
+        let resting = self.peers.iter().filter(move |(_, standing)| standing.rests > now);
+        resting.map(|(peer, _)| *peer)
+    }
+
+    pub(super) fn linked(&mut self, peer: PeerId, now: Instant) {
+        self.standing(peer, now).linked.get_or_insert(now);
         for named in self.named.iter_mut().filter(|named| named.peer == Some(peer)) {
             named.state = State::Linked;
-            named.failures = 0;
         }
     }
 
+    /// Takes in that a link has ended. Only one that lasted makes up for earlier failures: a peer that
+    /// takes us in and drops us again would be dialled for ever.
     pub(super) fn unlinked(&mut self, peer: PeerId, now: Instant) {
+        let standing = self.standing(peer, now);
+        let lasted = standing.linked.take().is_some_and(|since| now - since >= PROVEN_TIME);
+        if lasted {
+            self.peers.remove(&peer);
+        } else {
+            standing.rests = now + pause(standing.failures);
+            standing.failures += 1;
+        }
         for named in self.named.iter_mut().filter(|named| named.peer == Some(peer)) {
+            named.failures = if lasted { 0 } else { named.failures };
             named.fail(now);
         }
+    }
+
+    /// Leaves a peer alone for a while, because there is no room for it.
+    pub(super) fn refused(&mut self, peer: PeerId, now: Instant) {
+        let until = now + REFUSED_PAUSE;
+        self.standing(peer, now).rests = until;
+        for named in self.named.iter_mut().filter(|named| named.peer == Some(peer)) {
+            named.state = State::Due(until);
+        }
+    }
+
+    fn standing(&mut self, peer: PeerId, now: Instant) -> &mut Standing {
+        if self.peers.len() >= PEERS_MAX && !self.peers.contains_key(&peer) {
+            let oldest = self.peers.iter().min_by_key(|(_, s)| (s.linked.is_some(), s.rests));
+            if let Some(oldest) = oldest.map(|(peer, _)| *peer) {
+                self.peers.remove(&oldest);
+            }
+        }
+        let fresh = Standing { linked: None, failures: 0, rests: now };
+        self.peers.entry(peer).or_insert(fresh)
     }
 
     /// Takes in that a dial failed, and returns the next address of the same candidate to dial.
@@ -200,10 +262,14 @@ impl Contacts {
 
 impl Named {
     fn fail(&mut self, now: Instant) {
-        let pause = REDIAL_INITIAL.saturating_mul(1 << self.failures.min(16)).min(REDIAL_MAX);
+        self.state = State::Due(now + pause(self.failures));
         self.failures += 1;
-        self.state = State::Due(now + pause);
     }
+}
+
+/// Returns the pause after a failure that was preceded by `failures` others.
+fn pause(failures: u32) -> Duration {
+    REDIAL_INITIAL.saturating_mul(1 << failures.min(16)).min(REDIAL_MAX)
 }
 
 /// Returns an address without the peer it may name at its end.
@@ -234,7 +300,7 @@ mod tests {
         let second = contacts.next().expect("a pause");
         assert!(second - first > first - start, "the pause grows");
         assert!(contacts.is_contact(peer(), ADDRESS));
-        contacts.linked(peer());
+        contacts.linked(peer(), start);
         assert!(contacts.due(second + REDIAL_MAX).is_empty());
         contacts.unlinked(peer(), second);
         assert_eq!(contacts.due(second + REDIAL_MAX).len(), 1);
@@ -247,7 +313,7 @@ mod tests {
         contacts.due(start);
         assert!(!contacts.settle(start));
         contacts.is_contact(peer(), ADDRESS);
-        contacts.linked(peer());
+        contacts.linked(peer(), start);
         assert!(contacts.settle(start), "all are linked");
         assert!(!contacts.settle(start), "once");
         let mut silent = Contacts::new(&[ADDRESS.to_owned()], false, start);
@@ -287,5 +353,57 @@ mod tests {
         contacts.show(vec![ADDRESS.to_owned(), other.to_owned()], start);
         assert_eq!(contacts.failed(ADDRESS, start).as_deref(), Some(other));
         assert_eq!(contacts.failed(other, start), None);
+    }
+
+    #[tokio::test]
+    async fn peer_that_drops_us_is_tried_ever_more_rarely_until_a_link_lasts() {
+        let start = Instant::now();
+        let mut contacts = Contacts::new(&[ADDRESS.to_owned()], false, start);
+        assert!(contacts.is_contact(peer(), ADDRESS));
+        let (mut now, mut tries) = (start, 0);
+        while now < start + Duration::from_secs(600) {
+            tries += contacts.due(now).len();
+            assert!(contacts.may_link(peer(), now), "both pauses are the same");
+            contacts.linked(peer(), now);
+            contacts.unlinked(peer(), now);
+            assert!(!contacts.may_link(peer(), now));
+            contacts.settle(now);
+            assert_eq!(contacts.resting(now).collect::<Vec<_>>(), vec![peer()]);
+            now = contacts.next().expect("a pause");
+        }
+        assert!(tries < 30, "{tries} dials in ten minutes");
+        contacts.linked(peer(), now);
+        let end = now + PROVEN_TIME;
+        contacts.unlinked(peer(), end);
+        assert!(contacts.may_link(peer(), end));
+        assert_eq!(contacts.next(), Some(end + REDIAL_INITIAL), "it wants us again");
+    }
+
+    #[tokio::test]
+    async fn peer_for_which_there_was_no_room_is_left_alone_for_minutes() {
+        let start = Instant::now();
+        let mut contacts = Contacts::new(&[ADDRESS.to_owned()], false, start);
+        contacts.due(start);
+        assert!(contacts.is_contact(peer(), ADDRESS));
+        contacts.linked(peer(), start);
+        contacts.unlinked(peer(), start);
+        contacts.refused(peer(), start);
+        assert!(contacts.settle(start));
+        assert_eq!(contacts.next(), Some(start + REFUSED_PAUSE));
+        let early = start + REFUSED_PAUSE - Duration::from_secs(1);
+        assert!(!contacts.may_link(peer(), early));
+        assert!(contacts.may_link(peer(), start + REFUSED_PAUSE));
+    }
+
+    #[tokio::test]
+    async fn peers_are_remembered_within_the_bound() {
+        let start = Instant::now();
+        let mut contacts = Contacts::new(&[], false, start);
+        for n in 0..2 * u32::try_from(PEERS_MAX).expect("small") {
+            let mut bytes = [0; 32];
+            bytes[..4].copy_from_slice(&n.to_le_bytes());
+            contacts.linked(PeerId::from_bytes(bytes), start);
+        }
+        assert!(contacts.peers.len() <= PEERS_MAX);
     }
 }

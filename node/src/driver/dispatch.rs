@@ -8,12 +8,14 @@ use blobmesh_protocol::engine::receipt::Receipt;
 use blobmesh_protocol::engine::{
     DropReason, FetchOutcome, Input, LookResult, Output, ServeVerdict, Source, WantError,
 };
-use blobmesh_protocol::id::{FetchId, LookId, ServeId, WantId};
+use blobmesh_protocol::id::{FetchId, LookId, QueryId, ServeId, WantId};
 use blobmesh_protocol::wire::message::Message;
 use blobmesh_protocol::{Hash, PeerId};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
-use super::event::{Event, GetEnded};
+use super::event::{Event, GetEnded, ServeSlot, Verdict};
+use super::requests::Request;
 use super::{Driver, Fetch};
 use crate::compute;
 use crate::control::api::{Failure, Trouble};
@@ -42,18 +44,10 @@ impl Driver {
                     running.task.abort();
                 }
             }
-            Output::FindProviders { query, hash } => {
-                self.ask_swarm(|swarm| async move { swarm.find_providers(query, hash).await.ok() });
-            }
-            Output::StopFindProviders { query } => {
-                self.ask_swarm(|swarm| async move { swarm.stop_find(query).await.ok() });
-            }
-            Output::Provide { hash } => {
-                self.ask_swarm(|swarm| async move { swarm.provide(hash).await.ok() });
-            }
-            Output::Unprovide { hash } => {
-                self.ask_swarm(|swarm| async move { swarm.stop_providing(hash).await.ok() });
-            }
+            Output::FindProviders { query, hash } => self.find_providers(query, hash),
+            Output::StopFindProviders { query } => self.request(Request::StopFind { query }),
+            Output::Provide { hash } => self.request(Request::Provide { hash }),
+            Output::Unprovide { hash } => self.request(Request::Unprovide { hash }),
             Output::Serve { serve, verdict } => self.serve(serve, verdict),
             Output::Drop { peer, reason } => self.drop_peer(peer, reason),
             Output::Ended { want, result, receipt } => self.end(want, result, *receipt),
@@ -108,15 +102,16 @@ impl Driver {
         self.fetches.insert(fetch, Fetch { hash, peer, task, unverified: 0 });
     }
 
-    fn ask_swarm<F: Future<Output = Option<()>> + Send + 'static>(
-        &mut self,
-        ask: impl FnOnce(SwarmHandle) -> F,
-    ) {
-        let asked = ask(self.swarm.clone());
-        self.tasks.spawn(async move {
-            // Without a swarm nobody waits for the answer either.
-            asked.await;
-        });
+    fn find_providers(&mut self, query: QueryId, hash: Hash) {
+        if !self.requests.send(Request::Find { query, hash }) {
+            self.tell(Input::ProvidersEnded { query });
+        }
+    }
+
+    fn request(&self, request: Request) {
+        if !self.requests.send(request) {
+            tracing::warn!(?request, "the swarm stands still, a request is lost");
+        }
     }
 
     /// Takes a blob stream that a peer opened: the engine decides once the request is there.
@@ -131,17 +126,25 @@ impl Driver {
     }
 
     fn serve(&mut self, serve: ServeId, verdict: ServeVerdict) {
-        let Some(waiting) = self.serves.remove(&serve) else { return };
-        if waiting.send((serve, verdict)).is_err() && verdict == ServeVerdict::Admit {
-            // The peer went while it waited.
-            self.tell(Input::ServeEnded { serve });
-        }
+        let Some((peer, waiting)) = self.serves.remove(&serve) else { return };
+        let verdict = match verdict {
+            ServeVerdict::Busy { retry_after } => Verdict::Busy { retry_after },
+            ServeVerdict::Admit => {
+                Verdict::Admit(ServeSlot { serve, peer, bytes: 0, events: self.tasks.events() })
+            }
+        };
+        // The slot of a peer that went while it waited comes back by itself.
+        waiting.send(verdict).ok();
     }
 
     pub(super) fn drop_peer(&mut self, peer: PeerId, reason: DropReason) {
         tracing::info!(peer = %crate::swarm::convert::peer_text(&peer), ?reason, "peer dropped");
         self.close_link(peer, None);
-        self.ask_swarm(|swarm| async move { swarm.disconnect(&peer).await.ok() });
+        if reason == DropReason::Full {
+            // No fault of the peer's: blobs may still come from it and go to it.
+            return self.contacts.refused(peer, Instant::now());
+        }
+        self.request(Request::Disconnect { peer });
     }
 
     fn end(&mut self, want: WantId, result: Result<(), WantError>, receipt: Receipt) {
@@ -257,14 +260,13 @@ async fn serve_one(
     if events.send(Event::ServeAsked { peer, verdict }).await.is_err() {
         return Ok(());
     }
-    let Ok((serve, verdict)) = answer.await else { return Ok(()) };
-    match verdict {
-        ServeVerdict::Busy { retry_after } => provider::turn_away(io, retry_after).await,
-        ServeVerdict::Admit => {
-            let result = provider::serve(io, request, store).await;
-            let bytes = result.as_ref().copied().unwrap_or(0);
-            events.send(Event::ServeEnded { serve, peer, bytes }).await.ok();
-            result.map(|_| ())
+    match answer.await {
+        // The driver has stopped.
+        Err(_) => Ok(()),
+        Ok(Verdict::Busy { retry_after }) => provider::turn_away(io, retry_after).await,
+        Ok(Verdict::Admit(mut slot)) => {
+            slot.bytes = provider::serve(io, request, store).await?;
+            Ok(())
         }
     }
 }

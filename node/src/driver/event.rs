@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use blobmesh_protocol::engine::receipt::Receipt;
-use blobmesh_protocol::engine::{FetchOutcome, Input, ServeVerdict, WantError};
+use blobmesh_protocol::engine::{FetchOutcome, Input, WantError};
 use blobmesh_protocol::id::{FetchId, ServeId, WantId};
 use blobmesh_protocol::{Hash, NeighbourInfo, PeerId};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::control::api::Failure;
 use crate::swarm::{OpenError, Stream};
@@ -35,17 +35,58 @@ pub(crate) enum Event {
         failure: Option<Box<Failure>>,
     },
     /// The control stream we opened to a neighbour.
-    LinkOpened { peer: PeerId, result: Result<Stream, OpenError> },
+    LinkOpened { peer: PeerId, link: u64, result: Result<Stream, OpenError> },
     /// A control stream ended, for better or worse.
     LinkClosed { peer: PeerId, link: u64, malformed: bool },
     /// A peer asks to be served.
-    ServeAsked { peer: PeerId, verdict: oneshot::Sender<(ServeId, ServeVerdict)> },
+    ServeAsked { peer: PeerId, verdict: oneshot::Sender<Verdict> },
     /// A service came to its end.
     ServeEnded { serve: ServeId, peer: PeerId, bytes: u64 },
     /// Somebody wants to know how the node stands.
     Snapshot(oneshot::Sender<Snapshot>),
     /// The node stops.
     Stop(oneshot::Sender<()>),
+}
+
+/// Says whether a peer is served.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    /// It is, as long as the slot is held.
+    Admit(ServeSlot),
+    /// It should come again.
+    Busy {
+        /// After how long.
+        retry_after: Duration,
+    },
+}
+
+/// Is one of the services that may run at once. Dropping it ends the service for the driver, however it
+/// came to its end: a slot that got lost would be missing until the node stops.
+#[derive(Debug)]
+pub(super) struct ServeSlot {
+    pub(super) serve: ServeId,
+    pub(super) peer: PeerId,
+    /// The bytes of blobs that were sent.
+    pub(super) bytes: u64,
+    pub(super) events: mpsc::Sender<Event>,
+}
+
+impl Drop for ServeSlot {
+    fn drop(&mut self) {
+        let Self { serve, peer, bytes, .. } = *self;
+        post(&self.events, Event::ServeEnded { serve, peer, bytes });
+    }
+}
+
+/// Sends an event from where nobody can wait for room. There are never more of these under way than
+/// gets and services, which are bounded.
+pub(super) fn post(events: &mpsc::Sender<Event>, event: Event) {
+    if let Err(mpsc::error::TrySendError::Full(event)) = events.try_send(event)
+        && let Ok(runtime) = tokio::runtime::Handle::try_current()
+    {
+        let events = events.clone();
+        runtime.spawn(async move { events.send(event).await.ok() });
+    }
 }
 
 /// Asks for a blob.
@@ -96,4 +137,36 @@ pub(crate) struct ConnectedPeer {
     pub(crate) address: String,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn slot_of_a_service_that_panics_is_given_back_also_when_the_driver_is_behind() {
+        let (events, mut events_in) = mpsc::channel(1);
+        events.try_send(Event::Input(Input::Timeout)).expect("room");
+        let peer = PeerId::from_bytes([1; 32]);
+        let slot = ServeSlot { serve: ServeId(7), peer, bytes: 0, events };
+        let service = tokio::spawn(async move {
+            let _slot = slot;
+            panic!("a service of this test ends like this");
+        });
+        assert!(service.await.is_err());
+        assert!(matches!(events_in.recv().await, Some(Event::Input(Input::Timeout))));
+        let ended = events_in.recv().await;
+        assert!(matches!(ended, Some(Event::ServeEnded { serve: ServeId(7), .. })), "{ended:?}");
+    }
+
+    #[tokio::test]
+    async fn slot_that_nobody_takes_is_given_back() {
+        let (events, mut events_in) = mpsc::channel(1);
+        let (verdict, answer) = oneshot::channel();
+        drop(answer);
+        let peer = PeerId::from_bytes([1; 32]);
+        let slot = ServeSlot { serve: ServeId(7), peer, bytes: 0, events };
+        drop(verdict.send(Verdict::Admit(slot)));
+        assert!(matches!(events_in.recv().await, Some(Event::ServeEnded { .. })));
+    }
 }

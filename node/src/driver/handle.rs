@@ -9,7 +9,7 @@ use blobmesh_protocol::engine::Input;
 use blobmesh_protocol::id::WantId;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::event::{Event, Get, GetEnded, GetProgress, Snapshot};
+use super::event::{Event, Get, GetEnded, GetProgress, Snapshot, post};
 
 /// Says that the driver has stopped.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
@@ -84,12 +84,6 @@ struct TakeBack<'a> {
 
 impl Drop for TakeBack<'_> {
     fn drop(&mut self) {
-        let cancel = Event::Input(Input::Cancel { want: self.want });
-        if let Err(mpsc::error::TrySendError::Full(cancel)) = self.events.try_send(cancel)
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            let events = self.events.clone();
-            runtime.spawn(async move { events.send(cancel).await.ok() });
-        }
+        post(self.events, Event::Input(Input::Cancel { want: self.want }));
     }
 }

@@ -59,9 +59,9 @@ impl Drop for Link {
 }
 
 impl Links {
-    /// Returns whether a link is open or being opened.
-    pub(super) fn contains(&self, peer: PeerId) -> bool {
-        self.links.contains_key(&peer)
+    /// Returns whether a link counts: our stream of it is open.
+    pub(super) fn is_open(&self, peer: PeerId) -> bool {
+        self.links.get(&peer).is_some_and(|link| link.speaker.is_some())
     }
 
     /// Opens our stream of a link, unless there is one.
@@ -76,7 +76,7 @@ impl Links {
         let swarm = swarm.clone();
         tasks.spawn_event(async move {
             let result = swarm.open_control(&peer).await;
-            Event::LinkOpened { peer, result }
+            Event::LinkOpened { peer, link: number, result }
         });
     }
 
@@ -97,13 +97,20 @@ impl Links {
         }
     }
 
-    /// Takes our own stream once it is open, and returns whether the link counts from now on.
-    pub(super) fn opened(&mut self, peer: PeerId, stream: Stream, tasks: &mut Tasks) -> bool {
-        let Some(link) = self.links.get_mut(&peer).filter(|link| link.speaker.is_none()) else {
+    /// Takes our own stream once it is open, and returns whether the link counts from now on. The
+    /// stream of a link that was closed meanwhile is of no use to the one that followed.
+    pub(super) fn opened(
+        &mut self,
+        peer: PeerId,
+        number: u64,
+        stream: Stream,
+        tasks: &mut Tasks,
+    ) -> bool {
+        let link = self.links.get_mut(&peer);
+        let Some(link) = link.filter(|link| link.number == number && link.speaker.is_none()) else {
             return false;
         };
         let (queue, messages) = mpsc::channel(QUEUE_MAX);
-        let number = link.number;
         let task = tasks.spawn_event(async move {
             let malformed = speak(stream, messages).await.is_err_and(|error| is_malformed(&error));
             Event::LinkClosed { peer, link: number, malformed }

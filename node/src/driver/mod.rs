@@ -4,19 +4,21 @@
 //! what the engine puts out ([`dispatch`]). It never waits for anything but the next event: whatever
 //! takes time runs as a task of its own ([`tasks`]) and comes back as an [`event`].
 //!
-//! [`links`] are the control streams with neighbours, [`contacts`] says whom to dial.
+//! [`links`] are the control streams with neighbours, [`contacts`] says whom to dial, and [`requests`] go
+//! to the swarm.
 
 mod contacts;
 mod dispatch;
 mod event;
 mod handle;
 mod links;
+mod requests;
 mod tasks;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use blobmesh_protocol::engine::{DropReason, Input, ServeVerdict};
+use blobmesh_protocol::engine::{DropReason, Input};
 use blobmesh_protocol::id::{FetchId, ServeId, WantId};
 use blobmesh_protocol::{Config, Engine, Hash, PeerId, Time};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -24,8 +26,9 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, sleep_until};
 
 use contacts::Contacts;
-use event::{EVENTS_MAX, Event, Get};
+use event::{EVENTS_MAX, Event, Get, Verdict};
 use links::Links;
+use requests::Requests;
 use tasks::Tasks;
 
 pub(crate) use dispatch::describe;
@@ -71,12 +74,14 @@ pub(crate) fn start(parts: Parts) -> (DriverHandle, JoinHandle<()>) {
         candidates: parts.candidates,
         evicted: parts.evicted,
     };
+    let mut tasks = Tasks::new(events);
     let clock = Clock { start: Instant::now() };
     let mut driver = Driver {
         engine: Engine::new(parts.config.clone(), parts.me, parts.seed, Time::ZERO),
         clock,
         blob_bytes_max: parts.config.blob_bytes_max,
         store: parts.store,
+        requests: Requests::start(parts.swarm.clone(), &mut tasks),
         swarm: parts.swarm,
         edge: parts.edge,
         contacts: Contacts::new(&parts.peers, inboxes.candidates.is_some(), clock.start),
@@ -88,7 +93,7 @@ pub(crate) fn start(parts: Parts) -> (DriverHandle, JoinHandle<()>) {
         fetches: BTreeMap::new(),
         serves: BTreeMap::new(),
         next_serve: 0,
-        tasks: Tasks::new(events),
+        tasks,
     };
     for (hash, advertise) in parts.held {
         driver.engine.handle(Time::ZERO, Input::Held { hash, advertise });
@@ -139,6 +144,7 @@ struct Driver {
     blob_bytes_max: u64,
     store: Store,
     swarm: SwarmHandle,
+    requests: Requests,
     edge: Option<Arc<Edge>>,
     contacts: Contacts,
     links: Links,
@@ -148,7 +154,8 @@ struct Driver {
     /// The last failure of a source, by blob, for those who still want it.
     failures: HashMap<Hash, Failure>,
     fetches: BTreeMap<FetchId, Fetch>,
-    serves: BTreeMap<ServeId, oneshot::Sender<(ServeId, ServeVerdict)>>,
+    /// Peers that wait to hear whether they are served.
+    serves: BTreeMap<ServeId, (PeerId, oneshot::Sender<Verdict>)>,
     next_serve: u64,
     tasks: Tasks,
 }
@@ -244,7 +251,9 @@ impl Driver {
                 }
                 self.tell(Input::FetchEnded { fetch, outcome });
             }
-            Event::LinkOpened { peer, result } => self.handle_link_opened(peer, result),
+            Event::LinkOpened { peer, link, result } => {
+                self.handle_link_opened(peer, link, result);
+            }
             Event::LinkClosed { peer, link, malformed } => {
                 self.close_link(peer, Some(link));
                 if malformed {
@@ -254,7 +263,7 @@ impl Driver {
             Event::ServeAsked { peer, verdict } => {
                 self.next_serve += 1;
                 let serve = ServeId(self.next_serve);
-                self.serves.insert(serve, verdict);
+                self.serves.insert(serve, (peer, verdict));
                 self.tell(Input::ServeAsked { serve, peer });
             }
             Event::ServeEnded { serve, peer, bytes } => {
@@ -324,13 +333,7 @@ impl Driver {
             SwarmEvent::Connected { peer, address, dialed: _ } => {
                 self.connected.insert(peer, Connected { address, bytes_in: 0, bytes_out: 0 });
             }
-            // The DHT connects peers by itself: a neighbour is only whom we meant to reach, or who
-            // opens a control stream to us.
-            SwarmEvent::Dialed { peer, address } => {
-                if self.contacts.is_contact(peer, &address) {
-                    self.links.open(peer, &self.swarm, &mut self.tasks);
-                }
-            }
+            SwarmEvent::Dialed { peer, address } => self.handle_dialed(peer, &address),
             SwarmEvent::Disconnected { peer } => {
                 self.connected.remove(&peer);
                 self.close_link(peer, None);
@@ -355,13 +358,34 @@ impl Driver {
         }
     }
 
+    /// Links with a peer that we dialled. The DHT connects peers by itself: a neighbour is only whom we
+    /// meant to reach, or who opens a control stream to us.
+    fn handle_dialed(&mut self, peer: PeerId, address: &str) {
+        let now = Instant::now();
+        if !self.contacts.is_contact(peer, address) {
+            return;
+        }
+        if self.links.is_open(peer) {
+            // It linked with us first; only now it is known to be whom we dialled.
+            self.contacts.linked(peer, now);
+        } else if self.contacts.may_link(peer, now) {
+            self.links.open(peer, &self.swarm, &mut self.tasks);
+        }
+    }
+
     /// Links with somebody that mDNS showed, or dials it; of two nodes that see each other one waits.
     fn handle_candidate(&mut self, candidate: Candidate, waited: bool) {
+        let now = Instant::now();
         let known = self.connected.keys().find(|peer| candidate.is_peer(peer)).copied();
         if let Some(peer) = known {
-            return self.links.open(peer, &self.swarm, &mut self.tasks);
+            if self.contacts.may_link(peer, now) {
+                self.links.open(peer, &self.swarm, &mut self.tasks);
+            }
+            return;
         }
-        let now = Instant::now();
+        if self.contacts.resting(now).any(|peer| candidate.is_peer(&peer)) {
+            return;
+        }
         if !candidate.dial_first && !waited {
             return self.contacts.wait(candidate, now);
         }
@@ -373,12 +397,13 @@ impl Driver {
     fn handle_link_opened(
         &mut self,
         peer: PeerId,
+        link: u64,
         result: Result<crate::swarm::Stream, crate::swarm::OpenError>,
     ) {
         match result {
             Ok(stream) => {
-                if self.links.opened(peer, stream, &mut self.tasks) {
-                    self.contacts.linked(peer);
+                if self.links.opened(peer, link, stream, &mut self.tasks) {
+                    self.contacts.linked(peer, Instant::now());
                     self.tell(Input::Connected { peer });
                     self.drain();
                     self.links.listen(peer, &mut self.tasks);
@@ -386,7 +411,7 @@ impl Driver {
             }
             Err(error) => {
                 tracing::debug!(%error, "no control stream");
-                self.close_link(peer, None);
+                self.close_link(peer, Some(link));
             }
         }
     }
@@ -404,8 +429,11 @@ impl Driver {
         for address in self.contacts.due(now) {
             let linked = crate::swarm::convert::peer_of_address(&address).ok().flatten();
             match linked.filter(|peer| self.connected.contains_key(peer)) {
-                Some(peer) if self.links.contains(peer) => self.contacts.linked(peer),
-                Some(peer) => self.links.open(peer, &self.swarm, &mut self.tasks),
+                Some(peer) if self.links.is_open(peer) => self.contacts.linked(peer, now),
+                Some(peer) if self.contacts.may_link(peer, now) => {
+                    self.links.open(peer, &self.swarm, &mut self.tasks);
+                }
+                Some(_) => {}
                 None => self.dial(address),
             }
         }
