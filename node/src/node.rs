@@ -13,16 +13,13 @@ use crate::compute;
 use crate::config::NodeConfig;
 use crate::control::api::{Failure, Trouble};
 use crate::discovery::{Candidate, Discovery, DiscoveryConfig, Interfaces};
-use crate::driver::{self, DriverHandle};
+use crate::driver::{self, DriverHandle, Holdings};
 use crate::edge::{Edge, EdgeOptions};
 use crate::identity::Identity;
 use crate::mesh::MeshKey;
 use crate::service::{Facts, NodeService, Receipts};
 use crate::store::{BlobInfo, OpenReport, Origin, RebuildReason, Store, StoreConfig, StoreError};
 use crate::swarm::{Swarm, SwarmConfig, SwarmError, SwarmEvent, SwarmHandle, convert};
-
-/// How many evicted blobs wait for the driver to hear of them.
-const EVICTED_MAX: usize = 1_024;
 
 /// Is one running node: a store, and unless it was started offline, its place in a mesh.
 #[derive(Debug)]
@@ -49,8 +46,10 @@ impl Node {
     pub async fn start(config: NodeConfig) -> Result<Self, Failure> {
         let home = config.home.clone();
         compute::run(move || make_home(&home)).await.map_err(lost)??;
-        let (evicted, evicted_in) = mpsc::channel(EVICTED_MAX);
-        let store = open_store(&config, Some(evicted)).await?;
+        let store = open_store(&config).await?;
+        let holdings = Arc::new(Holdings::default());
+        let gone = Arc::clone(&holdings);
+        store.set_gone_listener(move |hash| gone.gone(hash));
         let keys = config.clone();
         let (identity, mesh) = compute::run(move || load_keys(&keys)).await.map_err(lost)??;
         let edge = open_edge(&config)?;
@@ -76,7 +75,7 @@ impl Node {
             peers: config.peers.clone(),
             addresses: addresses.clone(),
             held: held.map_err(|error| Failure::new(error.kind(), driver::describe(&error)))?,
-            evicted: evicted_in,
+            holdings,
         };
         let (handle, driver_task) = driver::start(parts);
         let facts = Facts {
@@ -100,7 +99,7 @@ impl Node {
     pub async fn start_offline(config: NodeConfig) -> Result<Self, Failure> {
         let home = config.home.clone();
         compute::run(move || make_home(&home)).await.map_err(lost)??;
-        let store = open_store(&config, None).await?;
+        let store = open_store(&config).await?;
         let edge = open_edge(&config)?;
         let facts = Facts {
             home: config.home.clone(),
@@ -131,17 +130,27 @@ impl Node {
     }
 
     /// Stops the node: says goodbye, ends its transfers with what they verified kept, and closes the
-    /// store. Dropping a node instead leaves the store as a crash would.
+    /// store.
+    ///
+    /// Dropping a node instead ends its network and its transfers at once, without a goodbye and without
+    /// saving receipts; its store closes with the last [`service`](Self::service).
     pub async fn shutdown(mut self) {
-        if let Some(network) = self.network.take() {
-            if let Some(discovery) = network.discovery {
+        if let Some(mut network) = self.network.take() {
+            if let Some(discovery) = network.discovery.take() {
                 discovery.shutdown().await;
             }
             network.driver.stop().await;
-            network.driver_task.await.ok();
+            (&mut network.driver_task).await.ok();
             network.swarm.shutdown().await;
         }
         self.service.close().await;
+    }
+}
+
+impl Drop for Network {
+    /// The driver owns its tasks and hears the swarm, which ends when nobody hears it.
+    fn drop(&mut self) {
+        self.driver_task.abort();
     }
 }
 
@@ -156,22 +165,13 @@ fn make_home(home: &Path) -> Result<(), Failure> {
     })
 }
 
-async fn open_store(
-    config: &NodeConfig,
-    evicted: Option<mpsc::Sender<Hash>>,
-) -> Result<Store, Failure> {
+async fn open_store(config: &NodeConfig) -> Result<Store, Failure> {
     let store_config =
         StoreConfig::new(config.store_dir(), config.store_bytes_max, config.blob_bytes_max);
     let opened = compute::run(move || Store::open(store_config)).await.map_err(lost)?;
     let (store, report) =
         opened.map_err(|error| Failure::new(error.kind(), driver::describe(&error)))?;
     log_report(&report);
-    if let Some(evicted) = evicted {
-        store.set_gone_listener(move |hash| {
-            // One that is not heard of stays in the filter a while, and costs a wasted question.
-            evicted.try_send(hash).ok();
-        });
-    }
     Ok(store)
 }
 

@@ -3,9 +3,11 @@
 #[allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 mod mesh_support;
 
-use blobmesh_node::control::api::{Answer, Request, Trouble};
+use blobmesh_node::control::Service;
+use blobmesh_node::control::api::{Answer, Exchange, Request, Trouble};
 use blobmesh_protocol::Hash;
 use mesh_support::{TestNode, bytes, edge_dir};
+use tokio::sync::mpsc;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn blob_added_on_one_node_is_got_on_another_then_from_its_own_store() {
@@ -142,4 +144,34 @@ async fn forty_gets_at_once_from_one_neighbour_all_succeed() {
     for receipt in futures::future::join_all(gets).await {
         assert_eq!(receipt.expect("got").tier.lan, 1_000_000);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn node_that_is_dropped_leaves_the_mesh() {
+    let a = TestNode::start(&[]).await;
+    let b = TestNode::start(&[&a]).await;
+    b.linked(1).await;
+    drop(a);
+    b.until(|peers| peers.is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blob_whose_client_hung_up_is_still_heard_of() {
+    let a = TestNode::start(&[]).await;
+    let b = TestNode::start(&[&a]).await;
+    b.linked(1).await;
+    let (events, _events_in) = mpsc::channel(16);
+    let (input_out, input) = mpsc::channel(1);
+    let service = a.node.service();
+    let add = Request::Add { path: None, pin: false };
+    let client = tokio::spawn(async move {
+        service.handle(add, Exchange { events, input }).await.expect("added");
+    });
+    for piece in bytes(1, 4).chunks(1) {
+        input_out.send(Ok(bytes::Bytes::copy_from_slice(piece))).await.expect("taken");
+    }
+    client.abort();
+    client.await.expect_err("hung up");
+    drop(input_out);
+    b.hears_of(1).await;
 }

@@ -231,6 +231,14 @@ impl Contacts {
         }
     }
 
+    /// Forgets all contacts: there is no way to dial them any more.
+    pub(super) fn give_up(&mut self) {
+        self.named.clear();
+        self.waiting.clear();
+        self.shown.clear();
+        self.discovers = false;
+    }
+
     fn standing(&mut self, peer: PeerId, now: Instant) -> &mut Standing {
         if self.peers.len() >= PEERS_MAX && !self.peers.contains_key(&peer) {
             let oldest = self.peers.iter().min_by_key(|(_, s)| (s.linked.is_some(), s.rests));

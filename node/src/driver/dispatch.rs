@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::event::{Event, GetEnded, ServeSlot, Verdict};
 use super::requests::Request;
-use super::{Driver, Fetch};
+use super::{Driver, Fetch, Holdings};
 use crate::compute;
 use crate::control::api::{Failure, Trouble};
 use crate::store::{Store, StoreError};
@@ -76,9 +76,9 @@ impl Driver {
     fn start_fetch(&mut self, fetch: FetchId, hash: Hash, source: Source) {
         let events = self.tasks.events();
         let (store, swarm, edge) = (self.store.clone(), self.swarm.clone(), self.edge.clone());
-        let size_max = self.blob_bytes_max;
+        let (size_max, holdings) = (self.blob_bytes_max, Arc::clone(&self.holdings));
         let task = self.tasks.spawn_event(async move {
-            let report = Arc::new(Reporter { fetch, hash, events });
+            let report = Arc::new(Reporter { fetch, hash, events, holdings });
             let result = match (source, edge) {
                 (Source::Peer(peer), _) => match open_blob(&swarm, peer).await {
                     Ok(stream) => requester::fetch(stream, hash, &store, size_max, report).await,
@@ -198,6 +198,7 @@ struct Reporter {
     fetch: FetchId,
     hash: Hash,
     events: mpsc::Sender<Event>,
+    holdings: Arc<Holdings>,
 }
 
 impl Report for Reporter {
@@ -211,8 +212,7 @@ impl Report for Reporter {
     }
 
     fn stored(&self) {
-        let stored = Input::Stored { fetch: self.fetch, hash: self.hash };
-        self.events.blocking_send(Event::Input(stored)).ok();
+        self.holdings.stored(self.hash, self.fetch);
     }
 }
 

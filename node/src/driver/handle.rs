@@ -10,6 +10,7 @@ use blobmesh_protocol::id::WantId;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::event::{Event, Get, GetEnded, GetProgress, Snapshot, post};
+use super::holdings::Holdings;
 
 /// Says that the driver has stopped.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
@@ -21,11 +22,12 @@ pub(crate) struct DriverStopped;
 pub(crate) struct DriverHandle {
     events: mpsc::Sender<Event>,
     wants: Arc<AtomicU64>,
+    holdings: Arc<Holdings>,
 }
 
 impl DriverHandle {
-    pub(super) fn new(events: mpsc::Sender<Event>) -> Self {
-        Self { events, wants: Arc::default() }
+    pub(super) fn new(events: mpsc::Sender<Event>, holdings: Arc<Holdings>) -> Self {
+        Self { events, wants: Arc::default(), holdings }
     }
 
     /// Gets a blob into the store.
@@ -47,14 +49,15 @@ impl DriverHandle {
         end
     }
 
-    /// Tells the engine that a blob came into the store.
-    pub(crate) async fn held(&self, hash: Hash) -> Result<(), DriverStopped> {
-        self.send(Event::Input(Input::Held { hash, advertise: true })).await
+    /// Tells the engine that a user of this node put a blob into the store. Never waits: say it on the
+    /// thread that did it, where no client that hangs up can come between.
+    pub(crate) fn held(&self, hash: Hash) {
+        self.holdings.held(hash, true);
     }
 
-    /// Tells the engine that a blob left the store.
-    pub(crate) async fn gone(&self, hash: Hash) -> Result<(), DriverStopped> {
-        self.send(Event::Input(Input::Gone { hash })).await
+    /// Tells the engine that a blob left the store. Never waits, as [`held`](Self::held).
+    pub(crate) fn gone(&self, hash: Hash) {
+        self.holdings.gone(hash);
     }
 
     pub(crate) async fn snapshot(&self) -> Result<Snapshot, DriverStopped> {

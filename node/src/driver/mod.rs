@@ -4,16 +4,21 @@
 //! what the engine puts out ([`dispatch`]). It never waits for anything but the next event: whatever
 //! takes time runs as a task of its own ([`tasks`]) and comes back as an [`event`].
 //!
-//! [`links`] are the control streams with neighbours, [`contacts`] says whom to dial, and [`requests`] go
-//! to the swarm.
+//! [`links`] are the control streams with neighbours, [`contacts`] says whom to dial, [`holdings`] what
+//! came into the store and left it, [`requests`] go to the swarm, and [`inbox`] is where all that comes
+//! in is heard.
 
 mod contacts;
 mod dispatch;
 mod event;
 mod handle;
+mod holdings;
+mod inbox;
 mod links;
 mod requests;
 mod tasks;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -23,10 +28,11 @@ use blobmesh_protocol::id::{FetchId, ServeId, WantId};
 use blobmesh_protocol::{Config, Engine, Hash, PeerId, Time};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use contacts::Contacts;
 use event::{EVENTS_MAX, Event, Get, Verdict};
+use inbox::{Heard, Inboxes};
 use links::Links;
 use requests::Requests;
 use tasks::Tasks;
@@ -34,6 +40,7 @@ use tasks::Tasks;
 pub(crate) use dispatch::describe;
 pub(crate) use event::{ConnectedPeer, GetEnded, GetProgress, Snapshot};
 pub(crate) use handle::{DriverHandle, DriverStopped};
+pub(crate) use holdings::Holdings;
 
 use crate::control::api::Failure;
 use crate::discovery::Candidate;
@@ -60,19 +67,19 @@ pub(crate) struct Parts {
     pub(crate) addresses: Vec<String>,
     /// The blobs held at the start, and whether each is advertised.
     pub(crate) held: Vec<(Hash, bool)>,
-    /// Names blobs that the store evicted.
-    pub(crate) evicted: mpsc::Receiver<Hash>,
+    /// Says what comes into the store and leaves it from then on.
+    pub(crate) holdings: Arc<Holdings>,
 }
 
 /// Starts the driver and returns how to ask it, and its task.
 pub(crate) fn start(parts: Parts) -> (DriverHandle, JoinHandle<()>) {
     let (events, events_in) = mpsc::channel(EVENTS_MAX);
-    let handle = DriverHandle::new(events.clone());
+    let handle = DriverHandle::new(events.clone(), Arc::clone(&parts.holdings));
     let inboxes = Inboxes {
         events: events_in,
-        swarm: parts.swarm_events,
+        swarm: Some(parts.swarm_events),
         candidates: parts.candidates,
-        evicted: parts.evicted,
+        holdings: Arc::clone(&parts.holdings),
     };
     let mut tasks = Tasks::new(events);
     let clock = Clock { start: Instant::now() };
@@ -81,6 +88,7 @@ pub(crate) fn start(parts: Parts) -> (DriverHandle, JoinHandle<()>) {
         clock,
         blob_bytes_max: parts.config.blob_bytes_max,
         store: parts.store,
+        holdings: parts.holdings,
         requests: Requests::start(parts.swarm.clone(), &mut tasks),
         swarm: parts.swarm,
         edge: parts.edge,
@@ -119,30 +127,12 @@ impl Clock {
     }
 }
 
-/// Where the driver hears from.
-struct Inboxes {
-    events: mpsc::Receiver<Event>,
-    swarm: mpsc::Receiver<SwarmEvent>,
-    candidates: Option<mpsc::Receiver<Candidate>>,
-    evicted: mpsc::Receiver<Hash>,
-}
-
-/// What came next.
-enum Heard {
-    Event(Event),
-    Swarm(SwarmEvent),
-    Candidate(Candidate),
-    Evicted(Hash),
-    Timeout,
-    /// The swarm has stopped.
-    Nothing,
-}
-
 struct Driver {
     engine: Engine,
     clock: Clock,
     blob_bytes_max: u64,
     store: Store,
+    holdings: Arc<Holdings>,
     swarm: SwarmHandle,
     requests: Requests,
     edge: Option<Arc<Edge>>,
@@ -189,13 +179,10 @@ impl Driver {
         self.drain();
         let mut turn = 0;
         loop {
-            let heard = hear(&mut inboxes, self.wake()).await;
+            let heard = inboxes.hear(self.wake()).await;
             if let Heard::Event(Event::Stop(done)) = heard {
                 self.say_goodbye(&mut inboxes.events).await;
                 done.send(()).ok();
-                return;
-            }
-            if matches!(heard, Heard::Nothing) {
                 return;
             }
             self.handle(heard);
@@ -220,9 +207,12 @@ impl Driver {
             Heard::Event(event) => self.handle_event(event),
             Heard::Swarm(event) => self.handle_swarm(event),
             Heard::Candidate(candidate) => self.handle_candidate(candidate, false),
-            Heard::Evicted(hash) => self.tell(Input::Gone { hash }),
+            Heard::Holdings => {
+                let holdings = Arc::clone(&self.holdings);
+                holdings.take().for_each(|change| self.tell(change));
+            }
             Heard::Timeout => self.tell(Input::Timeout),
-            Heard::Nothing => {}
+            Heard::SwarmEnded => self.go_on_alone(),
         }
     }
 
@@ -416,6 +406,16 @@ impl Driver {
         }
     }
 
+    /// Goes on without a swarm: gets are answered from the store and the edge.
+    fn go_on_alone(&mut self) {
+        tracing::warn!("the swarm has ended, the node goes on without peers");
+        for peer in std::mem::take(&mut self.connected).into_keys() {
+            self.close_link(peer, None);
+        }
+        self.contacts.give_up();
+        self.addresses.clear();
+    }
+
     fn close_link(&mut self, peer: PeerId, number: Option<u64>) {
         if self.links.close(peer, number) {
             self.contacts.unlinked(peer, Instant::now());
@@ -468,29 +468,5 @@ impl Driver {
             connected: connected.collect(),
             counters: counters.into_iter().map(|(name, n)| (name.to_owned(), n)).collect(),
         }
-    }
-}
-
-/// Waits for what comes next: first what ends local work, then the network, then new contacts.
-async fn hear(inboxes: &mut Inboxes, wake: Option<Instant>) -> Heard {
-    let timer = async {
-        match wake {
-            Some(at) => sleep_until(at).await,
-            None => std::future::pending().await,
-        }
-    };
-    let candidate = async {
-        match &mut inboxes.candidates {
-            Some(candidates) => candidates.recv().await,
-            None => None,
-        }
-    };
-    tokio::select! {
-        biased;
-        Some(event) = inboxes.events.recv() => Heard::Event(event),
-        event = inboxes.swarm.recv() => event.map_or(Heard::Nothing, Heard::Swarm),
-        Some(hash) = inboxes.evicted.recv() => Heard::Evicted(hash),
-        () = timer => Heard::Timeout,
-        Some(candidate) = candidate => Heard::Candidate(candidate),
     }
 }

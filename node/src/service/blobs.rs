@@ -12,6 +12,7 @@ use tokio::time::interval;
 use super::{Inner, parse_all};
 use crate::compute;
 use crate::control::api::{Answer, BlobRow, Event, Exchange, Failure, Progress, Trouble};
+use crate::driver::DriverHandle;
 use crate::store::{Added, Origin, Store, StoreError};
 
 /// How often progress is told.
@@ -25,15 +26,9 @@ impl Inner {
         exchange: Exchange,
     ) -> Result<Answer, Failure> {
         let added = match path {
-            Some(path) => self.add_file(path, &exchange.events).await?,
-            None => self.add_stream(exchange.input).await?,
+            Some(path) => self.add_file(path, pin, &exchange.events).await?,
+            None => self.add_stream(pin, exchange.input).await?,
         };
-        if pin {
-            compute::store(&self.store, move |store| store.pin(&added.hash)).await?;
-        }
-        if let Some(driver) = &self.driver {
-            driver.held(added.hash).await?;
-        }
         let Added { hash, size, existed } = added;
         Ok(Answer::Added { hash: hash.to_hex(), size, existed })
     }
@@ -41,6 +36,7 @@ impl Inner {
     async fn add_file(
         &self,
         path: PathBuf,
+        pin: bool,
         events: &mpsc::Sender<Event>,
     ) -> Result<Added, Failure> {
         if !path.is_absolute() {
@@ -50,8 +46,11 @@ impl Inner {
         let (count, size_of) = (Arc::clone(&done), path.clone());
         let total = compute::run(move || std::fs::metadata(size_of).map(|meta| meta.len()).ok());
         let total = total.await?;
+        let driver = self.driver.clone();
         let add = compute::store(&self.store, move |store| {
-            store.add_file(&path, &mut |bytes| count.store(bytes, Ordering::Relaxed))
+            let added =
+                store.add_file(&path, &mut |bytes| count.store(bytes, Ordering::Relaxed))?;
+            welcome(store, driver.as_ref(), added, pin)
         });
         tokio::select! {
             biased;
@@ -63,9 +62,10 @@ impl Inner {
     /// Adds the bytes of the exchange's input, as they come.
     async fn add_stream(
         &self,
+        pin: bool,
         mut input: mpsc::Receiver<std::io::Result<bytes::Bytes>>,
     ) -> Result<Added, Failure> {
-        let store = self.store.clone();
+        let (store, driver) = (self.store.clone(), self.driver.clone());
         compute::run(move || {
             let mut writer = store.add_writer()?;
             while let Some(bytes) = input.blocking_recv() {
@@ -74,7 +74,7 @@ impl Inner {
                 };
                 writer.write(&bytes.map_err(unread)?)?;
             }
-            Ok(writer.finish()?)
+            Ok(welcome(&store, driver.as_ref(), writer.finish()?, pin)?)
         })
         .await?
     }
@@ -110,9 +110,9 @@ impl Inner {
     /// Removes all of them or, where one is missing or pinned, none.
     pub(super) async fn remove(&self, hashes: &[String], force: bool) -> Result<Answer, Failure> {
         let hashes = parse_all(hashes)?;
-        let targets = hashes.clone();
+        let driver = self.driver.clone();
         let freed = compute::store(&self.store, move |store| {
-            for hash in &targets {
+            for hash in &hashes {
                 match store.find(hash)? {
                     None => return Err(StoreError::Absent { hash: *hash }),
                     Some(found) if found.pinned && !force => {
@@ -121,31 +121,36 @@ impl Inner {
                     Some(_) => {}
                 }
             }
-            targets.iter().map(|hash| store.remove(hash, force)).collect::<Result<Vec<_>, _>>()
+            let remove = |hash: &Hash| {
+                let freed = store.remove(hash, force)?;
+                driver.iter().for_each(|driver| driver.gone(*hash));
+                Ok(freed)
+            };
+            hashes.iter().map(remove).collect::<Result<Vec<_>, StoreError>>()
         });
         let freed = freed.await?;
-        if let Some(driver) = &self.driver {
-            for hash in hashes {
-                driver.gone(hash).await?;
-            }
-        }
         let blobs = super::len_u64(freed.iter().flatten().count());
         Ok(Answer::Removed { bytes: freed.iter().flatten().sum(), blobs })
     }
 
     pub(super) async fn pin(&self, hashes: &[String]) -> Result<Answer, Failure> {
         let hashes = parse_all(hashes)?;
-        self.for_each(hashes.clone(), Store::pin).await?;
-        if let Some(driver) = &self.driver {
-            for hash in hashes {
-                driver.held(hash).await?;
-            }
-        }
+        let driver = self.driver.clone();
+        let pin = move |store: &Store| {
+            hashes.iter().try_for_each(|hash| {
+                store.pin(hash)?;
+                driver.iter().for_each(|driver| driver.held(*hash));
+                Ok(())
+            })
+        };
+        compute::store(&self.store, pin).await?;
         Ok(Answer::Done)
     }
 
     pub(super) async fn unpin(&self, hashes: &[String]) -> Result<Answer, Failure> {
-        self.for_each(parse_all(hashes)?, Store::unpin).await?;
+        let hashes = parse_all(hashes)?;
+        let unpin = move |store: &Store| hashes.iter().try_for_each(|hash| store.unpin(hash));
+        compute::store(&self.store, unpin).await?;
         Ok(Answer::Done)
     }
 
@@ -154,23 +159,23 @@ impl Inner {
         hashes: &[String],
         exchange: &Exchange,
     ) -> Result<Answer, Failure> {
-        let mut hashes = parse_all(hashes)?;
-        if hashes.is_empty() {
-            hashes = compute::store(&self.store, |store| store.hashes()).await?;
-        }
+        let named = parse_all(hashes)?;
+        let driver = self.driver.clone();
         let done = Arc::new(AtomicU64::new(0));
         let count = Arc::clone(&done);
-        let work = compute::store(&self.store, move |store| verify(store, &hashes, &count));
-        let (blobs, bytes, bad) = tokio::select! {
+        let work = compute::store(&self.store, move |store| {
+            let verified = match named.as_slice() {
+                [] => verify_all(store, &count)?,
+                named => verify_named(store, named, &count)?,
+            };
+            verified.bad.iter().for_each(|hash| driver.iter().for_each(|d| d.gone(*hash)));
+            Ok(verified)
+        });
+        let Verified { blobs, bytes, bad } = tokio::select! {
             biased;
             verified = work => verified?,
             never = tell_progress("verify", &done, None, &exchange.events) => match never {},
         };
-        if let Some(driver) = &self.driver {
-            for hash in &bad {
-                driver.gone(*hash).await?;
-            }
-        }
         Ok(Answer::Verified { blobs, bytes, bad: bad.iter().map(Hash::to_hex).collect() })
     }
 
@@ -178,34 +183,67 @@ impl Inner {
         let collected = compute::store(&self.store, |store| store.gc()).await?;
         Ok(Answer::Collected { blobs: collected.blobs, bytes: collected.bytes })
     }
-
-    async fn for_each(
-        &self,
-        hashes: Vec<Hash>,
-        work: fn(&Store, &Hash) -> Result<(), StoreError>,
-    ) -> Result<(), Failure> {
-        let each = move |store: &Store| hashes.iter().try_for_each(|hash| work(store, hash));
-        Ok(compute::store(&self.store, each).await?)
-    }
 }
 
-/// Verifies blobs and returns how many there were, their bytes, and the bad ones.
-fn verify(
+/// Tells the mesh of a blob that was added, and pins it if it should be. This is done on the thread that
+/// added it: a client that hangs up meanwhile must not leave a blob that nobody hears of.
+fn welcome(
     store: &Store,
-    hashes: &[Hash],
-    done: &AtomicU64,
-) -> Result<(u64, u64, Vec<Hash>), StoreError> {
-    let (mut blobs, mut bytes, mut bad) = (0, 0, Vec::new());
-    for hash in hashes {
-        let size = store.find(hash)?.ok_or(StoreError::Absent { hash: *hash })?.size;
-        if !store.verify(hash)? {
-            bad.push(*hash);
-        }
-        blobs += 1;
-        bytes += size;
-        done.store(bytes, Ordering::Relaxed);
+    driver: Option<&DriverHandle>,
+    added: Added,
+    pin: bool,
+) -> Result<Added, StoreError> {
+    if let Some(driver) = driver {
+        driver.held(added.hash);
     }
-    Ok((blobs, bytes, bad))
+    if pin {
+        store.pin(&added.hash)?;
+    }
+    Ok(added)
+}
+
+#[derive(Debug, Default)]
+struct Verified {
+    blobs: u64,
+    bytes: u64,
+    bad: Vec<Hash>,
+}
+
+/// Verifies blobs that must all be there.
+fn verify_named(store: &Store, hashes: &[Hash], done: &AtomicU64) -> Result<Verified, StoreError> {
+    let mut verified = Verified::default();
+    for hash in hashes {
+        if !verified.add(store, hash, done)? {
+            return Err(StoreError::Absent { hash: *hash });
+        }
+    }
+    Ok(verified)
+}
+
+/// Verifies what the store holds; what is evicted before its turn is passed over.
+fn verify_all(store: &Store, done: &AtomicU64) -> Result<Verified, StoreError> {
+    let mut verified = Verified::default();
+    for hash in store.hashes()? {
+        verified.add(store, &hash, done)?;
+    }
+    Ok(verified)
+}
+
+impl Verified {
+    /// Verifies one more blob; false if it is not there.
+    fn add(&mut self, store: &Store, hash: &Hash, done: &AtomicU64) -> Result<bool, StoreError> {
+        let Some(found) = store.find(hash)? else { return Ok(false) };
+        match store.verify(hash) {
+            Ok(true) => {}
+            Ok(false) => self.bad.push(*hash),
+            Err(StoreError::Absent { .. }) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        self.blobs += 1;
+        self.bytes += found.size;
+        done.store(self.bytes, Ordering::Relaxed);
+        Ok(true)
+    }
 }
 
 /// Tells progress until it is dropped.

@@ -143,7 +143,8 @@ impl TestNode {
             .await;
     }
 
-    async fn until(&self, ready: impl Fn(&[PeerRow]) -> bool) {
+    /// Waits until the peers are as they should be.
+    pub async fn until(&self, ready: impl Fn(&[PeerRow]) -> bool) {
         let deadline = Instant::now() + SOON;
         let mut pace = tokio::time::interval(Duration::from_millis(10));
         loop {

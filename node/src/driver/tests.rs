@@ -1,0 +1,75 @@
+//! The driver with a real store and a real swarm.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use blobmesh_protocol::{Config, Hash};
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::{DriverHandle, GetEnded, GetProgress, Holdings, Parts, start};
+use crate::identity::Identity;
+use crate::mesh::MeshKey;
+use crate::store::{Store, StoreConfig};
+use crate::swarm::{Swarm, SwarmConfig, SwarmHandle};
+
+/// How long anything may take that should come soon.
+const SOON: Duration = Duration::from_secs(20);
+
+struct Alone {
+    driver: DriverHandle,
+    _task: JoinHandle<()>,
+    swarm: SwarmHandle,
+    store: Store,
+    _dir: TempDir,
+}
+
+impl Alone {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let config = StoreConfig::new(dir.path().join("store"), 1 << 30, 1 << 30);
+        let store = Store::open(config).expect("opens").0;
+        let identity = Identity::load_or_create(&dir.path().join("identity")).expect("an identity");
+        let me = identity.peer();
+        let config = SwarmConfig { identity, mesh: MeshKey::open(), listen: Vec::new() };
+        let (swarm, swarm_events) = Swarm::start(config).expect("a swarm");
+        let parts = Parts {
+            me,
+            config: Config { edge: false, ..Config::default() },
+            seed: 1,
+            store: store.clone(),
+            swarm: swarm.clone(),
+            swarm_events,
+            candidates: None,
+            edge: None,
+            peers: vec!["/ip4/127.0.0.1/tcp/1".to_owned()],
+            addresses: Vec::new(),
+            held: Vec::new(),
+            holdings: Arc::new(Holdings::default()),
+        };
+        let (driver, task) = start(parts);
+        Self { driver, _task: task, swarm, store, _dir: dir }
+    }
+
+    async fn get(&self, hash: Hash) -> GetEnded {
+        let (progress, _watched) = watch::channel(GetProgress::default());
+        let got = timeout(SOON, self.driver.get(hash, None, progress)).await;
+        got.expect("an end in time").expect("the driver runs")
+    }
+}
+
+#[tokio::test]
+async fn node_without_a_swarm_goes_on_to_answer_from_its_store() {
+    let node = Alone::start();
+    node.swarm.shutdown().await;
+    let mut writer = node.store.add_writer().expect("a writer");
+    writer.write(b"held").expect("written");
+    let held = writer.finish().expect("added").hash;
+    node.driver.held(held);
+    node.get(held).await.result.expect("it is in the store");
+    let absent = node.get(Hash::of(b"absent")).await;
+    assert!(absent.result.is_err(), "nobody is left to ask");
+    assert!(node.driver.snapshot().await.expect("the driver runs").connected.is_empty());
+}
