@@ -1,6 +1,12 @@
-//! Real nodes in one process, on loopback, each with its own home.
+//! Real nodes in one process, on loopback, each with its own home; and members that misbehave.
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "an answer of another kind fails the test")]
+
+pub mod bad_peer;
+pub mod blob;
+pub mod detour;
+pub mod misdeeds;
+pub mod panics;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -39,7 +45,7 @@ pub fn config(home: &Path) -> NodeConfig {
     }
 }
 
-fn common_mesh() -> &'static MeshKey {
+pub fn common_mesh() -> &'static MeshKey {
     static MESH: OnceLock<MeshKey> = OnceLock::new();
     MESH.get_or_init(|| MeshKey::generate().expect("random bytes"))
 }
@@ -129,6 +135,21 @@ impl TestNode {
         }
     }
 
+    /// Returns the row of one peer, while it is connected.
+    pub async fn peer(&self, peer: &str) -> Option<PeerRow> {
+        self.peers().await.into_iter().find(|row| row.peer == peer)
+    }
+
+    /// Returns one of the counters of the node's status.
+    pub async fn counter(&self, name: &str) -> u64 {
+        match self.ask(Request::Status).await.expect("answered") {
+            Answer::Status(status) => {
+                status.counters.iter().find(|(counter, _)| counter == name).expect("known").1
+            }
+            other => panic!("not a status: {other:?}"),
+        }
+    }
+
     /// Waits until `count` neighbours have told their filter.
     pub async fn linked(&self, count: usize) {
         self.until(|peers| {
@@ -143,7 +164,7 @@ impl TestNode {
             .await;
     }
 
-    /// Waits until the peers are as they should be.
+    /// Waits until the rows of the peers are as `ready` wants them.
     pub async fn until(&self, ready: impl Fn(&[PeerRow]) -> bool) {
         let deadline = Instant::now() + SOON;
         let mut pace = tokio::time::interval(Duration::from_millis(10));

@@ -1,0 +1,296 @@
+//! Members that misbehave: a get still comes to its blob, nothing wrong is stored, and the node that
+//! met them goes on.
+
+#[allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+mod mesh_support;
+
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use blobmesh_node::control::api::{Answer, PeerRow, Receipt, Request, Trouble};
+use blobmesh_protocol::wire::message::BlobHead;
+use futures::FutureExt;
+use futures::future::join_all;
+use mesh_support::bad_peer::BadPeer;
+use mesh_support::blob::Blob;
+use mesh_support::detour::Detour;
+use mesh_support::misdeeds::{self, Misdeed, Place, Verdict};
+use mesh_support::{SOON, TestNode, edge_dir, panics};
+use tempfile::TempDir;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+/// How many blobs a bad peer claims to hold. A get may come to its blob before the bad peer has had
+/// its chance; then there is another get.
+const CHANCES: u32 = 6;
+/// How many meetings are held at once: many, since much of their time they wait for deadlines of
+/// seconds, and not so many that a peer which answers at once is late.
+static TURNS: Semaphore = Semaphore::const_new(10);
+
+/// Where the blobs are to be had, besides.
+enum Elsewhere {
+    /// At a neighbour, which answers a little later than the bad peer.
+    Neighbour(TestNode, Detour),
+    /// At the edge.
+    Edge(TempDir),
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blob_comes_from_a_neighbour_when_a_peer_serves_badly() {
+    meet_all(misdeeds::in_service(), Source::Neighbour).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blob_comes_from_the_edge_when_a_peer_serves_badly() {
+    meet_all(misdeeds::in_service(), Source::Edge).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blob_comes_from_a_neighbour_when_a_peer_speaks_badly() {
+    meet_all(in_speech(), Source::Neighbour).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blob_comes_from_the_edge_when_a_peer_speaks_badly() {
+    meet_all(in_speech(), Source::Edge).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn liar_loses_its_connection_and_is_turned_away_when_it_returns() {
+    panics::watch();
+    let lie = misdeeds::in_service().into_iter().find(|deed| deed.verdict == Verdict::Banned);
+    let lie = lie.expect("wrong bytes are in the table");
+    let blobs = [Blob::new(1_000, lie.blob_len), Blob::new(1_001, lie.blob_len)];
+    let node = TestNode::start(&[]).await;
+    let bad = BadPeer::start(lie.conduct, &blobs).await;
+    bad.dial(&node).await;
+    node.until(|rows| rows.iter().any(has_filter)).await;
+    let failure = node.get(&blobs[0].hash().to_hex()).await.expect_err("a lie");
+    assert_eq!(failure.kind, Trouble::WrongBytes, "{failure:?}");
+    bad.until("disconnected", |seen| seen.ends == 1).await;
+    for returned in 2..5 {
+        bad.dial(&node).await;
+        bad.until("turned away", |seen| seen.ends == returned).await;
+    }
+    // It is no neighbour, so it is neither asked nor fetched from.
+    let failure = node.get(&blobs[1].hash().to_hex()).await.expect_err("not there");
+    assert_eq!(failure.kind, Trouble::NotFound, "{failure:?}");
+    assert_eq!(bad.seen().requested, [blobs[0].hash()]);
+    assert_eq!(node.counter("bans").await, 1);
+    // Nor is it served, whatever the node holds.
+    let mine = node.add(b"not for liars").await.parse().expect("a hash");
+    let answer = bad.request(&node, mine).await;
+    assert!(matches!(answer, None | Some(BlobHead::Busy { .. })), "{answer:?}");
+    assert_eq!(panics::count(), 0);
+}
+
+fn in_speech() -> Vec<Misdeed> {
+    [misdeeds::in_answers(), misdeeds::in_greetings()].concat()
+}
+
+#[derive(Clone, Copy)]
+enum Source {
+    Neighbour,
+    Edge,
+}
+
+/// Lets one node meet each misdeed.
+async fn meet_all(deeds: Vec<Misdeed>, source: Source) {
+    panics::watch();
+    let meetings = (0..).zip(deeds).map(|(row, deed)| {
+        let meeting = async move {
+            let _turn = TURNS.acquire().await.expect("never closed");
+            let blobs = blobs_of(row, &deed);
+            Meeting::start(deed, &blobs, source).await.hold(&blobs).await;
+        };
+        // A panic of one would hide what becomes of the others.
+        AssertUnwindSafe(meeting).catch_unwind()
+    });
+    assert!(join_all(meetings).await.iter().all(Result::is_ok), "see above");
+    assert_eq!(panics::count(), 0);
+}
+
+/// Makes the blobs of one misdeed: one for each chance, and one that the bad peer does not claim.
+fn blobs_of(row: u32, deed: &Misdeed) -> Vec<Blob> {
+    let number = |chance| row * (CHANCES + 1) + chance;
+    let chance = |chance| Blob::new(number(chance), deed.blob_len);
+    (0..CHANCES).map(chance).chain([Blob::new(number(CHANCES), 70_000)]).collect()
+}
+
+impl Elsewhere {
+    async fn with(source: Source, blobs: &[Blob]) -> Self {
+        match source {
+            Source::Neighbour => {
+                let node = TestNode::start(&[]).await;
+                for blob in blobs {
+                    node.add(&blob.bytes).await;
+                }
+                let detour = Detour::to(&node).await;
+                Self::Neighbour(node, detour)
+            }
+            Source::Edge => {
+                let dir = tempfile::tempdir().expect("a directory");
+                let bytes: Vec<&[u8]> = blobs.iter().map(|blob| &blob.bytes[..]).collect();
+                edge_dir(dir.path(), &bytes);
+                Self::Edge(dir)
+            }
+        }
+    }
+}
+
+/// One node, one bad peer, and the one who has the blob.
+struct Meeting {
+    deed: Misdeed,
+    node: TestNode,
+    bad: BadPeer,
+    elsewhere: Elsewhere,
+}
+
+impl Meeting {
+    /// Brings them together: the bad peer is dialled by the node, or where it is the greeting that is
+    /// bad, dials it, so that a link that was lost stays lost.
+    async fn start(deed: Misdeed, blobs: &[Blob], source: Source) -> Self {
+        let elsewhere = Elsewhere::with(source, blobs).await;
+        let bad = BadPeer::start(deed.conduct, &blobs[..blobs.len() - 1]).await;
+        let dials = deed.place == Place::Greeting;
+        let node = TestNode::start_with(&[], |config| {
+            match &elsewhere {
+                Elsewhere::Neighbour(_, detour) => config.peers.push(detour.address()),
+                Elsewhere::Edge(dir) => config.edge = Some(edge_dir(dir.path(), &[])),
+            }
+            if !dials {
+                config.peers.push(bad.address());
+            }
+        })
+        .await;
+        if let Elsewhere::Neighbour(..) = &elsewhere {
+            node.linked(if dials { 1 } else { 2 }).await;
+        }
+        if dials {
+            bad.dial(&node).await;
+            bad.until(deed.what, |seen| seen.links > 0).await;
+        } else {
+            node.until(|rows| rows.iter().any(|row| row.peer == bad.peer && has_filter(row))).await;
+        }
+        Self { deed, node, bad, elsewhere }
+    }
+
+    async fn hold(self, blobs: &[Blob]) {
+        let what = self.deed.what;
+        let (untouched, claimed) = blobs.split_last().expect("more than the chances");
+        let mut met = false;
+        for blob in claimed {
+            self.get(blob).await;
+            met = self.has_misbehaved(blob).await;
+            if met {
+                break;
+            }
+        }
+        assert!(met, "{what}: the bad peer never had its chance");
+        self.judge().await;
+        self.get(untouched).await;
+        self.serve().await;
+        self.check_store().await;
+        self.node.stop().await;
+    }
+
+    /// Gets a blob, which must come whole and from elsewhere.
+    async fn get(&self, blob: &Blob) {
+        let (what, hash) = (self.deed.what, blob.hash().to_hex());
+        let receipt = self.node.get(&hash).await;
+        let receipt = receipt.unwrap_or_else(|failure| panic!("{what}: {failure:?}"));
+        assert!(self.is_from_elsewhere(&receipt), "{what}: {receipt:?}");
+        assert_eq!(receipt.size, Some(blob.list.size()), "{what}");
+        assert!(self.node.cat(&hash).await == blob.bytes, "{what}: other bytes");
+    }
+
+    fn is_from_elsewhere(&self, receipt: &Receipt) -> bool {
+        let last = receipt.fetches.iter().find(|row| row.outcome == "complete");
+        match &self.elsewhere {
+            Elsewhere::Neighbour(honest, _) => {
+                last.is_some_and(|row| row.source == honest.node.peer_id())
+            }
+            Elsewhere::Edge(_) => last.is_some_and(|row| row.source == "edge"),
+        }
+    }
+
+    /// Returns whether the bad peer had its chance, and the node saw it to the end: what a faster source
+    /// makes needless is neither waited for nor counted.
+    async fn has_misbehaved(&self, blob: &Blob) -> bool {
+        let seen = self.bad.seen();
+        let met = match self.deed.place {
+            Place::Greeting => return true,
+            Place::Answer => seen.asked.contains(&blob.hash()),
+            Place::Service => seen.requested.contains(&blob.hash()),
+        };
+        let banned = self.deed.verdict != Verdict::Banned || self.node.counter("bans").await > 0;
+        met && banned && self.has_counted().await
+    }
+
+    async fn has_counted(&self) -> bool {
+        match (self.deed.counted, &self.elsewhere) {
+            (None, _) => true,
+            // The edge is started before anybody has stalled.
+            (Some("stalls"), Elsewhere::Edge(_)) => self.node.counter("hedges").await > 0,
+            (Some(counter), _) => self.node.counter(counter).await > 0,
+        }
+    }
+
+    /// Checks what the node makes of the bad peer.
+    async fn judge(&self) {
+        let deed = &self.deed;
+        let linked = async || self.node.peer(&self.bad.peer).await.is_some_and(|row| row.neighbour);
+        match deed.verdict {
+            Verdict::Kept => self.soon("kept", linked).await,
+            Verdict::Banned | Verdict::Dropped => {
+                self.soon("dropped", async || !linked().await).await;
+            }
+            Verdict::PassedOver => {}
+        }
+        if deed.verdict != Verdict::PassedOver {
+            let bans = u64::from(deed.verdict == Verdict::Banned);
+            assert_eq!(self.node.counter("bans").await, bans, "{}", deed.what);
+        }
+        self.soon("counted", async || self.has_counted().await).await;
+    }
+
+    /// Checks that the node still gives others what it holds.
+    async fn serve(&self) {
+        let mine = format!("only the node that met {}", self.deed.what).into_bytes();
+        let hash = self.node.add(&mine).await;
+        let Elsewhere::Neighbour(honest, _) = &self.elsewhere else {
+            assert!(self.node.cat(&hash).await == mine, "{}", self.deed.what);
+            return;
+        };
+        self.soon("the node serves", async || match honest.get(&hash).await {
+            Ok(_) => true,
+            // The honest neighbour has not heard of it yet.
+            Err(failure) => {
+                assert_eq!(failure.kind, Trouble::NotFound, "{}: {failure:?}", self.deed.what);
+                false
+            }
+        })
+        .await;
+        assert!(honest.cat(&hash).await == mine, "{}", self.deed.what);
+    }
+
+    /// Checks that every blob of the store is what its name says.
+    async fn check_store(&self) {
+        let verified = self.node.ask(Request::Verify { hashes: Vec::new() }).await;
+        let Ok(Answer::Verified { bad, .. }) = verified else { panic!("{verified:?}") };
+        assert_eq!(bad, [""; 0], "{}", self.deed.what);
+    }
+
+    async fn soon(&self, what: &str, ready: impl AsyncFn() -> bool) {
+        let deadline = Instant::now() + SOON;
+        let mut pace = tokio::time::interval(Duration::from_millis(20));
+        while !ready().await {
+            assert!(Instant::now() < deadline, "{}: not in time: {what}", self.deed.what);
+            pace.tick().await;
+        }
+    }
+}
+
+fn has_filter(row: &PeerRow) -> bool {
+    row.filter_blobs.is_some()
+}
