@@ -4,17 +4,21 @@
 #[allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 mod mesh_support;
 
+use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use blobmesh_node::control::api::{Answer, PeerRow, Receipt, Request, Trouble};
-use blobmesh_protocol::wire::message::BlobHead;
+use blobmesh_protocol::filter::{FilterFrame, OwnFilter};
+use blobmesh_protocol::wire::frame;
+use blobmesh_protocol::wire::message::{AskResult, BlobHead, BlobRequest, Message, REQUEST};
 use futures::FutureExt;
 use futures::future::join_all;
-use mesh_support::bad_peer::BadPeer;
+use mesh_support::bad_peer::{BadPeer, Conduct, Said, Then, encode, hello};
 use mesh_support::blob::Blob;
 use mesh_support::detour::Detour;
 use mesh_support::misdeeds::{self, Misdeed, Place, Verdict};
+use mesh_support::noise::Noise;
 use mesh_support::{SOON, TestNode, edge_dir, panics};
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
@@ -23,6 +27,8 @@ use tokio::time::Instant;
 /// How many blobs a bad peer claims to hold. A get may come to its blob before the bad peer has had
 /// its chance; then there is another get.
 const CHANCES: u32 = 6;
+/// How many times a peer says something senseless.
+const BABBLES: u64 = 300;
 /// How many meetings are held at once: many, since much of their time they wait for deadlines of
 /// seconds, and not so many that a peer which answers at once is late.
 static TURNS: Semaphore = Semaphore::const_new(10);
@@ -81,6 +87,73 @@ async fn liar_loses_its_connection_and_is_turned_away_when_it_returns() {
     let mine = node.add(b"not for liars").await.parse().expect("a hash");
     let answer = bad.request(&node, mine).await;
     assert!(matches!(answer, None | Some(BlobHead::Busy { .. })), "{answer:?}");
+    assert_eq!(panics::count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn neighbour_that_talks_without_pause_does_not_keep_others_waiting() {
+    panics::watch();
+    let honest = TestNode::start(&[]).await;
+    let node = TestNode::start(&[&honest]).await;
+    node.linked(1).await;
+    let conduct = Conduct { greet: chatter, ..Conduct::EMPTY_HANDED };
+    let bad = BadPeer::start(conduct, &[]).await;
+    bad.dial(&node).await;
+    bad.until("linked", |seen| seen.links > 0).await;
+    for number in 2_000..2_010 {
+        let blob = Blob::new(number, 300_000);
+        let hash = honest.add(&blob.bytes).await;
+        node.hears_of(u64::from(number) - 1_999).await;
+        assert_eq!(node.get(&hash).await.expect("got").tier.lan, 300_000);
+    }
+    // Newcomers are let in, too; each needs its connections and streams to be noticed.
+    let started = Instant::now();
+    for _ in 0..6 {
+        let late = TestNode::start(&[&node]).await;
+        late.linked(1).await;
+    }
+    let took = started.elapsed();
+    assert!(took < SOON / 2, "{took:?}");
+    assert!(node.peer(&bad.peer).await.is_some_and(|row| row.neighbour));
+    assert_eq!(panics::count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_byte_of_a_peer_panics_the_node_or_keeps_it_from_serving() {
+    panics::watch();
+    let node = TestNode::start(&[]).await;
+    let honest = TestNode::start(&[&node]).await;
+    honest.linked(1).await;
+    let held = Blob::new(3_000, 200_000);
+    node.add(&held.bytes).await;
+    let bad = BadPeer::start(Conduct::EMPTY_HANDED, &[]).await;
+    bad.dial(&node).await;
+    bad.until("linked", |seen| seen.links > 0).await;
+    let babble = async {
+        let (spoken, requested) = frames_about(&held);
+        for seed in 0..BABBLES {
+            let on_control = seed % 2 == 0;
+            let frames = if on_control { &spoken } else { &requested };
+            bad.babble(&node, on_control, &Noise::new(seed).mutilate(frames)).await;
+        }
+    };
+    let traded = Cell::new(0);
+    let trade = async {
+        for number in 3_001.. {
+            let blob = Blob::new(number, 100_000);
+            let hash = node.add(&blob.bytes).await;
+            assert!(got_soon(&honest, &hash).await == blob.bytes, "{number}");
+            traded.set(traded.get() + 1);
+        }
+    };
+    tokio::select! {
+        () = babble => {}
+        () = trade => unreachable!("numbers do not end before"),
+    }
+    assert!(traded.get() > 0, "nothing was got meanwhile");
+    let late = TestNode::start(&[&node]).await;
+    late.linked(1).await;
+    assert!(got_soon(&late, &held.hash().to_hex()).await == held.bytes);
     assert_eq!(panics::count(), 0);
 }
 
@@ -228,11 +301,9 @@ impl Meeting {
     }
 
     async fn has_counted(&self) -> bool {
-        match (self.deed.counted, &self.elsewhere) {
-            (None, _) => true,
-            // The edge is started before anybody has stalled.
-            (Some("stalls"), Elsewhere::Edge(_)) => self.node.counter("hedges").await > 0,
-            (Some(counter), _) => self.node.counter(counter).await > 0,
+        match self.deed.counted {
+            Some(counter) => self.node.counter(counter).await > 0,
+            None => true,
         }
     }
 
@@ -262,16 +333,7 @@ impl Meeting {
             assert!(self.node.cat(&hash).await == mine, "{}", self.deed.what);
             return;
         };
-        self.soon("the node serves", async || match honest.get(&hash).await {
-            Ok(_) => true,
-            // The honest neighbour has not heard of it yet.
-            Err(failure) => {
-                assert_eq!(failure.kind, Trouble::NotFound, "{}: {failure:?}", self.deed.what);
-                false
-            }
-        })
-        .await;
-        assert!(honest.cat(&hash).await == mine, "{}", self.deed.what);
+        assert!(got_soon(honest, &hash).await == mine, "{}", self.deed.what);
     }
 
     /// Checks that every blob of the store is what its name says.
@@ -289,6 +351,45 @@ impl Meeting {
             pace.tick().await;
         }
     }
+}
+
+/// Answers questions that nobody asked, as fast as it is heard.
+fn chatter(filter: FilterFrame) -> Said {
+    let bytes = [hello(), encode(&Message::Filter(filter))].concat();
+    let answer = encode(&Message::Answer { id: 7, result: AskResult::Have { size: 1 } });
+    Said { bytes, then: Then::Flood(answer.repeat(1_000)) }
+}
+
+/// Returns what may be said on a control stream, and on a blob stream, each frame by itself.
+fn frames_about(blob: &Blob) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+    let mut filter = OwnFilter::build(1, [blob.hash().prefix()].into_iter());
+    let told = filter.frame().expect("not too full");
+    filter.insert(*b"a prefix");
+    let messages = [
+        Message::Filter(told),
+        Message::FilterDelta(filter.delta_since(1, 0).expect("of this generation")),
+        Message::FilterRequest,
+        Message::Ask { id: 3, hash: blob.hash() },
+        Message::Answer { id: 0, result: AskResult::Have { size: 9 } },
+        Message::Goodbye,
+    ];
+    let spoken = messages.iter().map(|message| [hello(), encode(message)].concat()).collect();
+    let request = |runs: &[(u64, u64)], with_list| {
+        let request = BlobRequest { hash: blob.hash(), with_list, codecs: 3, runs: runs.to_vec() };
+        frame::encode(REQUEST, &request).expect("encodes")
+    };
+    let requested = [request(&[], true), request(&[(0, 1), (2, 2)], false), blob.list_frame()];
+    (spoken, requested.into())
+}
+
+/// Gets a blob that the node may not have heard of yet, and returns its bytes.
+async fn got_soon(node: &TestNode, hash: &str) -> Vec<u8> {
+    let deadline = Instant::now() + SOON;
+    while let Err(failure) = node.get(hash).await {
+        assert_eq!(failure.kind, Trouble::NotFound, "{failure:?}");
+        assert!(Instant::now() < deadline, "{failure:?}");
+    }
+    node.cat(hash).await
 }
 
 fn has_filter(row: &PeerRow) -> bool {

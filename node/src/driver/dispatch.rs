@@ -212,7 +212,7 @@ impl Report for Reporter {
     }
 
     fn stored(&self) {
-        self.holdings.stored(self.hash, self.fetch);
+        self.holdings.stored(self.fetch, self.hash);
     }
 }
 

@@ -52,7 +52,7 @@ impl DriverHandle {
     /// Tells the engine that a user of this node put a blob into the store. Never waits: say it on the
     /// thread that did it, where no client that hangs up can come between.
     pub(crate) fn held(&self, hash: Hash) {
-        self.holdings.held(hash, true);
+        self.holdings.held(hash);
     }
 
     /// Tells the engine that a blob left the store. Never waits, as [`held`](Self::held).

@@ -26,24 +26,22 @@ pub(crate) struct Holdings {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Change {
-    Held { advertise: bool },
+    Held,
     Stored { fetch: FetchId },
     Gone,
 }
 
 impl Holdings {
-    /// Says that a blob is in the store; `advertise` if a user of this node put it there.
-    pub(crate) fn held(&self, hash: Hash, advertise: bool) {
-        let mut changes = self.lock();
-        let before = changes.get(&hash) == Some(&Change::Held { advertise: true });
-        changes.insert(hash, Change::Held { advertise: advertise || before });
+    /// Says that a user of this node put a blob into the store.
+    pub(crate) fn held(&self, hash: Hash) {
+        self.lock().insert(hash, Change::Held);
         self.changed.notify_one();
     }
 
-    /// Says that a fetch put a blob into the store.
-    pub(crate) fn stored(&self, hash: Hash, fetch: FetchId) {
+    /// Says that a fetch stored a blob; nothing new where a user just put it there.
+    pub(super) fn stored(&self, fetch: FetchId, hash: Hash) {
         let mut changes = self.lock();
-        if changes.get(&hash) != Some(&Change::Held { advertise: true }) {
+        if !matches!(changes.get(&hash), Some(Change::Held)) {
             changes.insert(hash, Change::Stored { fetch });
         }
         self.changed.notify_one();
@@ -64,7 +62,7 @@ impl Holdings {
     pub(super) fn take(&self) -> impl Iterator<Item = Input> {
         let changes = std::mem::take(&mut *self.lock());
         changes.into_iter().map(|(hash, change)| match change {
-            Change::Held { advertise } => Input::Held { hash, advertise },
+            Change::Held => Input::Held { hash, advertise: true },
             Change::Stored { fetch } => Input::Stored { fetch, hash },
             Change::Gone => Input::Gone { hash },
         })
@@ -84,10 +82,11 @@ mod tests {
         let holdings = Holdings::default();
         let hashes: Vec<Hash> = (0u32..5_000).map(|n| Hash::of(&n.to_le_bytes())).collect();
         hashes.iter().for_each(|hash| holdings.gone(*hash));
-        holdings.held(hashes[0], true);
-        holdings.held(hashes[0], false);
-        holdings.held(hashes[1], true);
+        holdings.held(hashes[0]);
+        holdings.stored(FetchId(1), hashes[0]);
+        holdings.held(hashes[1]);
         holdings.gone(hashes[1]);
+        holdings.stored(FetchId(2), hashes[2]);
         holdings.changed().await;
         let taken: Vec<Input> = holdings.take().collect();
         assert_eq!(taken.len(), hashes.len());
@@ -96,8 +95,10 @@ mod tests {
             taken.iter().any(held)
         };
         assert!(held(hashes[0]));
+        let stored = taken.iter().filter(|input| matches!(input, Input::Stored { .. })).count();
+        assert_eq!(stored, 1, "what a user put there is not hidden by a fetch");
         let gone = taken.iter().filter(|input| matches!(input, Input::Gone { .. })).count();
-        assert_eq!(gone, hashes.len() - 1, "also the one that was held for a moment");
+        assert_eq!(gone, hashes.len() - 2, "also the one that was held for a moment");
         assert_eq!(holdings.take().count(), 0);
     }
 }

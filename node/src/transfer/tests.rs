@@ -2,6 +2,8 @@
 
 #![allow(clippy::cast_possible_truncation, reason = "small values of the tests' own making")]
 
+mod noise;
+
 use std::sync::{Arc, Mutex};
 
 use blobmesh_protocol::Hash;

@@ -78,6 +78,8 @@ pub enum Then {
     Silence,
     /// The same comes again and again.
     Repeat(Vec<u8>),
+    /// The same comes again as fast as it is taken.
+    Flood(Vec<u8>),
 }
 
 impl Said {
@@ -109,6 +111,9 @@ impl Said {
                 stream.write_all(&bytes).await?;
                 stream.flush().await?;
                 tokio::time::sleep(PACE).await;
+            },
+            Then::Flood(bytes) => loop {
+                stream.write_all(&bytes).await?;
             },
         }
     }
@@ -196,6 +201,33 @@ impl BadPeer {
         stream.flush().await.ok()?;
         let answer = timeout(SOON, Frames::of(stream).next()).await.expect("an answer");
         answer.map(|frame| frame.decode().expect("a head"))
+    }
+
+    /// Says `bytes` on a fresh stream, and waits until the node has had enough of it.
+    ///
+    /// A node that has hung up is connected again first.
+    pub async fn babble(&self, node: &TestNode, on_control: bool, bytes: &[u8]) {
+        let peer = convert::parse_peer(&node.node.peer_id()).expect("a peer");
+        let mut stream = timeout(SOON, async {
+            loop {
+                let opened = match on_control {
+                    true => self.handle.open_control(&peer).await,
+                    false => self.handle.open_blob(&peer).await,
+                };
+                match opened {
+                    Ok(stream) => return stream,
+                    Err(_) => self.handle.connect(&peer).await.ok(),
+                };
+            }
+        })
+        .await
+        .expect("the node takes streams");
+        // The node may hang up at any byte.
+        if stream.write_all(bytes).await.is_ok() && stream.shutdown().await.is_ok() {
+            let mut answer = Vec::new();
+            let heard = stream.read_to_end(&mut answer);
+            timeout(SOON, heard).await.expect("the node ends the stream").ok();
+        }
     }
 
     pub fn seen(&self) -> Seen {

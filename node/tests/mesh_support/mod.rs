@@ -6,6 +6,7 @@ pub mod bad_peer;
 pub mod blob;
 pub mod detour;
 pub mod misdeeds;
+pub mod noise;
 pub mod panics;
 
 use std::path::{Path, PathBuf};
