@@ -171,21 +171,17 @@ fn cuts() -> Vec<Misdeed> {
 }
 
 fn no_bytes() -> Vec<Misdeed> {
-    let stalls = |what, serve: fn(&Requested<'_>) -> Said| Misdeed {
-        counted: Some("stalls"),
-        ..service(what, Kept, serve)
-    };
     vec![
         service("the blob denied", Kept, |_| Said::then_close(head_of(&BlobHead::Absent))),
         service("busy for weeks", Kept, |_| {
             Said::then_close(head_of(&BlobHead::Busy { retry_after_ms: u32::MAX }))
         }),
-        stalls("silence", |_| Said::then_silence(Vec::new())),
-        stalls("silence in a frame's header", |blob| {
+        service("silence", Kept, |_| Said::then_silence(Vec::new())),
+        service("silence in a frame's header", Kept, |blob| {
             Said::then_silence(blob.response()[..5].to_vec())
         }),
-        stalls("silence after the list", |blob| Said::then_silence(blob.opening())),
-        stalls("the same group without end", |blob| {
+        service("silence after the list", Kept, |blob| Said::then_silence(blob.opening())),
+        service("the same group without end", Kept, |blob| {
             Said::then_repeat(blob.opening(), blob.group(4))
         }),
     ]
