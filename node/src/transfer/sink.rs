@@ -136,14 +136,19 @@ impl GroupSink {
         next: impl Future<Output = T>,
     ) -> Result<T, FetchError> {
         let mut next = pin!(next);
-        while let Some(since) = self.since {
+        loop {
+            let due = self.since.map_or_else(Instant::now, |since| since + BATCH_TIME);
             tokio::select! {
                 biased;
                 next = &mut next => return Ok(next),
-                () = sleep_until(since + BATCH_TIME) => self.send().await?,
+                // The thread ends early for an error only: a source that sent a wrong group and then
+                // nothing must not be waited for.
+                () = self.queue.closed() => {
+                    return self.outcome().await.and(Err(FetchError::Worker));
+                }
+                () = sleep_until(due), if self.since.is_some() => self.send().await?,
             }
         }
-        Ok(next.await)
     }
 
     /// Waits until everything that came is stored, and completes the blob if `received` says that all

@@ -335,6 +335,23 @@ async fn groups_without_bytes_are_refused_while_they_come() {
 }
 
 #[tokio::test]
+async fn wrong_group_followed_by_silence_is_found_out() {
+    let bytes = noise(4 * GROUP_BYTES);
+    let list = list_of(&bytes);
+    let last = group(3, 0, &bytes[3 * GROUP_BYTES..]);
+    let wrong = group(0, 0, &bytes[GROUP_BYTES..2 * GROUP_BYTES]);
+    let script = [head(list.size()), list_frame(&list), last, wrong].concat();
+    let (ours, mut theirs) = duplex(1 << 20);
+    theirs.write_all(&script).await.expect("room");
+    let to = TestStore::new();
+    let report = Arc::new(Recorder::default());
+    let fetch = requester::fetch(ours, list.hash(), &to.store, SIZE_MAX, report);
+    let error = tokio::time::timeout(std::time::Duration::from_secs(20), fetch).await;
+    let error = error.expect("in time").expect_err("a misbehaving provider gives no blob");
+    assert!(matches!(error.outcome(), FetchOutcome::WrongBytes { .. }), "{error}");
+}
+
+#[tokio::test]
 async fn garbage_for_an_empty_blob_is_not_taken_for_it() {
     let hash = Hash::of(b"");
     let script = [head(5), group(0, 1, b"wrong"), frame_of(END, &[])].concat();
