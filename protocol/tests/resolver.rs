@@ -266,6 +266,21 @@ fn wrong_bytes_from_the_only_source_are_a_verification_failure() {
 }
 
 #[test]
+fn one_liar_does_not_hide_that_an_honest_source_could_not_be_reached() {
+    let mut rig = Rig::with(Config { edge: true, provider_search: false, ..Config::default() });
+    let liar = rig.neighbour(1, &[hash(1)]);
+    let want = rig.get(hash(1));
+    rig.answer(liar, hash(1), HAVE);
+    let fetch = rig.take_fetch(Source::Peer(liar)).expect("fetch");
+    rig.end(fetch, wrong());
+    while let Some(fetch) = rig.take_fetch(Source::Edge) {
+        rig.end(fetch, failed());
+        rig.pass(Config::default().backoff_max);
+    }
+    assert_eq!(rig.take_end(want).expect("ended").0, Err(WantError::Unreachable));
+}
+
+#[test]
 fn failing_edge_is_tried_again_a_bounded_number_of_times() {
     let mut rig = Rig::with(Config { edge: true, provider_search: false, ..Config::default() });
     let want = rig.get(hash(1));

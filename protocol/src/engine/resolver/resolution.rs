@@ -309,12 +309,13 @@ impl Resolution {
             || self.asks.values().any(|ask| likely(&ask.opinion))
     }
 
-    /// Names the failure of a resolution that has nothing left to try.
+    /// Names the failure of a resolution that has nothing left to try: first what the user can change,
+    /// then what may pass. Wrong bytes are the last word only where nobody else could have helped.
     pub(crate) fn failure(&self) -> WantError {
         match self.troubles {
-            Troubles { wrong_bytes: true, .. } => WantError::WrongBytes,
             Troubles { refused: true, .. } => WantError::Refused,
             Troubles { unreachable: true, .. } => WantError::Unreachable,
+            Troubles { wrong_bytes: true, .. } => WantError::WrongBytes,
             Troubles { .. } => WantError::NotFound,
         }
     }
