@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use blobmesh_protocol::Config;
 use blobmesh_protocol::engine::receipt::{AskedAnswer, Found, Note};
-use blobmesh_protocol::engine::{DropReason, FetchOutcome, Input, LookResult, Source, WantError};
+use blobmesh_protocol::engine::{
+    DropReason, FetchOutcome, Input, LookResult, Output, Source, WantError,
+};
 use blobmesh_protocol::filter::OwnFilter;
 use blobmesh_protocol::id::WantId;
 use blobmesh_protocol::wire::message::{AskResult, Message};
@@ -733,4 +735,32 @@ fn node_that_still_looks_for_neighbours_gives_the_lan_more_time_before_the_edge(
     assert_eq!(rig.take_fetch(Source::Edge), None);
     rig.pass(MS);
     assert!(rig.take_fetch(Source::Edge).is_some());
+}
+
+#[test]
+fn nobody_else_is_asked_once_a_holder_is_known() {
+    let config = Config { asks_parallel_max: 1, provider_search: false, ..Config::default() };
+    let mut rig = Rig::with(config);
+    let both = [rig.neighbour(1, &[hash(1)]), rig.neighbour(2, &[hash(1)])];
+    rig.get(hash(1));
+    let out: Vec<_> =
+        both.into_iter().filter_map(|peer| Some((peer, rig.take_ask(peer, hash(1))?))).collect();
+    let [(first, id)] = out[..] else { panic!("one question at a time, not {out:?}") };
+    rig.say(first, Message::Answer { id, result: HAVE });
+    assert!(rig.take_fetch(Source::Peer(first)).is_some());
+    assert!(both.into_iter().all(|peer| rig.take_ask(peer, hash(1)).is_none()));
+}
+
+#[test]
+fn search_is_ended_with_the_get_that_needed_it() {
+    let mut rig = Rig::with(Config::default());
+    rig.get(hash(1));
+    let query = rig.take_search().expect("searched");
+    let late = rig.neighbour(1, &[hash(1)]);
+    rig.answer(late, hash(1), HAVE);
+    let fetch = rig.take_fetch(Source::Peer(late)).expect("fetch");
+    rig.complete(fetch);
+    let stopped =
+        |output: &Output| matches!(output, Output::StopFindProviders { query: of } if *of == query);
+    assert!(rig.outputs.iter().any(stopped));
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::Resolver;
 use super::resolution::{EdgeState, Holder, Resolution};
+use super::{Resolver, stop_fetch};
 use crate::blob::Hash;
 use crate::engine::peers::Peers;
 use crate::engine::receipt::{Found, Note};
@@ -23,10 +23,9 @@ impl Resolver {
                 .iter()
                 .find(|(_, other)| other.source == Source::Edge && other.bytes == 0);
             if let Some((edge, _)) = idle.map(|(id, other)| (*id, *other)) {
-                running.fetch_ended(edge, "let go, the LAN was faster", shell.now);
                 running.edge = EdgeState::Ready;
-                self.fetches.remove(&edge);
-                shell.emit(Output::StopFetch { fetch: edge });
+                let why = "let go, the LAN was faster";
+                stop_fetch(running, edge, why, &mut self.fetches, shell);
             }
         }
     }
@@ -92,11 +91,9 @@ impl Resolver {
             running.timers.push(shell.start_timer(rest, Timer::Stall { hash, fetch }));
             return;
         }
-        running.fetch_ended(fetch, "stalled", shell.now);
         running.note(Note::Stalled { source: silent.source });
-        self.fetches.remove(&fetch);
         shell.stats.stalls += 1;
-        shell.emit(Output::StopFetch { fetch });
+        stop_fetch(running, fetch, "stalled", &mut self.fetches, shell);
         self.retry_failed(hash, silent.source, silent.found, shell);
         self.advance(hash, peers, shell);
         self.fetch_freed(silent.source, peers, shell);
@@ -223,10 +220,8 @@ impl Resolver {
         running.spend(source);
         for (fetch, of) in running.sources_of_fetches() {
             if of == source {
-                running.fetch_ended(fetch, "banned", shell.now);
-                self.fetches.remove(&fetch);
+                stop_fetch(running, fetch, "banned", &mut self.fetches, shell);
                 self.fetching.end(peer);
-                shell.emit(Output::StopFetch { fetch });
             }
         }
     }

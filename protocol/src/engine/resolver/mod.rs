@@ -177,9 +177,7 @@ impl Resolver {
         running.timers.drain(..).for_each(|timer| shell.stop_timer(timer));
         let mut freed = Vec::new();
         for (fetch, source) in running.sources_of_fetches() {
-            running.fetch_ended(fetch, "let go", shell.now);
-            self.fetches.remove(&fetch);
-            shell.emit(Output::StopFetch { fetch });
+            stop_fetch(&mut running, fetch, "let go", &mut self.fetches, shell);
             freed.push(source);
         }
         for peer in running.asks.keys() {
@@ -219,6 +217,20 @@ impl Resolver {
             self.advance(next, peers, shell);
         }
     }
+}
+
+/// Stops a fetch, and writes into the receipt why. What it takes of its peer's room is given back by
+/// whoever stops it.
+fn stop_fetch(
+    running: &mut Resolution,
+    fetch: FetchId,
+    why: &str,
+    fetches: &mut BTreeMap<FetchId, Hash>,
+    shell: &mut Shell,
+) {
+    running.fetch_ended(fetch, why, shell.now);
+    fetches.remove(&fetch);
+    shell.emit(Output::StopFetch { fetch });
 }
 
 fn end_want(want: &Want, result: Result<(), WantError>, receipt: Receipt, shell: &mut Shell) {
