@@ -535,8 +535,42 @@ fn blob_that_is_added_here_during_a_get_ends_it() {
     let mut rig = Rig::with(Config::default());
     let want = rig.get(hash(1));
     rig.tell(Input::Held { hash: hash(1), advertise: true });
+    let look = rig.take_look(hash(1));
+    rig.tell(Input::Looked { look, result: LookResult::Whole { size: SIZE } });
     let (result, receipt) = rig.take_end(want).expect("ended");
     assert_eq!((result, receipt.found), (Ok(()), Some(Found::Local)));
+    assert_eq!((receipt.size, receipt.bytes_local), (Some(SIZE), SIZE));
+}
+
+#[test]
+fn blob_that_came_and_went_during_a_get_changes_nothing() {
+    let mut rig = Rig::with(Config::default());
+    let want = rig.get(hash(1));
+    rig.tell(Input::Held { hash: hash(1), advertise: true });
+    let look = rig.take_look(hash(1));
+    rig.tell(Input::Looked { look, result: LookResult::Absent });
+    let query = rig.take_search().expect("searched once");
+    assert_eq!(rig.take_search(), None);
+    rig.tell(Input::ProvidersEnded { query });
+    assert_eq!(rig.take_end(want).expect("ended").0, Err(WantError::NotFound));
+}
+
+/// The word that a fetch stored a blob may come after its get has ended and the next has begun.
+#[test]
+fn late_word_of_an_earlier_fetch_does_not_end_the_next_get_without_its_size() {
+    let mut rig = Rig::with(Config::default());
+    let holder = rig.neighbour(1, &[hash(1)]);
+    rig.get(hash(1));
+    rig.answer(holder, hash(1), HAVE);
+    let fetch = rig.take_fetch(Source::Peer(holder)).expect("fetch");
+    rig.complete(fetch);
+    let again = rig.want(hash(1), None);
+    rig.tell(Input::Stored { fetch, hash: hash(1) });
+    assert!(rig.take_end(again).is_none(), "the store is being looked into");
+    let look = rig.take_look(hash(1));
+    rig.tell(Input::Looked { look, result: LookResult::Whole { size: SIZE } });
+    let receipt = rig.take_end(again).expect("ended").1;
+    assert_eq!((receipt.size, receipt.bytes_local), (Some(SIZE), SIZE));
 }
 
 #[test]
@@ -554,6 +588,8 @@ fn fetch_that_was_stopped_and_stored_all_the_same_ends_the_get() {
     rig.tell(Input::Stored { fetch: running, hash: hash(1) });
     assert!(rig.take_end(want).is_none(), "a fetch that runs reports its own end");
     rig.tell(Input::Stored { fetch: stopped, hash: hash(1) });
+    let look = rig.take_look(hash(1));
+    rig.tell(Input::Looked { look, result: LookResult::Whole { size: SIZE } });
     assert_eq!(rig.take_end(want).expect("ended").0, Ok(()));
     assert!(rig.take_stop(running));
 }

@@ -175,7 +175,7 @@ impl Engine {
 
     fn handle_held(&mut self, hash: Hash, advertise: bool) {
         self.gossip.hold(&hash, &self.peers.ids(), &mut self.shell);
-        self.resolver.held(hash, &mut self.peers, &mut self.shell);
+        self.look_again(hash);
         if advertise {
             self.adverts.add(hash, &mut self.shell);
         }
@@ -186,7 +186,14 @@ impl Engine {
     fn handle_stored(&mut self, fetch: FetchId, hash: Hash) {
         self.gossip.hold(&hash, &self.peers.ids(), &mut self.shell);
         if self.resolver.hash_of(fetch).is_none() {
-            self.resolver.held(hash, &mut self.peers, &mut self.shell);
+            self.look_again(hash);
+        }
+    }
+
+    /// Looks into the store for those who still wait for a blob that may have come.
+    fn look_again(&mut self, hash: Hash) {
+        if self.resolver.held(hash) {
+            self.look(Look::Want { hash }, hash);
         }
     }
 

@@ -114,17 +114,20 @@ impl Resolver {
         shell: &mut Shell,
     ) {
         let Some(running) = self.resolutions.get_mut(&hash) else { return };
-        if running.stage != Stage::Local {
-            return;
+        let first = running.stage == Stage::Local;
+        if first {
+            running.local_done(shell.now);
         }
-        running.local_done(shell.now);
         match result {
             LookResult::Whole { size } => {
                 running.receipt.size = Some(size);
-                running.receipt.bytes_local = size;
+                let fetched = running.receipt.bytes_lan.saturating_add(running.receipt.bytes_edge);
+                running.receipt.bytes_local = size.saturating_sub(fetched);
                 running.receipt.found = Some(Found::Local);
                 return self.finish(hash, Ok(()), peers, shell);
             }
+            // It went again before it was looked for: what is under way goes on.
+            LookResult::Part { .. } | LookResult::Absent if !first => return,
             LookResult::Part { size, held } => {
                 running.receipt.size = Some(size);
                 running.receipt.bytes_local = held;
@@ -135,12 +138,10 @@ impl Resolver {
         self.advance(hash, peers, shell);
     }
 
-    /// Takes in that a blob came into the store by another way than a fetch that runs.
-    pub(crate) fn held(&mut self, hash: Hash, peers: &mut Peers, shell: &mut Shell) {
-        if let Some(running) = self.resolutions.get_mut(&hash) {
-            running.receipt.found = Some(Found::Local);
-            self.finish(hash, Ok(()), peers, shell);
-        }
+    /// Takes in that a blob came into the store by another way than a fetch that runs, and returns
+    /// whether the store must be looked into again. While it is being looked into, it need not.
+    pub(crate) fn held(&self, hash: Hash) -> bool {
+        self.resolutions.get(&hash).is_some_and(|running| running.stage == Stage::Remote)
     }
 
     pub(crate) fn settle(&mut self, peers: &mut Peers, shell: &mut Shell) {
