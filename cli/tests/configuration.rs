@@ -123,6 +123,20 @@ fn half_of_the_credentials_is_an_error_that_names_the_missing_half() {
 }
 
 #[test]
+fn port_of_lanes_is_a_port_any_or_off() {
+    let place = Place::new();
+    for text in ["4002", "\"4002\"", "\"any\"", "\"off\""] {
+        let run = show(&place, &format!("lane_port = {text}\n"));
+        let shown = format!("\"{}\"", text.trim_matches('"'));
+        assert!(run.succeeded().stdout.contains(&shown), "{run:?}");
+    }
+    for text in ["0", "65536", "-1", "\"none\"", "true", "[4002]"] {
+        let run = show(&place, &format!("lane_port = {text}\n"));
+        run.failed(exit::CONFIGURATION, "lane_port");
+    }
+}
+
+#[test]
 fn secrets_are_never_shown() {
     let place = Place::new();
     let env = [

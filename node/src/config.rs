@@ -24,6 +24,16 @@ pub struct NodeConfig {
     /// The bound of one blob in bytes; a larger one is refused before memory is taken for it.
     /// A blob's group list takes 1/2048 of its size in memory while it is fetched or served.
     pub blob_bytes_max: u64,
+    /// The TCP port of lanes, on which peers fetch the groups of large blobs; 0 takes any that is free.
+    /// None offers no lanes: everything goes over the port that is listened on, at a fraction of the
+    /// speed. Default 0.
+    pub lane_port: Option<u16>,
+    /// From how many wanted bytes on a lane is offered: opening one costs two round trips and about 2 ms.
+    /// Default 4 MiB.
+    pub lane_bytes_min: u64,
+    /// The bound of the buffers of all lanes together in bytes, in steps of 1 MiB, 2 MiB at least. A
+    /// fetch uses up to 8, a service 1; where all are in use, lanes wait. Default 64 MiB.
+    pub lane_buffer_bytes_max: usize,
 }
 
 impl NodeConfig {
@@ -31,6 +41,11 @@ impl NodeConfig {
     pub const STORE_BYTES_MAX_DEFAULT: u64 = 50 << 30;
     /// The default of [`blob_bytes_max`](Self::blob_bytes_max): 64 GiB, a list of 32 MiB.
     pub const BLOB_BYTES_MAX_DEFAULT: u64 = 64 << 30;
+
+    /// The default of [`lane_bytes_min`](Self::lane_bytes_min): 4 MiB.
+    pub const LANE_BYTES_MIN_DEFAULT: u64 = 4 << 20;
+    /// The default of [`lane_buffer_bytes_max`](Self::lane_buffer_bytes_max): 64 MiB.
+    pub const LANE_BUFFER_BYTES_MAX_DEFAULT: usize = 64 << 20;
 
     /// Makes the default configuration of a node in `home`.
     pub fn new(home: PathBuf) -> Self {
@@ -44,6 +59,9 @@ impl NodeConfig {
             edge: None,
             store_bytes_max: Self::STORE_BYTES_MAX_DEFAULT,
             blob_bytes_max: Self::BLOB_BYTES_MAX_DEFAULT,
+            lane_port: Some(0),
+            lane_bytes_min: Self::LANE_BYTES_MIN_DEFAULT,
+            lane_buffer_bytes_max: Self::LANE_BUFFER_BYTES_MAX_DEFAULT,
         }
     }
 

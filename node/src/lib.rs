@@ -10,6 +10,7 @@ pub mod discovery;
 mod driver;
 pub mod edge;
 pub mod identity;
+mod lane;
 pub mod mesh;
 mod node;
 pub mod secret_file;

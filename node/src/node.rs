@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use blobmesh_protocol::{Config, Hash};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -16,6 +17,7 @@ use crate::discovery::{Candidate, Discovery, DiscoveryConfig, Interfaces};
 use crate::driver::{self, DriverHandle, Holdings};
 use crate::edge::{Edge, EdgeOptions};
 use crate::identity::Identity;
+use crate::lane::{self, LaneConfig, Lanes};
 use crate::mesh::MeshKey;
 use crate::service::{Facts, NodeService, Receipts};
 use crate::store::{BlobInfo, OpenReport, Origin, RebuildReason, Store, StoreConfig, StoreError};
@@ -58,6 +60,7 @@ impl Node {
             mesh: mesh.clone(),
             listen: config.listen.clone(),
         };
+        let (lanes, lane_listeners) = open_lanes(&config, &identity)?;
         let (swarm, mut swarm_events) = Swarm::start(swarm_config).map_err(swarm_failure)?;
         let addresses = listening(&config, &mut swarm_events).await;
         let found = discover(&config, &mesh, &identity, &addresses);
@@ -72,6 +75,8 @@ impl Node {
             swarm_events,
             candidates,
             edge: edge.clone(),
+            lanes,
+            lane_listeners,
             peers: config.peers.clone(),
             addresses: addresses.clone(),
             held: held.map_err(|error| Failure::new(error.kind(), driver::describe(&error)))?,
@@ -200,6 +205,30 @@ fn open_edge(config: &NodeConfig) -> Result<Option<Arc<Edge>>, Failure> {
     let edge = Edge::new(edge, edge_options)
         .map_err(|error| Failure::new(error.trouble(), driver::describe(&error)))?;
     Ok(Some(Arc::new(edge)))
+}
+
+/// Makes the node's lanes and listens for them where the node listens.
+fn open_lanes(
+    config: &NodeConfig,
+    identity: &Identity,
+) -> Result<(Lanes, Vec<TcpListener>), Failure> {
+    let addresses: Vec<_> =
+        config.listen.iter().filter_map(|address| convert::ip_of_address(address)).collect();
+    let (listeners, port) = match config.lane_port {
+        None => (Vec::new(), None),
+        Some(port) => lane::bind(&addresses, port).map_err(|error| {
+            let is_taken = error.kind() == std::io::ErrorKind::AddrInUse;
+            let trouble = if is_taken { Trouble::AddressInUse } else { Trouble::Configuration };
+            Failure::new(trouble, format!("cannot listen for lanes on port {port}: {error}"))
+        })?,
+    };
+    let lane_config = LaneConfig {
+        bytes_min: config.lane_bytes_min,
+        buffer_bytes_max: config.lane_buffer_bytes_max,
+    };
+    let lanes = Lanes::new(identity, lane_config, port)
+        .map_err(|error| Failure::new(Trouble::Other, driver::describe(&error)))?;
+    Ok((lanes, listeners))
 }
 
 fn swarm_failure(error: SwarmError) -> Failure {

@@ -23,6 +23,21 @@ pub struct Config {
     /// Fetches from one peer at once; more wait for those to end. Default 16, as many as a peer of the
     /// same configuration serves.
     pub fetches_per_peer_max: usize,
+    /// Fetches at once for one hash, from all sources together. Each is a request of its own with a
+    /// buffer of a few groups. Default 32.
+    pub fetches_per_hash_max: usize,
+    /// The length in bytes from which a blob is fetched in pieces from several peers at once. Below it
+    /// the word that goes to all neighbours costs more than the pieces save. Default 4 MiB.
+    pub swarm_bytes_min: u64,
+    /// Peers that one hash is fetched from, and told of what is held of it. Each costs a bit for every
+    /// MiB of the blob, and a message of a few bytes for every block that comes. Default 16.
+    pub partners_max: usize,
+    /// Whether a lone holder of a long blob is asked for all of it at once, as long as nobody else has or
+    /// fetches it: one request costs less than many. Default true.
+    pub asks_one_for_all: bool,
+    /// Whether neighbours are told of the groups of a blob that is being fetched, and so may fetch them
+    /// from here. Default true.
+    pub shares_parts: bool,
     /// How long a peer may take to answer a question. Default 1 s.
     pub ask_timeout: Duration,
     /// How long the edge waits for the LAN before anything is known of the LAN's speed. Default 50 ms.
@@ -109,6 +124,11 @@ impl Default for Config {
             asks_parallel_max: 8,
             asks_per_neighbour_max: 64,
             fetches_per_peer_max: 16,
+            fetches_per_hash_max: 32,
+            swarm_bytes_min: 4 << 20,
+            partners_max: 16,
+            asks_one_for_all: true,
+            shares_parts: true,
             ask_timeout: Duration::from_secs(1),
             hedge_initial: Duration::from_millis(50),
             hedge_min: Duration::from_millis(10),

@@ -165,7 +165,7 @@ fn edge_without_a_byte_is_let_go_when_the_lan_gives_one() {
     let edge = rig.take_fetch(Source::Edge).expect("hedged");
     rig.answer(late, hash(1), HAVE);
     let lan = rig.take_fetch(Source::Peer(late)).expect("the LAN joins the race");
-    rig.tell(Input::Progress { fetch: lan, bytes: 10, size: SIZE });
+    rig.tell(Input::Progress { fetch: lan, bytes: 10, groups: 0..0, size: SIZE });
     assert!(rig.take_stop(edge));
     rig.end(lan, FetchOutcome::Complete { size: SIZE });
     assert_eq!(rig.take_end(want).expect("ended").1.found, Some(Found::Lan));
@@ -186,6 +186,20 @@ fn holder_that_gives_no_first_group_has_the_edge_started_beside_it() {
 }
 
 #[test]
+fn fetch_that_found_everything_stored_leaves_the_credit_to_who_brought_it() {
+    let mut rig = Rig::new();
+    let late = rig.neighbour(1, &[hash(1)]);
+    let want = rig.get(hash(1));
+    rig.answer(late, hash(1), HAVE);
+    let lan = rig.take_fetch(Source::Peer(late)).expect("fetch");
+    rig.pass(Config::default().first_group_hedge);
+    let edge = rig.take_fetch(Source::Edge).expect("started beside it");
+    rig.tell(Input::Progress { fetch: edge, bytes: SIZE, groups: 0..2, size: SIZE });
+    rig.end(lan, FetchOutcome::Complete { size: SIZE });
+    assert_eq!(rig.take_end(want).expect("ended").1.found, Some(Found::Edge));
+}
+
+#[test]
 fn stalled_holder_is_dropped_for_the_next_one() {
     let mut rig = Rig::with(Config::default());
     let stuck = rig.neighbour(1, &[hash(1)]);
@@ -194,7 +208,7 @@ fn stalled_holder_is_dropped_for_the_next_one() {
     rig.answer(stuck, hash(1), HAVE);
     rig.answer(good, hash(1), HAVE);
     let first = rig.take_fetch(Source::Peer(stuck)).expect("fetch");
-    rig.tell(Input::Progress { fetch: first, bytes: 10, size: SIZE });
+    rig.tell(Input::Progress { fetch: first, bytes: 10, groups: 0..0, size: SIZE });
     rig.pass(Config::default().stall_timeout - MS);
     assert_eq!(rig.take_fetch(Source::Peer(good)), None, "one peer at a time");
     rig.pass(MS);
@@ -215,7 +229,7 @@ fn progress_keeps_a_slow_holder_alive() {
     let fetch = rig.take_fetch(Source::Peer(slow)).expect("fetch");
     for _ in 0..10 {
         rig.pass(Config::default().stall_timeout - MS);
-        rig.tell(Input::Progress { fetch, bytes: 1, size: SIZE });
+        rig.tell(Input::Progress { fetch, bytes: 1, groups: 0..0, size: SIZE });
     }
     assert!(!rig.take_stop(fetch));
 }
@@ -581,7 +595,7 @@ fn fetch_that_was_stopped_and_stored_all_the_same_ends_the_get() {
     rig.answer(stuck, hash(1), HAVE);
     rig.answer(next, hash(1), HAVE);
     let stopped = rig.take_fetch(Source::Peer(stuck)).expect("fetch");
-    rig.tell(Input::Progress { fetch: stopped, bytes: 10, size: SIZE });
+    rig.tell(Input::Progress { fetch: stopped, bytes: 10, groups: 0..0, size: SIZE });
     rig.pass(Config::default().stall_timeout);
     assert!(rig.take_stop(stopped));
     let running = rig.take_fetch(Source::Peer(next)).expect("the next holder");
@@ -726,7 +740,7 @@ fn sign_of_life_keeps_a_fetch_and_is_not_its_first_byte() {
     let fetch = rig.take_fetch(Source::Peer(slow)).expect("fetch");
     for _ in 0..4 {
         rig.pass(Config::default().stall_timeout - MS);
-        rig.tell(Input::Progress { fetch, bytes: 0, size: SIZE });
+        rig.tell(Input::Progress { fetch, bytes: 0, groups: 0..0, size: SIZE });
     }
     assert!(!rig.take_stop(fetch));
     assert!(rig.take_fetch(Source::Edge).is_some(), "the edge was started beside it");
@@ -741,7 +755,7 @@ fn edge_that_was_let_go_comes_back_when_the_lan_fails() {
     let edge = rig.take_fetch(Source::Edge).expect("hedged");
     rig.answer(fickle, hash(1), HAVE);
     let lan = rig.take_fetch(Source::Peer(fickle)).expect("fetch");
-    rig.tell(Input::Progress { fetch: lan, bytes: 10, size: SIZE });
+    rig.tell(Input::Progress { fetch: lan, bytes: 10, groups: 0..0, size: SIZE });
     assert!(rig.take_stop(edge));
     rig.end(lan, FetchOutcome::Absent);
     let again = rig.take_fetch(Source::Edge).expect("again");

@@ -6,17 +6,20 @@ use blobmesh_protocol::blob::{BlobHasher, GroupList, ProvisionalList, group_len}
 use blobmesh_protocol::compress::{Codec, decode_group};
 use blobmesh_protocol::filter::{FilterDelta, FilterFrame, PeerFilter};
 use blobmesh_protocol::wire::frame::{self, Frame, FrameError, FrameHeader, FrameReader};
+use blobmesh_protocol::wire::lane::{
+    LANE_ALPN, LANE_TOKENS_MAX, LaneOffer, LaneOpen, LaneToken, TAKES_LANE,
+};
 use blobmesh_protocol::wire::message::{
     ANSWER, ASK, AskResult, BlobHead, BlobRequest, END, FILTER, FILTER_DELTA, FILTER_REQUEST,
-    GOODBYE, GROUP, GROUP_PREFIX_LEN, HEAD, HELLO, Hello, LIST, Message, REQUEST, RUNS_MAX,
-    body_len_max,
+    GOODBYE, GROUP, GROUP_PREFIX_LEN, GROUPS, HEAD, HELLO, Hello, LANE_OFFER, LANE_OPEN, LIST,
+    Message, REQUEST, RUNS_MAX, body_len_max,
 };
 use blobmesh_protocol::{Config, Hash};
 
 const SPEC: &str = include_str!("../SPEC.md");
 
 /// Every kind there is, by its name in the specification.
-const KINDS: [(u8, &str, &str); 12] = [
+const KINDS: [(u8, &str, &str); 15] = [
     (HELLO, "Hello", "control"),
     (FILTER, "Filter", "control"),
     (FILTER_DELTA, "FilterDelta", "control"),
@@ -24,11 +27,14 @@ const KINDS: [(u8, &str, &str); 12] = [
     (ASK, "Ask", "control"),
     (ANSWER, "Answer", "control"),
     (GOODBYE, "Goodbye", "control"),
+    (GROUPS, "Groups", "control"),
     (REQUEST, "BlobRequest", "blob"),
     (HEAD, "BlobHead", "blob"),
     (LIST, "list piece", "blob"),
     (GROUP, "group", "blob"),
     (END, "end", "blob"),
+    (LANE_OFFER, "LaneOffer", "blob"),
+    (LANE_OPEN, "LaneOpen", "lane"),
 ];
 
 /// A kind that no version has assigned.
@@ -103,6 +109,15 @@ fn list_in_the_specification_is_proven_by_its_last_group() {
 }
 
 #[test]
+fn lane_frames_of_the_specification_decode_to_what_they_say() {
+    assert_eq!(decode::<LaneOffer>("LaneOffer {4001, [00 to 0f]}"), lane_offer());
+    assert_eq!(decode::<LaneOpen>("LaneOpen {00 to 0f}"), LaneOpen { token: lane_token() });
+    let alpn = std::str::from_utf8(LANE_ALPN).expect("text");
+    assert!(SPEC.contains(&format!("`{alpn}`")), "{alpn}");
+    assert_eq!(number(row_of("tokens in a LaneOffer")[1]), LANE_TOKENS_MAX as u64);
+}
+
+#[test]
 fn specification_names_the_bound_of_every_kind() {
     for (kind, name, stream) in KINDS {
         let row = row_of(&format!("{kind:#04x}"));
@@ -112,7 +127,9 @@ fn specification_names_the_bound_of_every_kind() {
     }
     let unknown = number(row_of("all others")[3]);
     assert_eq!(unknown, u64::from(body_len_max(UNKNOWN)));
-    assert_eq!(number(row_of("runs in a BlobRequest")[1]), RUNS_MAX as u64);
+    for what in ["runs in a BlobRequest", "runs in Groups"] {
+        assert_eq!(number(row_of(what)[1]), RUNS_MAX as u64);
+    }
 }
 
 #[test]
@@ -128,7 +145,9 @@ fn body_one_byte_over_the_bound_of_its_kind_is_refused() {
 
 #[test]
 fn control_stream_skips_unknown_kinds_and_those_of_blob_streams() {
-    for kind in [0, 0x08, 0x0f, REQUEST, HEAD, LIST, GROUP, END, 0x15, UNKNOWN, 0xff] {
+    for kind in
+        [0, 0x09, 0x0f, REQUEST, HEAD, LIST, GROUP, END, LANE_OFFER, 0x16, LANE_OPEN, UNKNOWN, 0xff]
+    {
         assert_eq!(Message::decode(kind, &[1, 2, 3]), Ok(None), "{kind:#04x}");
     }
 }
@@ -150,6 +169,10 @@ fn specification_names_the_defaults_of_the_configuration() {
         ("ask_timeout", format!("{:?}", config.ask_timeout)),
         ("resolutions_max", config.resolutions_max.to_string()),
         ("blob_bytes_max", config.blob_bytes_max.to_string()),
+        ("swarm_bytes_min", config.swarm_bytes_min.to_string()),
+        ("fetches_per_hash_max", config.fetches_per_hash_max.to_string()),
+        ("partners_max", config.partners_max.to_string()),
+        ("shares_parts", config.shares_parts.to_string()),
         ("gossip_interval", format!("{:?}", config.gossip_interval)),
         ("gossip_burst", config.gossip_burst.to_string()),
         ("hello_timeout", format!("{:?}", config.hello_timeout)),
@@ -176,6 +199,8 @@ fn specification_names_the_defaults_of_the_configuration() {
 fn control_vectors() -> Vec<(String, Message)> {
     let hash = Hash::of(&[]);
     let answer = |id, result| Message::Answer { id, result };
+    let two = list_of(&blob(65_537)).hash();
+    let groups = |follows, runs| Message::Groups { hash: two, size: 65_537, follows, runs };
     let vectors = [
         ("Hello {1, 1, 0}", Message::Hello(Hello::ours())),
         ("Filter {300, 5, 1, 2, 01}", Message::Filter(filter_frame())),
@@ -192,6 +217,8 @@ fn control_vectors() -> Vec<(String, Message)> {
             answer(u32::MAX, AskResult::Busy { retry_after_ms: 200 }),
         ),
         ("Goodbye", Message::Goodbye),
+        ("Groups {blob 65537, 65537, true, [(0, 1)]}", groups(true, vec![(0, 1)])),
+        ("Groups {blob 65537, 65537, false, []}", groups(false, Vec::new())),
     ];
     vectors.map(|(name, message)| (name.to_owned(), message)).into()
 }
@@ -219,8 +246,22 @@ fn blob_vectors() -> Vec<(String, Vec<u8>)> {
         ("BlobHead Absent", head(BlobHead::Absent)),
         ("BlobHead Busy 200", head(BlobHead::Busy { retry_after_ms: 200 })),
         ("BlobHead Refused", head(BlobHead::Refused)),
+        (
+            "BlobRequest for blob 65537, with list, raw or by a lane, all",
+            request(&two, Codec::Raw.bit() | TAKES_LANE, Vec::new()),
+        ),
+        ("LaneOffer {4001, [00 to 0f]}", encode_as(LANE_OFFER, &lane_offer())),
+        ("LaneOpen {00 to 0f}", encode_as(LANE_OPEN, &LaneOpen { token: lane_token() })),
     ];
     vectors.map(|(name, bytes)| (name.to_owned(), bytes)).into()
+}
+
+fn lane_token() -> LaneToken {
+    LaneToken::from_bytes(std::array::from_fn(|at| u8::try_from(at).expect("below 16")))
+}
+
+fn lane_offer() -> LaneOffer {
+    LaneOffer { port: 4001, tokens: vec![lane_token()] }
 }
 
 fn filter_frame() -> FilterFrame {

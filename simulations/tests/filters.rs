@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use blobmesh_protocol::engine::WantError;
 use blobmesh_protocol::{Config, Hash};
-use blobmesh_simulations::world::{Messages, Traffic, World, WorldConfig};
+use blobmesh_simulations::world::{Messages, NodeSpec, Traffic, World};
 
 const NODES: usize = 64;
 const BLOBS: usize = 10_000;
@@ -36,7 +36,7 @@ fn blob(n: usize) -> Hash {
 
 /// A mesh of 64 nodes, each with its share of the blobs.
 fn mesh(filters: bool) -> World {
-    let mut world = World::new(WorldConfig { rate: 1 << 40, ..WorldConfig::default() });
+    let mut world = World::new(1);
     // A filter that is never fresh is no filter: then every neighbour is asked.
     let filter_ttl = if filters { Config::default().filter_ttl } else { Duration::ZERO };
     let config = Config {
@@ -48,7 +48,7 @@ fn mesh(filters: bool) -> World {
         ..Config::default()
     };
     for _ in 0..NODES {
-        world.add_node(config.clone());
+        world.add_node(NodeSpec { up: None, down: None, ..NodeSpec::new(config.clone()) });
     }
     for a in 0..NODES {
         for b in a + 1..NODES {

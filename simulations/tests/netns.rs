@@ -20,17 +20,31 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 use blobmesh_simulations::netns::{
-    self, Options, error::Error, experiments, lab::Lab, lab::Topology, process::Home,
-    process::Setting, report::Format, stop::Stop,
+    self, Options,
+    error::Error,
+    experiments,
+    lab::{Lab, Topology},
+    probe::{self, Datagrams, Stream},
+    process::{Home, Setting},
+    relay::{Layout, Link, Rate, Side, Site},
+    report::Format,
+    stop::Stop,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// The blob of these tests: some groups and a part of one.
 const BLOB_BYTES: u64 = (1 << 20) + 7;
+
+const MS: Duration = Duration::from_millis(1);
+
+/// How long datagrams are waited for that must come, and those that must not: in vain.
+const COME_LIMIT: Duration = Duration::from_secs(30);
+const VAIN_LIMIT: Duration = Duration::from_millis(100);
 
 #[test]
 fn three_nodes_holds_with_nodes_that_do_their_job() {
@@ -87,9 +101,31 @@ fn dht_only_holds_with_nodes_that_do_their_job() {
 }
 
 #[test]
+fn two_nodes_shaped_sees_bytes_from_the_wrong_tier() {
+    let Some(run) = Run::of("two-nodes-shaped", "edge") else { return };
+    assert!(!run.holds.unwrap());
+    assert_eq!(run.values["lan_bytes_share"], Some(0.0));
+    // A blob takes at least its time on the wire, whatever this machine does.
+    assert!(run.values["get_over_link_time"].unwrap() >= 1.0, "{:?}", run.values);
+}
+
+#[test]
+fn swarm_sees_getters_that_all_take_from_the_holder() {
+    let Some(run) = Run::of("swarm", "edge") else { return };
+    assert!(!run.holds.unwrap());
+    assert_eq!(run.values["lan_bytes_share"], Some(0.0));
+    // Eight copies through one uplink take at least eight times as long as one, whatever this machine does.
+    assert!(run.values["uplink_copies"].unwrap() >= 8.0, "{:?}", run.values);
+    assert!(run.values["finish_over_link_time"].unwrap() >= 7.0, "{:?}", run.values);
+    // They ask one holder only, however many there are.
+    assert!(run.values["two_holders_s"].unwrap() >= 0.04, "{:?}", run.values);
+}
+
+#[test]
 fn hosts_reach_each_other_and_nothing_is_left_of_them() {
     let stop = Stop::never().unwrap();
-    for topology in [Topology::Bridge, Topology::Router] {
+    let relay = Topology::Relay(|hosts| Layout::lan(hosts, Link::default()));
+    for topology in [Topology::Bridge, Topology::Router, relay] {
         let Some(lab) = lab(topology, &stop) else { return };
         let stub = Stub::new("");
         let setting = Setting { lab: &lab, binary: &stub.path, stop: &stop };
@@ -113,9 +149,98 @@ fn hosts_reach_each_other_and_nothing_is_left_of_them() {
 }
 
 #[test]
+fn wires_take_their_time_and_never_less() {
+    let stop = Stop::never().unwrap();
+    let mut layout = Layout::lan(2, Link::slow(5 * MS));
+    layout.sites[0].uplink = Link::slow(10 * MS);
+    layout.internet.push(Link::default());
+    let Some(lab) = shaped(&layout, &stop) else { return };
+    let host = |number| lab.host(number).unwrap();
+    for (to, least) in [(2, 20 * MS), (3, 30 * MS)] {
+        let trips = probe::round_trips(host(1), host(to), 5, &stop).unwrap();
+        assert_eq!(trips.len(), 5, "to n{to}");
+        assert!(trips.iter().all(|trip| *trip >= least), "{trips:?} to n{to}");
+    }
+}
+
+#[test]
+fn stream_is_no_faster_than_its_wire_and_its_bytes_are_counted() {
+    let stop = Stop::never().unwrap();
+    let mut layout = Layout::lan(1, Link::default());
+    layout.sites[0].uplink = Link::new(Rate::mbit(20), MS);
+    layout.internet.push(Link::default());
+    let Some(lab) = shaped(&layout, &stop) else { return };
+    let network = lab.network().unwrap();
+    let mut streams = [Stream::between(lab.host(2).unwrap(), lab.host(1).unwrap()).unwrap()];
+    let (bytes, time) =
+        probe::bytes_through(&mut streams, Duration::ZERO, 300 * MS, &stop).unwrap();
+    assert!(bytes > 0 && bytes <= Rate::mbit(20).bytes_in(time + MS), "{bytes} in {time:?}");
+    // What arrived had crossed the uplink before, with its headers.
+    assert!(network.counters().unwrap().uplinks[0].down.bytes > bytes);
+}
+
+#[test]
+fn partition_stops_traffic_and_multicast_until_it_is_healed() {
+    let stop = Stop::never().unwrap();
+    let site = Site { hosts: vec![Link::default(); 2], ..Site::default() };
+    let layout = Layout { sites: vec![site.clone(), site], ..Layout::default() };
+    let Some(lab) = shaped(&layout, &stop) else { return };
+    let [n1, n2, n3, n4] = [1, 2, 3, 4].map(|number| lab.host(number).unwrap());
+    let network = lab.network().unwrap();
+    let all = |datagrams: Result<Datagrams, _>| comes(datagrams, COME_LIMIT, &stop) == 5;
+    let none = |datagrams: Result<Datagrams, _>| comes(datagrams, VAIN_LIMIT, &stop) == 0;
+    let (between, multicast) = (Datagrams::between, Datagrams::multicast);
+    assert!(all(between(n1, n2)) && all(between(n1, n3)) && all(between(n4, n1)));
+    assert!(all(multicast(n1, n2)) && none(multicast(n1, n3)));
+    network.partition(Side::Host(n1), Side::Everyone).unwrap();
+    assert!(none(between(n1, n2)) && none(between(n1, n3)) && none(between(n4, n1)));
+    assert!(none(multicast(n1, n2)) && all(between(n2, n3)));
+    network.heal(Side::Host(n1), Side::Site(2)).unwrap();
+    assert!(none(between(n1, n2)) && all(between(n1, n3)) && all(between(n4, n1)));
+    network.heal(Side::Site(1), Side::Everyone).unwrap();
+    assert!(all(between(n1, n2)) && all(multicast(n1, n2)));
+}
+
+#[test]
+fn wires_that_change_hold_for_what_comes_after() {
+    let stop = Stop::never().unwrap();
+    let Some(lab) = shaped(&Layout::lan(2, Link::default()), &stop) else { return };
+    let (n1, n2) = (lab.host(1).unwrap(), lab.host(2).unwrap());
+    let network = lab.network().unwrap();
+    // Before the loss: else a host would ask for the other's address a second later only.
+    assert_eq!(comes(Datagrams::between(n1, n2), COME_LIMIT, &stop), 5);
+    network.set_link(n2, Link { loss: 1.0, ..Link::default() }, &stop).unwrap();
+    assert_eq!(comes(Datagrams::between(n1, n2), VAIN_LIMIT, &stop), 0);
+    network.set_link(n2, Link::slow(20 * MS), &stop).unwrap();
+    assert_eq!(comes(Datagrams::between(n1, n2), COME_LIMIT, &stop), 5);
+    let trips = probe::round_trips(n1, n2, 3, &stop).unwrap();
+    assert!(trips.iter().all(|trip| *trip >= 40 * MS), "{trips:?}");
+}
+
+#[test]
+fn what_a_network_has_not_is_an_error() {
+    let stop = Stop::never().unwrap();
+    let Some(bridge) = lab(Topology::Bridge, &stop) else { return };
+    assert!(matches!(bridge.network(), Err(Error::NoRelay)));
+    let Some(lab) = shaped(&Layout::lan(2, Link::default()), &stop) else { return };
+    let (network, n1) = (lab.network().unwrap(), lab.host(1).unwrap());
+    let refused = |result| assert!(matches!(result, Err(Error::Layout { .. })), "{result:?}");
+    refused(network.set_uplink(2, Link::default(), &stop));
+    refused(network.set_uplink(0, Link::default(), &stop));
+    refused(network.set_link(n1, Link { loss: 1.5, ..Link::default() }, &stop));
+    refused(network.set_link(bridge.host(1).unwrap(), Link::default(), &stop));
+    refused(network.partition(Side::Site(2), Side::Everyone));
+    // A refused change changed nothing.
+    let datagrams = Datagrams::between(n1, lab.host(2).unwrap());
+    assert_eq!(comes(datagrams, COME_LIMIT, &stop), 5);
+    let crowd = Layout::lan(u8::MAX, Link::default());
+    assert!(matches!(Lab::shaped(&crowd, &stop), Err(Error::Layout { .. })));
+}
+
+#[test]
 fn panic_leaves_nothing_behind() {
     let stop = Stop::never().unwrap();
-    let Some(lab) = lab(Topology::Bridge, &stop) else { return };
+    let Some(lab) = shaped(&Layout::lan(2, Link::default()), &stop) else { return };
     let tag = tag_of(&lab);
     let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let _lab = lab;
@@ -140,8 +265,12 @@ fn interrupt_ends_the_run_and_leaves_nothing_behind() {
     if lab(Topology::Bridge, &stop).is_none() {
         return;
     }
-    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
-        let mut running = Running::start();
+    let first_steps = ["nodes find each other by mDNS", "round trips over wires with delay"];
+    let experiments = ["three-nodes", "impairment"].into_iter().zip(first_steps);
+    for ((experiment, step), (signal, code)) in
+        experiments.zip([(Signal::INT, 130), (Signal::TERM, 143)])
+    {
+        let mut running = Running::start(experiment, step);
         kill_process(running.pid(), signal).unwrap();
         let status = running.child.wait().unwrap();
         assert_eq!(status.code(), Some(code));
@@ -156,7 +285,7 @@ fn next_lab_removes_what_a_killed_run_left() {
     if lab(Topology::Bridge, &stop).is_none() {
         return;
     }
-    let mut running = Running::start();
+    let mut running = Running::start("impairment", "round trips over wires with delay");
     kill_process(running.pid(), Signal::KILL).unwrap();
     assert_eq!(running.child.wait().unwrap().signal(), Some(9));
     // Nothing is asserted of the time between: other tests of this process make labs too.
@@ -287,18 +416,18 @@ impl Stub {
     }
 }
 
-/// Is a simulator process whose nodes never find each other, so that it waits when it is signalled.
+/// Is a simulator process that takes longer than its signal: its nodes, if any, never find each other.
 struct Running {
     child: Child,
     _stub: Stub,
 }
 
 impl Running {
-    /// Starts it and returns once its nodes are being started.
-    fn start() -> Self {
+    /// Starts it and returns once its lab is there and its first step begins.
+    fn start(experiment: &str, step: &str) -> Self {
         let stub = Stub::new("deaf");
         let mut child = Command::new(simulator())
-            .args(["netns", "run", "three-nodes"])
+            .args(["netns", "run", experiment])
             .env("BLOBMESH_BIN", &stub.path)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -307,7 +436,7 @@ impl Running {
         let mut talk = BufReader::new(child.stderr.take().unwrap());
         let mut line = String::new();
         talk.read_line(&mut line).unwrap();
-        assert_eq!(line, "three-nodes: nodes find each other by mDNS\n");
+        assert_eq!(line, format!("{experiment}: {step}\n"));
         // Nobody reads on: the rest of the talk must not stop it either.
         Self { child, _stub: stub }
     }
@@ -334,7 +463,21 @@ fn simulator() -> &'static Path {
 
 /// Makes a lab of two hosts, or says why there is none on this machine.
 fn lab(topology: Topology, stop: &Stop) -> Option<Lab> {
-    match Lab::new(topology, 2, stop) {
+    unless_unavailable(Lab::new(topology, 2, stop))
+}
+
+/// Makes a lab of a layout, or says why there is none on this machine.
+fn shaped(layout: &Layout, stop: &Stop) -> Option<Lab> {
+    unless_unavailable(Lab::shaped(layout, stop))
+}
+
+/// Returns how many of five datagrams come within `wait`.
+fn comes(datagrams: Result<Datagrams, Error>, wait: Duration, stop: &Stop) -> usize {
+    datagrams.unwrap().burst(5, MS, wait, stop).unwrap().len()
+}
+
+fn unless_unavailable(lab: Result<Lab, Error>) -> Option<Lab> {
+    match lab {
         Ok(lab) => Some(lab),
         Err(Error::Unavailable { reason }) => {
             eprintln!("skipped: {reason}");

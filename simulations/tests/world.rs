@@ -1,28 +1,44 @@
-//! The world is deterministic, and the smallest run ends as it must.
+//! The world is deterministic, and the smallest plan ends as it must.
 
 use std::time::Duration;
 
 use blobmesh_protocol::{Config, Hash};
-use blobmesh_simulations::runs::two_nodes;
-use blobmesh_simulations::world::{World, WorldConfig};
+use blobmesh_simulations::outcome::Outcome;
+use blobmesh_simulations::plan::{Canned, Plan};
+use blobmesh_simulations::world::{Calibration, NodeSpec, RunOptions, World, run_plan};
 
-#[test]
-fn two_nodes_find_each_blob_where_it_is() {
-    let run = two_nodes(1);
-    assert!(run.holds, "{run:?}");
-    assert_eq!((run.traffic.blob_bytes, run.traffic.edge_bytes), (64 << 20, 1 << 20));
-    let link_time = Duration::from_secs_f64(f64::from(64 << 20) / 125e6);
-    assert!(run.lan >= link_time && run.lan < link_time + Duration::from_millis(1), "{run:?}");
-    assert!(run.local < Duration::from_millis(1));
+fn two_nodes(seed: u64) -> Outcome {
+    let canned = Canned::find("two-nodes").expect("a canned plan");
+    let plan = canned.source().and_then(|source| source.plan()).expect("it is right");
+    run_plan(&Plan { seed, ..plan }, &RunOptions::default(), |_| {}).expect("an outcome")
 }
 
 #[test]
-fn same_seed_gives_the_same_log_and_another_delay_another() {
+fn two_nodes_find_each_blob_where_it_is() {
+    let outcome = two_nodes(1);
+    let found: Vec<&str> = outcome.fetches.iter().map(|row| row.found).collect();
+    assert_eq!(found, ["lan", "local", "edge", "-"], "{:?}", outcome.fetches);
+    assert_eq!(outcome.violations, Vec::<String>::new());
+    let took = |place: usize| Duration::from_nanos(outcome.fetches[place].took_ns);
+    let goodput = 125e6 * Calibration::default().goodput;
+    let link_time = Duration::from_secs_f64(f64::from(64 << 20) / goodput);
+    assert!(took(0) >= link_time && took(0) < link_time + Duration::from_millis(2), "{outcome:?}");
+    assert!(took(1) < Duration::from_millis(1));
+}
+
+#[test]
+fn same_seed_gives_the_same_outcome_in_one_process() {
     assert_eq!(two_nodes(7), two_nodes(7));
+    assert_ne!(two_nodes(7).event_log_hash, two_nodes(8).event_log_hash);
+}
+
+#[test]
+fn another_delay_of_the_engine_gives_another_log() {
     let log_hash = |refresh| {
-        let mut world = World::new(WorldConfig::default());
+        let mut world = World::new(1);
         let config = Config { filter_refresh: refresh, ..Config::default() };
-        let (a, b) = (world.add_node(config.clone()), world.add_node(config));
+        let (a, b) =
+            (world.add_node(NodeSpec::new(config.clone())), world.add_node(NodeSpec::new(config)));
         world.link(a, b);
         world.add_blob(a, Hash::of(b"x"), 1);
         world.run_for(Duration::from_secs(100));

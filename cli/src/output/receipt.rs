@@ -1,6 +1,6 @@
 //! How a get was resolved, for people.
 
-use blobmesh_node::control::api::{FetchRow, Phases, Receipt, TierBytes};
+use blobmesh_node::control::api::{FetchRow, Phases, Receipt, TierBytes, WayRow};
 
 use crate::units::{seconds, short_hash, short_peer, size};
 
@@ -86,9 +86,28 @@ fn dht_line(receipt: &Receipt) -> String {
 }
 
 fn fetch_line(fetch: &FetchRow) -> String {
-    let FetchRow { source, bytes, outcome, ms } = fetch;
+    let FetchRow { source, bytes, outcome, ms, way } = fetch;
     let ms = seconds(ms / 1e3);
-    format!("  {:<18}  {:>9}  in {ms}, {outcome}", short_peer(source), size(*bytes))
+    let way = way.as_ref().map(way_text).unwrap_or_default();
+    format!("  {:<18}  {:>9}  in {ms}, {outcome}{way}", short_peer(source), size(*bytes))
+}
+
+fn way_text(way: &WayRow) -> String {
+    let path = match (way.lane_bytes, way.stream_bytes, way.lanes) {
+        (0, 0, _) => return String::new(),
+        (0, ..) => "over a stream".to_owned(),
+        (_, _, 1) => "over 1 lane".to_owned(),
+        (_, _, lanes) => format!("over {lanes} lanes"),
+    };
+    let ms = |ms: f64| seconds(ms / 1e3);
+    format!(
+        "\n    {path}: connect {}, first byte {}, dial {}, verify {}, write {}",
+        ms(way.connect_ms),
+        ms(way.answer_ms),
+        ms(way.dial_ms),
+        ms(way.verify_ms),
+        ms(way.write_ms),
+    )
 }
 
 fn phases_line(phases: &Phases) -> String {
@@ -107,6 +126,22 @@ mod tests {
     use blobmesh_node::control::api::{AskedRow, DhtRow};
 
     use super::*;
+
+    #[test]
+    fn way_of_the_bytes_is_told_with_the_time_it_took() {
+        let way = WayRow {
+            lanes: 2,
+            lane_bytes: 1 << 20,
+            stream_bytes: 65_536,
+            verify_ms: 1.5,
+            ..WayRow::default()
+        };
+        let text = way_text(&way);
+        assert!(text.contains("over 2 lanes: ") && text.contains("verify 1.50 ms"), "{text}");
+        let stream = WayRow { lanes: 0, lane_bytes: 0, ..way };
+        assert!(way_text(&stream).contains("over a stream: "));
+        assert_eq!(way_text(&WayRow::default()), "");
+    }
 
     const PEER: &str = "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp";
 
@@ -164,6 +199,7 @@ mod tests {
                 bytes: 2048,
                 outcome: "complete".to_owned(),
                 ms: 31.0,
+                way: None,
             }],
             dht: Some(DhtRow { providers: 1, ms: 3.0, ended: false }),
             notes: vec!["the edge was asked after 250 ms without a holder".to_owned()],

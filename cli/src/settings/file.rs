@@ -96,10 +96,12 @@ impl File<'_> {
         span: &Range<usize>,
     ) -> Result<Value, CommandError> {
         let value = match (spec.shape, found) {
-            (Shape::Text | Shape::Size, DeValue::String(text)) => {
+            (Shape::Text | Shape::Size | Shape::Port, DeValue::String(text)) => {
                 Some(Value::Text(text.to_string()))
             }
-            (Shape::Size, DeValue::Integer(bytes)) => Some(Value::Text(bytes.to_string())),
+            (Shape::Size | Shape::Port, DeValue::Integer(number)) => {
+                Some(Value::Text(number.to_string()))
+            }
             (Shape::Switch, DeValue::Boolean(on)) => Some(Value::Switch(*on)),
             (Shape::List, DeValue::Array(items)) => items
                 .iter()
@@ -111,6 +113,7 @@ impl File<'_> {
         let wanted = match spec.shape {
             Shape::Text => "a string",
             Shape::Size => "a size such as \"20GiB\"",
+            Shape::Port => "a port such as 4002, \"any\" or \"off\"",
             Shape::Switch => "true or false",
             Shape::List => "a list of strings",
         };

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Key {
     Listen,
+    LanePort,
     Peers,
     Mdns,
     Adverts,
@@ -27,6 +28,8 @@ pub(crate) enum Shape {
     Text,
     /// A text, or a number of bytes.
     Size,
+    /// A text, or the number of a port.
+    Port,
     List,
     Switch,
 }
@@ -50,8 +53,9 @@ const fn spec(key: Key, name: &'static str, env: &'static str, shape: Shape) -> 
 pub(crate) const SECRET: &str = "edge.secret_access_key";
 
 /// Every setting.
-pub(crate) const SPECS: [Spec; 12] = [
+pub(crate) const SPECS: [Spec; 13] = [
     spec(Key::Listen, "listen", "BLOBMESH_LISTEN", Shape::List),
+    spec(Key::LanePort, "lane_port", "BLOBMESH_LANE_PORT", Shape::Port),
     spec(Key::Peers, "peers", "BLOBMESH_PEERS", Shape::List),
     spec(Key::Mdns, "mdns", "BLOBMESH_MDNS", Shape::Switch),
     spec(Key::Adverts, "adverts", "BLOBMESH_ADVERTS", Shape::Switch),

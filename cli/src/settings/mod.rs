@@ -139,6 +139,9 @@ impl Resolver<'_> {
         if let Some(listen) = self.list(Key::Listen, parse_listen)? {
             node.listen = listen;
         }
+        if let Some(port) = self.parsed(Key::LanePort, parse_lane_port)? {
+            node.lane_port = port;
+        }
         node.peers = self.list(Key::Peers, parse_peer)?.unwrap_or_default();
         node.mdns = self.switch(Key::Mdns).unwrap_or(node.mdns);
         node.adverts = self.switch(Key::Adverts).unwrap_or(node.adverts);
@@ -320,6 +323,7 @@ fn shown(key: Key, value: &Value) -> String {
 fn default_of(key: Key, node: &NodeConfig) -> Option<String> {
     Some(match key {
         Key::Listen => shown_list(&node.listen),
+        Key::LanePort => shown_text("any"),
         Key::Peers => shown_list(&[]),
         Key::Mdns => node.mdns.to_string(),
         Key::Adverts => node.adverts.to_string(),
@@ -332,6 +336,18 @@ fn default_of(key: Key, node: &NodeConfig) -> Option<String> {
         | Key::EdgeSecret
         | Key::EdgeSecretKeyFile => return None,
     })
+}
+
+/// Reads where lanes are: a port, `any` for one that is free, or `off`.
+fn parse_lane_port(text: &str) -> Result<Option<u16>, String> {
+    match text.trim() {
+        "off" => Ok(None),
+        "any" => Ok(Some(0)),
+        port => match port.parse() {
+            Ok(port) if port > 0 => Ok(Some(port)),
+            Ok(_) | Err(_) => Err("it is a port from 1 to 65535, `any` or `off`".to_owned()),
+        },
+    }
 }
 
 fn shown_list(items: &[String]) -> String {

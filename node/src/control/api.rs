@@ -326,6 +326,31 @@ pub struct FetchRow {
     pub outcome: String,
     /// Milliseconds from the first request to the end.
     pub ms: f64,
+    /// How the bytes came; none for the edge, and in receipts of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub way: Option<WayRow>,
+}
+
+/// Tells how the bytes of one peer came, and where the time went. The times of threads that work side by
+/// side add up, so they may exceed the whole.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct WayRow {
+    /// How many lanes were opened.
+    pub lanes: u64,
+    /// Verified bytes that came over lanes.
+    pub lane_bytes: u64,
+    /// Verified bytes that came over blob streams.
+    pub stream_bytes: u64,
+    /// Milliseconds to a connection and a blob stream on it.
+    pub connect_ms: f64,
+    /// Milliseconds from the request to the first byte of its answer.
+    pub answer_ms: f64,
+    /// Milliseconds to open the lanes.
+    pub dial_ms: f64,
+    /// Milliseconds to verify what came over lanes.
+    pub verify_ms: f64,
+    /// Milliseconds to write, and to verify what came over blob streams.
+    pub write_ms: f64,
 }
 
 /// Tells what the provider search gave.

@@ -1,27 +1,30 @@
 //! Doing what the engine decided.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use blobmesh_protocol::blob::GROUP_LEN;
 use blobmesh_protocol::engine::receipt::Receipt;
 use blobmesh_protocol::engine::{
-    DropReason, FetchOutcome, Input, LookResult, Output, ServeVerdict, Source, WantError,
+    DropReason, FetchOutcome, Input, LookResult, Output, Source, WantError,
 };
-use blobmesh_protocol::id::{FetchId, LookId, QueryId, ServeId, WantId};
+use blobmesh_protocol::id::{FetchId, LookId, QueryId, WantId};
 use blobmesh_protocol::wire::message::Message;
 use blobmesh_protocol::{Hash, PeerId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::event::{Event, GetEnded, ServeSlot, Verdict};
+use super::event::{Event, GetEnded};
 use super::requests::Request;
 use super::{Driver, Fetch, Holdings};
 use crate::compute;
 use crate::control::api::{Failure, Trouble};
+use crate::lane::Lanes;
 use crate::store::{Store, StoreError};
-use crate::swarm::{Stream, SwarmHandle};
-use crate::transfer::{self, FetchError, FrameIo, Report, provider, requester};
+use crate::swarm::{Stream, SwarmHandle, convert};
+use crate::transfer::requester::{self, LaneWay, Way};
+use crate::transfer::{self, Carried, FetchError, Meter, Report};
 
 /// How long saying goodbye may take.
 const GOODBYE_TIME: Duration = Duration::from_millis(200);
@@ -38,7 +41,9 @@ impl Driver {
         match output {
             Output::Look { look, hash } => self.look(look, hash),
             Output::Send { peer, message } => self.send(peer, message),
-            Output::Fetch { fetch, hash, source } => self.start_fetch(fetch, hash, source),
+            Output::Fetch { fetch, hash, source, groups } => {
+                self.start_fetch(fetch, (hash, groups), source);
+            }
             Output::StopFetch { fetch } => {
                 if let Some(running) = self.forget_fetch(fetch) {
                     running.task.abort();
@@ -73,33 +78,40 @@ impl Driver {
         }
     }
 
-    fn start_fetch(&mut self, fetch: FetchId, hash: Hash, source: Source) {
+    fn start_fetch(
+        &mut self,
+        fetch: FetchId,
+        (hash, groups): (Hash, Option<Range<u64>>),
+        source: Source,
+    ) {
         let events = self.tasks.events();
         let (store, swarm, edge) = (self.store.clone(), self.swarm.clone(), self.edge.clone());
         let (size_max, holdings) = (self.blob_bytes_max, Arc::clone(&self.holdings));
+        let (lanes, meter) = (self.lanes.0.clone(), Arc::new(Meter::default()));
+        let counted = Arc::clone(&meter);
+        let ranged = groups.is_some();
         let task = self.tasks.spawn_event(async move {
-            let report = Arc::new(Reporter { fetch, hash, events, holdings });
+            let report = Arc::new(Reporter { fetch, hash, events, holdings, meter: counted });
             let result = match (source, edge) {
-                (Source::Peer(peer), _) => match open_blob(&swarm, peer).await {
-                    Ok(stream) => requester::fetch(stream, hash, &store, size_max, report).await,
-                    Err(error) => Err(error),
-                },
+                (Source::Peer(peer), _) => {
+                    let way = PeerWay { swarm, peer, lanes };
+                    requester::fetch_groups(&way, (hash, groups), &store, size_max, report).await
+                }
                 (Source::Edge, Some(edge)) => {
-                    transfer::edge::fetch(&edge, hash, &store, size_max, report).await
+                    transfer::edge::fetch(&edge, hash, &store, size_max, report).await.map(Some)
                 }
                 (Source::Edge, None) => Err(FetchError::Absent),
             };
             let (outcome, failure) = match result {
-                Ok(size) => (FetchOutcome::Complete { size }, None),
+                Ok(Some(size)) => (FetchOutcome::Complete { size }, None),
+                Ok(None) => (FetchOutcome::Part, None),
                 Err(error) => (error.outcome(), failure_of(&error)),
             };
             Event::FetchEnded { fetch, outcome, failure: failure.map(Box::new) }
         });
-        let peer = match source {
-            Source::Peer(peer) => Some(peer),
-            Source::Edge => None,
-        };
-        self.fetches.insert(fetch, Fetch { hash, peer, task, unverified: 0 });
+        let ranged = ranged && source != Source::Edge;
+        let started = Fetch { hash, source, ranged, task, meter, unverified: 0 };
+        self.fetches.insert(fetch, started);
     }
 
     fn find_providers(&mut self, query: QueryId, hash: Hash) {
@@ -114,36 +126,14 @@ impl Driver {
         }
     }
 
-    /// Takes a blob stream that a peer opened: the engine decides once the request is there.
-    pub(super) fn start_serving(&mut self, peer: PeerId, stream: Stream) {
-        let (store, events) = (self.store.clone(), self.tasks.events());
-        self.tasks.spawn(async move {
-            let mut io = FrameIo::new(stream);
-            if let Err(error) = serve_one(&mut io, peer, &store, &events).await {
-                tracing::debug!(peer = ?peer, %error, "service ended early");
-            }
-        });
-    }
-
-    fn serve(&mut self, serve: ServeId, verdict: ServeVerdict) {
-        let Some((peer, waiting)) = self.serves.remove(&serve) else { return };
-        let verdict = match verdict {
-            ServeVerdict::Busy { retry_after } => Verdict::Busy { retry_after },
-            ServeVerdict::Admit => {
-                Verdict::Admit(ServeSlot { serve, peer, bytes: 0, events: self.tasks.events() })
-            }
-        };
-        // The slot of a peer that went while it waited comes back by itself.
-        waiting.send(verdict).ok();
-    }
-
     pub(super) fn drop_peer(&mut self, peer: PeerId, reason: DropReason) {
-        tracing::info!(peer = %crate::swarm::convert::peer_text(&peer), ?reason, "peer dropped");
+        tracing::info!(peer = %convert::peer_text(&peer), ?reason, "peer dropped");
         self.close_link(peer, None);
         if reason == DropReason::Full {
             // No fault of the peer's: blobs may still come from it and go to it.
             return self.contacts.refused(peer, Instant::now());
         }
+        self.lanes.0.drop_peer(peer);
         self.request(Request::Disconnect { peer });
     }
 
@@ -151,11 +141,17 @@ impl Driver {
         let Some(pending) = self.wants.remove(&want) else { return };
         let hash = pending.hash;
         let failure = self.failures.get(&hash).cloned().filter(|_| result.is_err());
+        let mut carried = self.carried.get(&hash).cloned().unwrap_or_default();
+        let running = self.fetches.iter().filter(|(_, running)| running.hash == hash);
+        carried
+            .extend(running.map(|(fetch, running)| (*fetch, running.source, running.meter.read())));
+        let carried = carried_by_row(carried, &receipt);
         if !self.wants.values().any(|other| other.hash == hash) {
             self.failures.remove(&hash);
+            self.carried.remove(&hash);
         }
         // Whoever wanted it may have gone.
-        pending.ended.send(GetEnded { result, receipt, failure }).ok();
+        pending.ended.send(GetEnded { result, receipt, failure, carried }).ok();
     }
 
     /// Tells the neighbours that the node stops, as far as they listen at once.
@@ -175,6 +171,24 @@ impl Driver {
     }
 }
 
+/// Sums up what was carried for each row of a receipt: the ranges of one source share its first row.
+fn carried_by_row(
+    carried: Vec<(FetchId, Source, Carried)>,
+    receipt: &Receipt,
+) -> Vec<(FetchId, Carried)> {
+    let mut rows: Vec<(FetchId, Carried)> = Vec::new();
+    for (fetch, source, carried) in carried {
+        let own = receipt.fetches.iter().find(|row| row.fetch == fetch);
+        let first = || receipt.fetches.iter().find(|row| row.source == source);
+        let row = own.or_else(first).map_or(fetch, |row| row.fetch);
+        match rows.iter_mut().find(|(other, _)| *other == row) {
+            Some((_, sum)) => sum.add(&carried),
+            None => rows.push((row, carried)),
+        }
+    }
+    rows
+}
+
 fn look_up(store: &Store, hash: Hash) -> Result<LookResult, StoreError> {
     if let Some(info) = store.find(&hash)? {
         return Ok(LookResult::Whole { size: info.size });
@@ -183,14 +197,33 @@ fn look_up(store: &Store, hash: Hash) -> Result<LookResult, StoreError> {
     Ok(partial.map_or(LookResult::Absent, |partial| {
         let size = partial.list().size();
         let held = partial.held().held().saturating_mul(GROUP_LEN).min(size);
-        LookResult::Part { size, held }
+        LookResult::Part { size, held, groups: partial.held().clone() }
     }))
 }
 
-/// Connects to a peer if need be, and opens a blob stream to it.
-async fn open_blob(swarm: &SwarmHandle, peer: PeerId) -> Result<Stream, FetchError> {
-    swarm.connect(&peer).await.map_err(FetchError::Connect)?;
-    Ok(swarm.open_blob(&peer).await?)
+/// Leads to a peer by way of the swarm, and to its lanes.
+struct PeerWay {
+    swarm: SwarmHandle,
+    peer: PeerId,
+    lanes: Lanes,
+}
+
+impl Way for PeerWay {
+    type Stream = Stream;
+
+    async fn open(&self) -> Result<Stream, FetchError> {
+        self.swarm.connect(&self.peer).await.map_err(FetchError::Connect)?;
+        Ok(self.swarm.open_blob(&self.peer).await?)
+    }
+
+    fn lanes(&self) -> Option<LaneWay<'_>> {
+        Some(LaneWay { lanes: &self.lanes, peer: self.peer })
+    }
+
+    async fn host(&self) -> Option<String> {
+        let address = self.swarm.peer_address(&self.peer).await.ok().flatten()?;
+        convert::host_of_address(&address)
+    }
 }
 
 /// Tells the driver how a fetch goes. An error says that the driver is gone: nobody is left to tell.
@@ -199,11 +232,12 @@ struct Reporter {
     hash: Hash,
     events: mpsc::Sender<Event>,
     holdings: Arc<Holdings>,
+    meter: Arc<Meter>,
 }
 
 impl Report for Reporter {
-    fn progress(&self, bytes: u64, size: u64) {
-        let progress = Input::Progress { fetch: self.fetch, bytes, size };
+    fn progress(&self, bytes: u64, groups: Range<u64>, size: u64) {
+        let progress = Input::Progress { fetch: self.fetch, bytes, groups, size };
         self.events.blocking_send(Event::Input(progress)).ok();
     }
 
@@ -213,6 +247,10 @@ impl Report for Reporter {
 
     fn stored(&self) {
         self.holdings.stored(self.fetch, self.hash);
+    }
+
+    fn meter(&self) -> &Arc<Meter> {
+        &self.meter
     }
 }
 
@@ -233,7 +271,8 @@ fn failure_of(error: &FetchError) -> Option<Failure> {
         | FetchError::Refused
         | FetchError::List(_)
         | FetchError::Group(_)
-        | FetchError::Codec(_) => None,
+        | FetchError::Codec(_)
+        | FetchError::NoBuffer => None,
     }
 }
 
@@ -247,26 +286,4 @@ pub(crate) fn describe(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
-}
-
-async fn serve_one(
-    io: &mut FrameIo<Stream>,
-    peer: PeerId,
-    store: &Store,
-    events: &mpsc::Sender<Event>,
-) -> Result<(), provider::ServeError> {
-    let request = provider::request(io).await?;
-    let (verdict, answer) = oneshot::channel();
-    if events.send(Event::ServeAsked { peer, verdict }).await.is_err() {
-        return Ok(());
-    }
-    match answer.await {
-        // The driver has stopped.
-        Err(_) => Ok(()),
-        Ok(Verdict::Busy { retry_after }) => provider::turn_away(io, retry_after).await,
-        Ok(Verdict::Admit(mut slot)) => {
-            slot.bytes = provider::serve(io, request, store).await?;
-            Ok(())
-        }
-    }
 }

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::control::api::Failure;
 use crate::swarm::{OpenError, Stream};
+use crate::transfer::Carried;
 
 /// How many events wait for the driver before those who send them wait too.
 pub(super) const EVENTS_MAX: usize = 1_024;
@@ -119,6 +120,8 @@ pub(crate) struct GetEnded {
     pub(crate) receipt: Receipt,
     /// The failure of the source that decided, where one did.
     pub(crate) failure: Option<Failure>,
+    /// Where the time of each fetch went.
+    pub(crate) carried: Vec<(FetchId, Carried)>,
 }
 
 /// Describes the mesh around the node at one moment.

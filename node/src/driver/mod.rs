@@ -4,7 +4,7 @@
 //! what the engine puts out ([`dispatch`]). It never waits for anything but the next event: whatever
 //! takes time runs as a task of its own ([`tasks`]) and comes back as an [`event`].
 //!
-//! [`links`] are the control streams with neighbours, [`contacts`] says whom to dial, [`holdings`] what
+//! [`serving`] puts what peers ask for before the engine, [`links`] are the control streams with neighbours, [`contacts`] says whom to dial, [`holdings`] what
 //! came into the store and left it, [`requests`] go to the swarm, and [`inbox`] is where all that comes
 //! in is heard.
 
@@ -16,6 +16,7 @@ mod holdings;
 mod inbox;
 mod links;
 mod requests;
+mod serving;
 mod tasks;
 #[cfg(test)]
 mod tests;
@@ -23,9 +24,10 @@ mod tests;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use blobmesh_protocol::engine::{DropReason, Input};
+use blobmesh_protocol::engine::{DropReason, Input, Source};
 use blobmesh_protocol::id::{FetchId, ServeId, WantId};
 use blobmesh_protocol::{Config, Engine, Hash, PeerId, Time};
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
@@ -45,8 +47,10 @@ pub(crate) use holdings::Holdings;
 use crate::control::api::Failure;
 use crate::discovery::Candidate;
 use crate::edge::Edge;
+use crate::lane::{Lanes, OpenLanes};
 use crate::store::Store;
 use crate::swarm::{SwarmEvent, SwarmHandle};
+use crate::transfer::{Carried, Meter};
 
 /// How many events the driver handles before it lets other tasks of its thread run.
 const TURN_EVENTS_MAX: usize = 64;
@@ -61,6 +65,9 @@ pub(crate) struct Parts {
     pub(crate) swarm_events: mpsc::Receiver<SwarmEvent>,
     pub(crate) candidates: Option<mpsc::Receiver<Candidate>>,
     pub(crate) edge: Option<Arc<Edge>>,
+    pub(crate) lanes: Lanes,
+    /// Where lanes are dialled.
+    pub(crate) lane_listeners: Vec<TcpListener>,
     /// Multiaddresses of peers to stay linked with.
     pub(crate) peers: Vec<String>,
     /// The addresses already listened on.
@@ -92,17 +99,22 @@ pub(crate) fn start(parts: Parts) -> (DriverHandle, JoinHandle<()>) {
         requests: Requests::start(parts.swarm.clone(), &mut tasks),
         swarm: parts.swarm,
         edge: parts.edge,
+        lanes: OpenLanes(parts.lanes),
         contacts: Contacts::new(&parts.peers, inboxes.candidates.is_some(), clock.start),
         links: Links::default(),
         connected: BTreeMap::new(),
         addresses: parts.addresses,
         wants: BTreeMap::new(),
         failures: HashMap::new(),
+        carried: HashMap::new(),
         fetches: BTreeMap::new(),
         serves: BTreeMap::new(),
         next_serve: 0,
         tasks,
     };
+    for listener in parts.lane_listeners {
+        driver.accept_lanes(listener);
+    }
     for (hash, advertise) in parts.held {
         driver.engine.handle(Time::ZERO, Input::Held { hash, advertise });
     }
@@ -136,6 +148,7 @@ struct Driver {
     swarm: SwarmHandle,
     requests: Requests,
     edge: Option<Arc<Edge>>,
+    lanes: OpenLanes,
     contacts: Contacts,
     links: Links,
     connected: BTreeMap<PeerId, Connected>,
@@ -143,6 +156,8 @@ struct Driver {
     wants: BTreeMap<WantId, Pending>,
     /// The last failure of a source, by blob, for those who still want it.
     failures: HashMap<Hash, Failure>,
+    /// Where the time of ended fetches went, by blob, for those who still want it.
+    carried: HashMap<Hash, Vec<(FetchId, Source, Carried)>>,
     fetches: BTreeMap<FetchId, Fetch>,
     /// Peers that wait to hear whether they are served.
     serves: BTreeMap<ServeId, (PeerId, oneshot::Sender<Verdict>)>,
@@ -167,8 +182,11 @@ struct Pending {
 #[derive(Debug)]
 struct Fetch {
     hash: Hash,
-    peer: Option<PeerId>,
+    source: Source,
+    /// Whether it fetches some groups only.
+    ranged: bool,
     task: AbortHandle,
+    meter: Arc<Meter>,
     /// Bytes that came and are not verified yet.
     unverified: u64,
 }
@@ -223,7 +241,7 @@ impl Driver {
     fn handle_event(&mut self, event: Event) {
         match event {
             Event::Input(input) => {
-                if let Input::Progress { fetch, bytes, size } = input {
+                if let Input::Progress { fetch, bytes, size, .. } = input {
                     self.count_progress(fetch, bytes, size);
                 }
                 self.tell(input);
@@ -231,7 +249,7 @@ impl Driver {
             Event::Get(get) => self.handle_get(*get),
             Event::Arrived { fetch, bytes, size } => {
                 self.count_arrived(fetch, bytes, size);
-                self.tell(Input::Progress { fetch, bytes: 0, size });
+                self.tell(Input::Progress { fetch, bytes: 0, groups: 0..0, size });
             }
             Event::FetchEnded { fetch, outcome, failure } => {
                 if let Some(ended) = self.forget_fetch(fetch)
@@ -279,7 +297,7 @@ impl Driver {
         let Some(running) = self.fetches.get_mut(&fetch) else { return };
         let verified = running.unverified.min(bytes);
         running.unverified -= verified;
-        let (hash, peer) = (running.hash, running.peer);
+        let (hash, peer) = (running.hash, running.source.peer());
         if let Some(connected) = peer.and_then(|peer| self.connected.get_mut(&peer)) {
             connected.bytes_in += bytes;
         }
@@ -303,6 +321,16 @@ impl Driver {
     /// Forgets a fetch that ended, and with it what it got and could not verify.
     fn forget_fetch(&mut self, fetch: FetchId) -> Option<Fetch> {
         let ended = self.fetches.remove(&fetch)?;
+        // There are as many as the engine's attempts at the blob, which are bounded; ranges of one source
+        // are summed.
+        if self.wants.values().any(|pending| pending.hash == ended.hash) {
+            let carried = self.carried.entry(ended.hash).or_default();
+            let same = carried.iter_mut().find(|(_, source, _)| *source == ended.source);
+            match same.filter(|_| ended.ranged) {
+                Some((_, _, sum)) => sum.add(&ended.meter.read()),
+                None => carried.push((fetch, ended.source, ended.meter.read())),
+            }
+        }
         if ended.unverified > 0 {
             self.tell_progress(ended.hash, |progress| {
                 progress.unverified = progress.unverified.saturating_sub(ended.unverified);

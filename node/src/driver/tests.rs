@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::{DriverHandle, GetEnded, GetProgress, Holdings, Parts, start};
 use crate::identity::Identity;
+use crate::lane::{LaneConfig, Lanes};
 use crate::mesh::MeshKey;
 use crate::store::{Store, StoreConfig};
 use crate::swarm::{Swarm, SwarmConfig, SwarmHandle};
@@ -33,6 +34,8 @@ impl Alone {
         let store = Store::open(config).expect("opens").0;
         let identity = Identity::load_or_create(&dir.path().join("identity")).expect("an identity");
         let me = identity.peer();
+        let lane_config = LaneConfig { bytes_min: 0, buffer_bytes_max: 0 };
+        let lanes = Lanes::new(&identity, lane_config, None).expect("a key");
         let config = SwarmConfig { identity, mesh: MeshKey::open(), listen: Vec::new() };
         let (swarm, swarm_events) = Swarm::start(config).expect("a swarm");
         let parts = Parts {
@@ -44,6 +47,8 @@ impl Alone {
             swarm_events,
             candidates: None,
             edge: None,
+            lanes,
+            lane_listeners: Vec::new(),
             peers: vec!["/ip4/127.0.0.1/tcp/1".to_owned()],
             addresses: Vec::new(),
             held: Vec::new(),

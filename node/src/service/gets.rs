@@ -96,7 +96,7 @@ impl Inner {
             ended = driver.get(hash, timeout, progress) => ended?,
             never = tell_progress(watched, &exchange.events) => match never {},
         };
-        let receipt = reports::receipt(&ended.receipt, self.edge.is_some());
+        let receipt = reports::receipt(&ended, self.edge.is_some());
         self.receipts.insert(receipt.clone());
         match ended.result {
             Ok(()) => Ok(receipt),

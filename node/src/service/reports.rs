@@ -8,9 +8,11 @@ use blobmesh_protocol::engine::receipt::{self, AskedAnswer, Found, Note};
 use super::{Inner, len_u64, parse};
 use crate::control::api::{
     Answer, AskedRow, DhtRow, Failure, FetchRow, PeerRow, Phases, Receipt, Status, TierBytes,
-    Trouble,
+    Trouble, WayRow,
 };
+use crate::driver::GetEnded;
 use crate::swarm::convert::peer_text;
+use crate::transfer::Carried;
 
 impl Inner {
     pub(super) async fn peers(&self) -> Result<Answer, Failure> {
@@ -69,7 +71,12 @@ fn no_node() -> Failure {
 }
 
 /// Puts the engine's receipt into the words of the control protocol.
-pub(super) fn receipt(receipt: &receipt::Receipt, has_edge: bool) -> Receipt {
+pub(super) fn receipt(ended: &GetEnded, has_edge: bool) -> Receipt {
+    let receipt = &ended.receipt;
+    let way = |row: &receipt::Fetched| {
+        let carried = ended.carried.iter().find(|(fetch, _)| *fetch == row.fetch);
+        carried.filter(|_| row.source != Source::Edge).map(|(_, carried)| way(carried))
+    };
     Receipt {
         hash: receipt.hash.to_hex(),
         size: receipt.size,
@@ -84,7 +91,7 @@ pub(super) fn receipt(receipt: &receipt::Receipt, has_edge: bool) -> Receipt {
         neighbours: len_u64(receipt.neighbours),
         asked: receipt.asked.iter().map(asked).collect(),
         skipped: receipt.skipped.iter().map(peer_text).collect(),
-        fetches: receipt.fetches.iter().map(fetched).collect(),
+        fetches: receipt.fetches.iter().map(|row| fetched(row, way(row))).collect(),
         dht: receipt.search.map(|search| DhtRow {
             providers: len_u64(search.providers),
             ms: millis(search.took),
@@ -154,12 +161,26 @@ fn asked(asked: &receipt::Asked) -> AskedRow {
     AskedRow { peer, answer: answer.to_owned(), ms }
 }
 
-fn fetched(fetched: &receipt::Fetched) -> FetchRow {
+fn fetched(fetched: &receipt::Fetched, way: Option<WayRow>) -> FetchRow {
     FetchRow {
         source: source(&fetched.source),
         bytes: fetched.bytes,
         outcome: fetched.outcome.clone(),
         ms: millis(fetched.took),
+        way,
+    }
+}
+
+fn way(carried: &Carried) -> WayRow {
+    WayRow {
+        lanes: carried.lanes,
+        lane_bytes: carried.lane_bytes,
+        stream_bytes: carried.stream_bytes,
+        connect_ms: millis(carried.connect),
+        answer_ms: millis(carried.answer),
+        dial_ms: millis(carried.dial),
+        verify_ms: millis(carried.verify),
+        write_ms: millis(carried.write),
     }
 }
 

@@ -32,6 +32,7 @@ mod partial;
 mod partials;
 mod pins;
 mod read;
+mod run;
 mod space;
 mod sweep;
 mod sys;
@@ -49,6 +50,7 @@ pub use self::error::StoreError;
 pub use self::import::{AddWriter, Quarantine};
 pub use self::partial::{CHECKPOINT_BYTES, Partial};
 pub use self::read::BlobReader;
+pub use self::run::CheckedRun;
 
 use self::catalog::{Catalog, Located};
 use self::files::{Class, Files};

@@ -352,6 +352,25 @@ impl BlobReader {
         checked
     }
 
+    /// Reads groups in a row, from `first` on, as many as fill `buf`: all of them whole, or the blob's
+    /// last group at the end. The first read of a group checks it.
+    ///
+    /// # Errors
+    /// As [`read_group`](Self::read_group); `buf` may hold anything then.
+    pub fn read_run(&self, first: u64, buf: &mut [u8]) -> Result<(), StoreError> {
+        let group = usize::try_from(GROUP_LEN).unwrap_or(usize::MAX);
+        self.read_at(group_offset(first), buf)?;
+        for (index, bytes) in (first..).zip(buf.chunks(group)) {
+            if bytes.len() != group_len(self.size(), index) {
+                let groups = group_count(self.size());
+                let source = GroupError::Index { index, groups };
+                return Err(StoreError::BadGroup { hash: self.hash, source });
+            }
+            self.check(index, bytes)?;
+        }
+        Ok(())
+    }
+
     /// Checks every group that was not read before.
     ///
     /// # Errors

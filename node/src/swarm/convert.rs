@@ -5,6 +5,7 @@
 //! both directions are plain copying. Peer ids of other kinds of keys have no counterpart here, and
 //! such peers are refused.
 
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use blobmesh_protocol::PeerId;
@@ -77,6 +78,19 @@ pub(crate) fn parse_address(text: &str) -> Result<Multiaddr, ParseAddressError> 
         Some(_) => false,
     };
     if host && port && end { Ok(address) } else { Err(ParseAddressError) }
+}
+
+/// Returns the host of an address: an IP address or a name.
+pub(crate) fn host_of_address(address: &str) -> Option<String> {
+    let address = parse_address(address).ok()?;
+    let host = address.iter().next()?;
+    // Its text is `/ip4/192.0.2.7`, `/dns4/node.example`.
+    host.to_string().rsplit('/').next().map(str::to_owned)
+}
+
+/// Returns the IP address that an address to listen on names.
+pub(crate) fn ip_of_address(address: &str) -> Option<IpAddr> {
+    host_of_address(address)?.parse().ok()
 }
 
 /// Returns the peer at the end of an address.
@@ -180,6 +194,19 @@ mod tests {
         for text in bad {
             assert_eq!(parse_address(&text), Err(ParseAddressError), "{text}");
         }
+    }
+
+    #[test]
+    fn the_host_of_an_address_is_what_stands_first() {
+        for (address, host) in [
+            ("/ip4/192.0.2.7/tcp/4001", "192.0.2.7"),
+            ("/ip6/fd00::2/tcp/1", "fd00::2"),
+            ("/dns4/node.example/tcp/4001", "node.example"),
+        ] {
+            assert_eq!(host_of_address(address).as_deref(), Some(host));
+            assert_eq!(ip_of_address(address), host.parse().ok());
+        }
+        assert_eq!(host_of_address("/tcp/4001"), None);
     }
 
     #[test]

@@ -81,7 +81,7 @@ impl<P: Report> Fetch<'_, P> {
         missing: Vec<Range<u64>>,
     ) -> Result<u64, FetchError> {
         let received = self.runs(missing, size, &mut sink).await;
-        sink.finish(received).await?;
+        sink.finish(received, None).await?;
         Ok(size)
     }
 
@@ -123,7 +123,7 @@ impl<P: Report> Fetch<'_, P> {
         let index = group_count(size) - 1;
         sink.push(RawGroup { index, codec: Codec::Raw, payload: last }).await?;
         let received = self.groups(body, 0..group_count(size), size, &mut sink).await;
-        sink.finish(received).await?;
+        sink.finish(received, None).await?;
         Ok(size)
     }
 
@@ -161,7 +161,7 @@ impl<P: Report> Fetch<'_, P> {
             let report = Arc::clone(&self.report);
             compute::store(self.store, move |store| {
                 store.put_whole(&hash, &bytes)?;
-                report.progress(size, size);
+                report.progress(size, 0..group_count(size), size);
                 report.stored();
                 Ok(())
             })
@@ -221,7 +221,7 @@ fn fill(
         return Err(FetchError::Short);
     }
     quarantine.finish()?;
-    report.progress(size, size);
+    report.progress(size, 0..group_count(size), size);
     report.stored();
     Ok(())
 }

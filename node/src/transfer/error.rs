@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use blobmesh_protocol::blob::{GroupError, ListError};
+use blobmesh_protocol::blob::{GroupError, ListError, group_count, group_len};
 use blobmesh_protocol::compress::CodecError;
 use blobmesh_protocol::engine::FetchOutcome;
 use blobmesh_protocol::wire::frame::FrameError;
@@ -68,6 +68,9 @@ pub(crate) enum FetchError {
     /// Our own store failed.
     #[error("{0}")]
     Store(#[from] StoreError),
+    /// All the memory for lanes stayed in use.
+    #[error("no buffer became free in time")]
+    NoBuffer,
     /// A thread of ours did not come to its end.
     #[error("a worker thread was lost")]
     Worker,
@@ -80,6 +83,13 @@ impl From<FrameError> for FetchError {
 }
 
 impl FetchError {
+    /// Says that a source claims another size than the one that is proven.
+    pub(crate) fn other_size(proven: u64, claimed: u64) -> Self {
+        let index = group_count(proven) - 1;
+        let expected = group_len(proven, index);
+        Self::Group(GroupError::Len { index, expected, found: group_len(claimed, index) })
+    }
+
     /// Tells the engine what to make of it.
     pub(crate) fn outcome(&self) -> FetchOutcome {
         let detail = self.to_string();
@@ -98,9 +108,11 @@ impl FetchError {
             | Self::OutOfTurn { .. }
             | Self::Codec(CodecError::Unknown { .. }) => FetchOutcome::Misbehaved { detail },
             Self::List(_) | Self::Group(_) | Self::Codec(_) => FetchOutcome::WrongBytes { detail },
-            Self::Connect(_) | Self::Open(_) | Self::Stream(StreamError::Io(_)) | Self::Short => {
-                FetchOutcome::Failed { detail }
-            }
+            Self::Connect(_)
+            | Self::Open(_)
+            | Self::Stream(StreamError::Io(_))
+            | Self::Short
+            | Self::NoBuffer => FetchOutcome::Failed { detail },
         }
     }
 }

@@ -11,14 +11,19 @@
 pub(crate) mod edge;
 mod error;
 mod frames;
+mod meter;
 pub(crate) mod provider;
 pub(crate) mod requester;
 mod sink;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
+use std::sync::Arc;
+
 pub(crate) use error::FetchError;
 pub(crate) use frames::{FrameIo, StreamError};
+pub(crate) use meter::{Carried, Meter};
 
 /// How many bytes of groups travel between a stream's task and the thread that reads or writes them.
 /// One MiB is what the file system likes; three batches of it are the memory of one transfer.
@@ -33,12 +38,14 @@ const BATCHES_MAX: usize = 2;
 ///
 /// These threads outlive a fetch that is dropped: what they had begun to store is stored and reported.
 pub(crate) trait Report: Send + Sync + 'static {
-    /// Says that `bytes` more verified bytes of a blob of `size` bytes were stored.
-    fn progress(&self, bytes: u64, size: u64);
+    /// Says that these groups of a blob of `size` bytes were verified and stored, `bytes` of them new.
+    fn progress(&self, bytes: u64, groups: Range<u64>, size: u64);
     /// Says that the source is alive: `bytes` more came of a blob that it claims to have `size` bytes,
     /// and are not verified yet. None are counted for a part of its list. Never waits, so it may be
     /// called on any thread, and is lost when too much is being told already.
     fn arrived(&self, bytes: u64, size: u64);
     /// Says that the blob is whole and in the store.
     fn stored(&self);
+    /// Counts where the time goes.
+    fn meter(&self) -> &Arc<Meter>;
 }

@@ -1,16 +1,20 @@
 //! Serving a peer: the provider's side of a blob stream (SPEC.md, "Blob stream").
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use blobmesh_protocol::Hash;
-use blobmesh_protocol::blob::{GROUP_LEN, group_count, group_len};
+use blobmesh_protocol::blob::{
+    GROUP_LEN, GroupList, GroupSet, group_count, group_len, group_offset,
+};
 use blobmesh_protocol::compress::{
     Codec, Compressor, PROBE_SAMPLE_LEN, Probe, probe, probe_offsets,
 };
 use blobmesh_protocol::wire::frame::{self, FrameHeader};
+use blobmesh_protocol::wire::lane::{LaneOffer, TAKES_LANE};
 use blobmesh_protocol::wire::message::{
-    BlobHead, BlobRequest, END, GROUP, GROUP_PREFIX_LEN, HEAD, LIST, LIST_PIECE_LEN_MAX, REQUEST,
-    RUNS_MAX,
+    BlobHead, BlobRequest, END, GROUP, GROUP_PREFIX_LEN, HEAD, LANE_OFFER, LIST,
+    LIST_PIECE_LEN_MAX, REQUEST, RUNS_MAX,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
@@ -18,7 +22,7 @@ use tokio::time::timeout;
 
 use super::{BATCH_BYTES, BATCHES_MAX, FrameIo, StreamError};
 use crate::compute;
-use crate::store::{BlobReader, Store, StoreError};
+use crate::store::{BlobReader, Partial, Store, StoreError};
 
 /// How long a peer that opened a blob stream may take to say what it wants.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -37,6 +41,15 @@ pub(crate) enum ServeError {
     /// The peer did not take what it had asked for.
     #[error("the peer takes the blob too slowly")]
     TooSlow,
+    /// The peer opened a lane with a token that this node did not give it, or gave it for another lane.
+    #[error("the peer showed no token")]
+    NoToken,
+    /// The peer has as many lanes as it may have.
+    #[error("the peer has too many lanes")]
+    TooMany,
+    /// All the memory for lanes stayed in use.
+    #[error("no buffer became free in time")]
+    NoBuffer,
     /// Our store failed.
     #[error("{0}")]
     Store(#[from] StoreError),
@@ -67,23 +80,33 @@ pub(crate) async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(
 ///
 /// Every group is verified by the store before it is sent, so nothing wrong leaves this node. Ends
 /// when the peer stops taking what it asked for. Dropping the future ends the service.
+///
+/// Where the peer takes lanes, `offer` may make an offer for the bytes it wants; the groups then stay
+/// behind for the lanes, but for the last one that proves the list.
 pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     io: &mut FrameIo<S>,
     request: BlobRequest,
     store: &Store,
+    offer: impl FnOnce(u64) -> Option<LaneOffer>,
 ) -> Result<u64, ServeError> {
-    let hash = request.hash;
-    let reader = compute::store(store, move |store| open(store, &hash)).await?;
-    let Some(reader) = reader else {
+    let wanted = request.clone();
+    let holding = compute::store(store, move |store| Holding::find(store, &wanted)).await?;
+    let Some(reader) = holding else {
         answer(io, BlobHead::Absent).await?;
         return Ok(0);
     };
     let size = reader.size();
-    let Some(groups) = plan(&request, size) else {
+    let Some(mut groups) = plan(&request, size) else {
         answer(io, BlobHead::Refused).await?;
         return Ok(0);
     };
     answer(io, BlobHead::Ok { size }).await?;
+    // Lanes serve whole blobs.
+    let takes_lane = request.codecs & TAKES_LANE != 0 && group_count(size) > 1 && reader.is_whole();
+    if let Some(offer) = takes_lane.then(|| offer(bytes_of(&groups, size))).flatten() {
+        write(io, &frame::encode(LANE_OFFER, &offer).map_err(StreamError::from)?).await?;
+        groups.clear();
+    }
     let (batches, mut queue) = mpsc::channel(BATCHES_MAX);
     let worker = tokio::task::spawn_blocking(move || read(&reader, &request, groups, &batches));
     while let Some(batch) = queue.recv().await {
@@ -95,9 +118,84 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     Ok(sent)
 }
 
+/// Is what can be served of a blob.
+enum Holding {
+    /// All of it.
+    Whole(BlobReader),
+    /// The groups that a fetch of our own has brought so far.
+    Part(Partial),
+}
+
+impl Holding {
+    /// Finds a blob, or a part of one that has all that is asked for.
+    fn find(store: &Store, request: &BlobRequest) -> Result<Option<Self>, StoreError> {
+        let hash = &request.hash;
+        if let Some(reader) = open(store, hash)? {
+            return Ok(Some(Self::Whole(reader)));
+        }
+        let partial = if request.runs.is_empty() { None } else { store.find_partial(hash)? };
+        let has = |partial: &Partial| holds(&partial.held(), request);
+        Ok(partial.filter(has).map(Self::Part))
+    }
+
+    fn is_whole(&self) -> bool {
+        matches!(self, Self::Whole(_))
+    }
+
+    fn size(&self) -> u64 {
+        match self {
+            Self::Whole(reader) => reader.size(),
+            Self::Part(partial) => partial.list().size(),
+        }
+    }
+
+    fn list(&self) -> Result<Arc<GroupList>, StoreError> {
+        match self {
+            Self::Whole(reader) => reader.list(),
+            Self::Part(partial) => Ok(partial.list()),
+        }
+    }
+
+    /// Reads a group, which is checked once by this process; an error if it is not held any more.
+    fn read_group(&self, index: u64, buf: &mut Vec<u8>) -> Result<(), StoreError> {
+        match self {
+            Self::Whole(reader) => reader.read_group(index, buf),
+            Self::Part(partial) if partial.read_group(index, buf)? => Ok(()),
+            Self::Part(partial) => Err(StoreError::Absent { hash: partial.list().hash() }),
+        }
+    }
+
+    /// Makes what compresses groups for a requester of these codecs. Of a part the first group that was
+    /// asked for stands for all.
+    fn compressor(&self, codecs: u8, first: u64) -> Result<Compressor, StoreError> {
+        match self {
+            Self::Whole(reader) => compressor(reader, codecs),
+            Self::Part(_) if codecs & Codec::Lz4.bit() == 0 => {
+                Ok(Compressor::new(Probe::Incompressible))
+            }
+            Self::Part(_) => {
+                let mut sample = Vec::new();
+                self.read_group(first, &mut sample)?;
+                sample.truncate(PROBE_SAMPLE_LEN);
+                Ok(Compressor::new(probe(std::iter::once(&sample[..]))))
+            }
+        }
+    }
+}
+
+/// Returns whether all groups that are asked for are held, and the last one if it is to prove the list.
+fn holds(held: &GroupSet, request: &BlobRequest) -> bool {
+    let proves = !request.with_list || held.contains(held.groups().saturating_sub(1));
+    proves
+        && request.runs.iter().all(|(start, count)| {
+            let end = start.saturating_add(*count);
+            end <= held.groups() && (*start..end).all(|group| held.contains(group))
+        })
+}
+
 /// Opens a blob with its list, `None` if it is not there or has rotted. A list that is lost is made
 /// anew of all the blob's bytes: who waits for it has had no promise yet, and goes elsewhere.
-fn open(store: &Store, hash: &Hash) -> Result<Option<BlobReader>, StoreError> {
+pub(crate) fn open(store: &Store, hash: &Hash) -> Result<Option<BlobReader>, StoreError> {
     let Some(reader) = store.open_blob(hash)? else { return Ok(None) };
     match reader.list() {
         Ok(_) => Ok(Some(reader)),
@@ -121,8 +219,17 @@ async fn write<S: AsyncRead + AsyncWrite + Unpin>(
     Ok(timeout(WRITE_TIMEOUT, io.write(frames)).await.map_err(|_| ServeError::TooSlow)??)
 }
 
+/// Returns how many bytes of a blob of `size` bytes are in some runs of groups.
+fn bytes_of(runs: &[(u64, u64)], size: u64) -> u64 {
+    let run = |(first, count): &(u64, u64)| {
+        let (start, end) = (group_offset(*first), group_offset(first.saturating_add(*count)));
+        end.min(size).saturating_sub(start)
+    };
+    runs.iter().map(run).sum()
+}
+
 /// Returns the runs of groups to send, `None` when the request makes no sense.
-fn plan(request: &BlobRequest, size: u64) -> Option<Vec<(u64, u64)>> {
+pub(crate) fn plan(request: &BlobRequest, size: u64) -> Option<Vec<(u64, u64)>> {
     let groups = group_count(size);
     if request.runs.is_empty() {
         return Some(vec![(0, groups)]);
@@ -139,7 +246,7 @@ fn plan(request: &BlobRequest, size: u64) -> Option<Vec<(u64, u64)>> {
 
 /// Reads, compresses and frames what was asked for, on a thread that may block.
 fn read(
-    reader: &BlobReader,
+    reader: &Holding,
     request: &BlobRequest,
     runs: Vec<(u64, u64)>,
     batches: &mpsc::Sender<Vec<u8>>,
@@ -147,7 +254,9 @@ fn read(
     let size = reader.size();
     let last = group_count(size) - 1;
     let with_list = request.with_list && last > 0;
-    let mut framer = Framer::new(reader, request.codecs, batches)?;
+    let first = runs.first().map_or(0, |(start, _)| *start);
+    let compressor = reader.compressor(request.codecs, first)?;
+    let mut framer = Framer::new(reader, compressor, batches);
     if with_list {
         framer.list()?;
         framer.group(last)?;
@@ -164,7 +273,7 @@ fn read(
 
 /// Makes batches of frames out of one blob.
 struct Framer<'a> {
-    reader: &'a BlobReader,
+    reader: &'a Holding,
     batches: &'a mpsc::Sender<Vec<u8>>,
     compressor: Compressor,
     batch: Vec<u8>,
@@ -175,15 +284,12 @@ struct Framer<'a> {
 
 impl<'a> Framer<'a> {
     fn new(
-        reader: &'a BlobReader,
-        codecs: u8,
+        reader: &'a Holding,
+        compressor: Compressor,
         batches: &'a mpsc::Sender<Vec<u8>>,
-    ) -> Result<Self, StoreError> {
-        let wanted = codecs & Codec::Lz4.bit() != 0;
-        let found = if wanted { probe_blob(reader)? } else { Probe::Incompressible };
+    ) -> Self {
         let (batch, group, encoded) = (Vec::new(), Vec::new(), Vec::new());
-        let compressor = Compressor::new(found);
-        Ok(Self { reader, batches, compressor, batch, group, encoded, sent: 0 })
+        Self { reader, batches, compressor, batch, group, encoded, sent: 0 }
     }
 
     fn list(&mut self) -> Result<(), StoreError> {
@@ -229,6 +335,13 @@ impl<'a> Framer<'a> {
         let batch = std::mem::replace(&mut self.batch, next);
         batch.is_empty() || self.batches.blocking_send(batch).is_ok()
     }
+}
+
+/// Makes what compresses a blob's groups for a requester of these codecs, as far as a probe says that it
+/// is worth it.
+pub(crate) fn compressor(reader: &BlobReader, codecs: u8) -> Result<Compressor, StoreError> {
+    let is_wanted = codecs & Codec::Lz4.bit() != 0;
+    Ok(Compressor::new(if is_wanted { probe_blob(reader)? } else { Probe::Incompressible }))
 }
 
 fn probe_blob(reader: &BlobReader) -> Result<Probe, StoreError> {

@@ -4,57 +4,115 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use blobmesh_protocol::Hash;
 use blobmesh_protocol::blob::{ChainingValue, GroupList, ProvisionalList, group_count, group_len};
 use blobmesh_protocol::compress::{Codec, decode_group};
 use blobmesh_protocol::wire::frame::{self, Frame};
+use blobmesh_protocol::wire::lane::{LaneOffer, TAKES_LANE};
 use blobmesh_protocol::wire::message::{
-    BlobHead, BlobRequest, END, GROUP, GROUP_PREFIX_LEN, HEAD, LIST, REQUEST, RUNS_MAX,
+    BlobHead, BlobRequest, END, GROUP, GROUP_PREFIX_LEN, HEAD, LANE_OFFER, LIST, REQUEST, RUNS_MAX,
     is_of_response,
 };
+use blobmesh_protocol::{Hash, PeerId};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 
 use super::sink::{self, GroupSink, RawGroup, Start};
 use super::{FetchError, FrameIo, Report};
 use crate::compute;
+use crate::lane::{self, LaneEnd, Lanes};
 use crate::store::Store;
 
-/// Fetches what is missing of `hash` over a fresh blob stream, and returns the blob's size once it is
-/// whole, verified and in the store.
-///
-/// Waits as long as the peer keeps it waiting: whoever calls decides when it is too long, and drops
-/// the future. What was verified until then stays in the store as a partial blob.
-pub(crate) async fn fetch(
-    stream: impl AsyncRead + AsyncWrite + Unpin,
+/// Leads to one peer.
+pub(crate) trait Way: Sync {
+    /// Carries bytes to the peer and back.
+    type Stream: AsyncRead + AsyncWrite + Send + Unpin;
+
+    /// Opens a fresh blob stream, where need be after connecting.
+    fn open(&self) -> impl Future<Output = Result<Self::Stream, FetchError>> + Send;
+
+    /// Returns the peer's lanes; none where blob streams must do.
+    fn lanes(&self) -> Option<LaneWay<'_>>;
+
+    /// Returns the host of the peer's control connection, where its lanes are: an IP address or a name.
+    fn host(&self) -> impl Future<Output = Option<String>> + Send;
+}
+
+/// Leads to the lanes of one peer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LaneWay<'a> {
+    pub(crate) lanes: &'a Lanes,
+    pub(crate) peer: PeerId,
+}
+
+/// Fetches all that is missing of `hash`, and returns the blob's size.
+#[cfg(test)]
+pub(crate) async fn fetch<W: Way>(
+    way: &W,
     hash: Hash,
     store: &Store,
     blob_bytes_max: u64,
     report: Arc<impl Report>,
 ) -> Result<u64, FetchError> {
+    let whole = fetch_groups(way, (hash, None), store, blob_bytes_max, report).await?;
+    whole.ok_or(FetchError::Short)
+}
+
+/// Fetches what is missing of some groups of a blob, or of all of them, from the peer at the end of `way`.
+/// Returns the blob's size once it is whole, verified and in the store; `None` says that the groups are
+/// stored and others are missing.
+///
+/// What is asked for first goes over a blob stream. Where the peer answers with an offer of lanes, the
+/// groups come over those, and over another blob stream if that fails. Waits as long as the peer keeps it
+/// waiting: whoever calls decides when it is too long, and drops the future. What was verified until then
+/// stays in the store as a partial blob.
+pub(crate) async fn fetch_groups<W: Way>(
+    way: &W,
+    (hash, groups): (Hash, Option<Range<u64>>),
+    store: &Store,
+    blob_bytes_max: u64,
+    report: Arc<impl Report>,
+) -> Result<Option<u64>, FetchError> {
     let start = sink::start(store, hash, &report).await?;
-    let mut fetch = Fetch { io: FrameIo::new(stream), hash, store, blob_bytes_max, report };
+    if let Start::Whole { size } = start {
+        return Ok(Some(size));
+    }
+    let started = Instant::now();
+    let io = FrameIo::new(way.open().await?);
+    report.meter().connected(started.elapsed());
+    let takes_lane = way.lanes().is_some_and(|of| of.lanes.takes(of.peer));
+    let offer = None;
+    let mut fetch =
+        Fetch { way, io, hash, groups, store, blob_bytes_max, report, takes_lane, offer };
     match start {
-        Start::Whole { size } => Ok(size),
+        Start::Whole { size } => Ok(Some(size)),
         Start::Part { sink, size, missing } => fetch.rest(sink, size, &missing).await,
         Start::Nothing => fetch.whole().await,
     }
 }
 
-struct Fetch<'a, S, P> {
-    io: FrameIo<S>,
+struct Fetch<'a, W: Way, P> {
+    way: &'a W,
+    io: FrameIo<W::Stream>,
     hash: Hash,
+    /// The groups wanted; none for all.
+    groups: Option<Range<u64>>,
     store: &'a Store,
     blob_bytes_max: u64,
     report: Arc<P>,
+    /// Whether an offer of lanes is taken: where lanes failed, it is not.
+    takes_lane: bool,
+    /// The offer, once it has come; the response then has no groups but the last.
+    offer: Option<LaneOffer>,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin, P: Report> Fetch<'_, S, P> {
+impl<W: Way, P: Report> Fetch<'_, W, P> {
     /// Fetches a blob of which nothing is known but the hash.
-    async fn whole(&mut self) -> Result<u64, FetchError> {
-        let size = self.request(true, Vec::new()).await?;
+    async fn whole(&mut self) -> Result<Option<u64>, FetchError> {
+        let runs = self.groups.iter().map(|groups| (groups.start, groups.end - groups.start));
+        let size = self.request(true, runs.collect()).await?;
         if group_count(size) == 1 {
-            return self.single_group(size).await;
+            return self.single_group(size).await.map(Some);
         }
         let values = self.list(size).await?;
         let hash = self.hash;
@@ -66,9 +124,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin, P: Report> Fetch<'_, S, P> {
         // The group that proved the list first: without it the partial could not be taken up again.
         let index = group_count(size) - 1;
         sink.push(RawGroup { index, codec: Codec::Raw, payload }).await?;
-        let received = self.groups(&mut sink).await;
-        sink.finish(received).await?;
-        Ok(size)
+        let missing = self.wanted(std::slice::from_ref(&(0..index)));
+        let received = self.groups_or_lanes(&mut sink, &missing).await;
+        let whole = sink.finish(received, self.groups.take()).await?;
+        Ok(whole.then_some(size))
     }
 
     /// Fetches the missing groups of a blob whose list is proven.
@@ -77,32 +136,39 @@ impl<S: AsyncRead + AsyncWrite + Unpin, P: Report> Fetch<'_, S, P> {
         mut sink: GroupSink,
         size: u64,
         missing: &[Range<u64>],
-    ) -> Result<u64, FetchError> {
+    ) -> Result<Option<u64>, FetchError> {
+        let missing = self.wanted(missing);
         // A request that names no groups would ask for all of them.
         if !missing.is_empty() {
-            let claimed = self.request(false, runs_of(missing)).await?;
+            let claimed = self.request(false, runs_of(&missing)).await?;
             if claimed != size {
-                return Err(FetchError::Group(blobmesh_protocol::blob::GroupError::Len {
-                    index: group_count(size) - 1,
-                    expected: group_len(size, group_count(size) - 1),
-                    found: group_len(claimed, group_count(claimed) - 1),
-                }));
+                return Err(FetchError::other_size(size, claimed));
             }
         }
-        let received = match missing {
+        let received = match &missing[..] {
             [] => Ok(()),
-            _ => self.groups(&mut sink).await,
+            missing => self.groups_or_lanes(&mut sink, missing).await,
         };
-        sink.finish(received).await?;
-        Ok(size)
+        let whole = sink.finish(received, self.groups.take()).await?;
+        Ok(whole.then_some(size))
+    }
+
+    /// Returns what of these runs is wanted.
+    fn wanted(&self, missing: &[Range<u64>]) -> Vec<Range<u64>> {
+        let Some(groups) = &self.groups else { return missing.to_vec() };
+        let cut = missing.iter().map(|run| run.start.max(groups.start)..run.end.min(groups.end));
+        cut.filter(|run| !run.is_empty()).collect()
     }
 
     /// Asks for groups and returns the size that the peer claims.
     async fn request(&mut self, with_list: bool, runs: Vec<(u64, u64)>) -> Result<u64, FetchError> {
-        let codecs = Codec::Raw.bit() | Codec::Lz4.bit();
+        let lane = if self.takes_lane { TAKES_LANE } else { 0 };
+        let codecs = Codec::Raw.bit() | Codec::Lz4.bit() | lane;
         let request = BlobRequest { hash: self.hash, with_list, codecs, runs };
+        let started = Instant::now();
         self.io.write(&frame::encode(REQUEST, &request)?).await?;
         let head = self.frame().await?;
+        self.report.meter().answered(started.elapsed());
         if head.kind != HEAD {
             return Err(FetchError::OutOfTurn { kind: head.kind });
         }
@@ -130,7 +196,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, P: Report> Fetch<'_, S, P> {
         let (hash, report) = (self.hash, Arc::clone(&self.report));
         compute::store(self.store, move |store| {
             store.put_whole(&hash, &bytes)?;
-            report.progress(size, size);
+            report.progress(size, 0..1, size);
             report.stored();
             Ok(())
         })
@@ -144,7 +210,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin, P: Report> Fetch<'_, S, P> {
         let mut values: Vec<ChainingValue> = Vec::new();
         let held = |values: &Vec<ChainingValue>| u64::try_from(values.len()).unwrap_or(u64::MAX);
         while held(&values) < groups {
-            let piece = self.frame().await?;
+            let mut piece = self.frame().await?;
+            if values.is_empty() && self.take_offer(&piece)? {
+                piece = self.frame().await?;
+            }
             let (entries, rest) = piece.body.as_chunks::<32>();
             let room = usize::try_from(groups - held(&values)).unwrap_or(usize::MAX);
             let fits = !entries.is_empty() && rest.is_empty() && entries.len() <= room;
@@ -157,6 +226,66 @@ impl<S: AsyncRead + AsyncWrite + Unpin, P: Report> Fetch<'_, S, P> {
         Ok(values)
     }
 
+    /// Takes what the response holds, and what is missing then over lanes, if they were offered.
+    async fn groups_or_lanes(
+        &mut self,
+        sink: &mut GroupSink,
+        missing: &[Range<u64>],
+    ) -> Result<(), FetchError> {
+        self.groups(sink).await?;
+        let Some(offer) = self.offer.take() else { return Ok(()) };
+        let Err(end) = self.over_lanes(sink, offer, missing).await? else { return Ok(()) };
+        if !end.is_of_the_way() {
+            return Err(end.error);
+        }
+        self.io = FrameIo::new(self.way.open().await?);
+        self.takes_lane = false;
+        let claimed = self.request(false, runs_of(&end.rest)).await?;
+        let proven = sink.list().size();
+        if claimed != proven {
+            return Err(FetchError::other_size(proven, claimed));
+        }
+        self.groups(sink).await
+    }
+
+    /// Fetches groups over the lanes that the peer offers.
+    async fn over_lanes(
+        &mut self,
+        sink: &mut GroupSink,
+        offer: LaneOffer,
+        missing: &[Range<u64>],
+    ) -> Result<Result<(), LaneEnd>, FetchError> {
+        let unreachable = || LaneEnd { error: FetchError::Short, rest: missing.to_vec() };
+        let (Some(of), Some(host)) = (self.way.lanes(), self.way.host().await) else {
+            return Ok(Err(unreachable()));
+        };
+        let work = lane::Work {
+            peer: of.peer,
+            host,
+            offer,
+            list: sink.list(),
+            ranges: missing.to_vec(),
+            meter: Arc::clone(self.report.meter()),
+        };
+        // The group that proved the list first, as above.
+        sink.flush().await?;
+        let runs = sink.runs();
+        sink.attend(of.lanes.fetch(work, runs)).await
+    }
+
+    /// Takes an offer of lanes, where one was asked for and has not come; false for another frame.
+    fn take_offer(&mut self, frame: &Frame) -> Result<bool, FetchError> {
+        if frame.kind != LANE_OFFER {
+            return Ok(false);
+        }
+        let offer: LaneOffer = frame.decode()?;
+        if !self.takes_lane || self.offer.is_some() || !offer.is_valid() {
+            return Err(FetchError::OutOfTurn { kind: frame.kind });
+        }
+        self.offer = Some(offer);
+        Ok(true)
+    }
+
     /// Takes groups up to the end of the response.
     async fn groups(&mut self, sink: &mut GroupSink) -> Result<(), FetchError> {
         while let Some(group) = sink.attend(self.group()).await?? {
@@ -167,7 +296,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin, P: Report> Fetch<'_, S, P> {
 
     /// Takes one group, `None` at the end of the response.
     async fn group(&mut self) -> Result<Option<RawGroup>, FetchError> {
-        let frame = self.frame().await?;
+        let mut frame = self.frame().await?;
+        if self.take_offer(&frame)? {
+            frame = self.frame().await?;
+        }
         match frame.kind {
             GROUP => raw_group(frame.body).map(Some),
             END => Ok(None),

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{BATCH_GROUPS, BATCHES_MAX, FetchError, Report};
 use crate::compute;
+use crate::lane::Run;
 use crate::store::{Partial, Store};
 
 /// How long a group waits for others to fill its batch. It bounds how long progress over a slow link goes
@@ -80,9 +81,10 @@ pub(super) async fn start(
 /// that. Dropping the sink keeps what was stored and, where the thread has room, what waits for it.
 #[derive(Debug)]
 pub(super) struct GroupSink {
+    list: Arc<GroupList>,
     queue: mpsc::Sender<Work>,
     /// None once its outcome was taken.
-    writer: Option<JoinHandle<Result<(), FetchError>>>,
+    writer: Option<JoinHandle<Result<bool, FetchError>>>,
     batch: Vec<RawGroup>,
     /// When the first group of the batch came.
     since: Option<Instant>,
@@ -91,8 +93,11 @@ pub(super) struct GroupSink {
 #[derive(Debug)]
 enum Work {
     Groups(Vec<RawGroup>),
-    /// Nothing more comes, and why; the blob is completed if all of it came.
-    End(Result<(), FetchError>),
+    /// Groups that a lane has checked.
+    Run(Run),
+    /// Nothing more comes, and why, and the groups that were wanted if not all were; the blob is
+    /// completed if all of it came.
+    End(Result<(), FetchError>, Option<Range<u64>>),
 }
 
 impl GroupSink {
@@ -110,8 +115,9 @@ impl GroupSink {
     /// Must be called on a thread that may block: if the runtime stops, the partial is dropped here.
     fn new(partial: Partial, report: Arc<impl Report>) -> Self {
         let (queue, work) = mpsc::channel(BATCHES_MAX);
+        let list = partial.list();
         let writer = tokio::task::spawn_blocking(move || write(&partial, work, &*report));
-        Self { queue, writer: Some(writer), batch: Vec::new(), since: None }
+        Self { list, queue, writer: Some(writer), batch: Vec::new(), since: None }
     }
 
     /// Takes one group; waits while the thread is behind.
@@ -151,19 +157,38 @@ impl GroupSink {
         }
     }
 
-    /// Waits until everything that came is stored, and completes the blob if `received` says that all
-    /// of it came. A wrong group among what came is named before a stream that broke off.
+    /// Has everything that came stored before what comes next.
+    pub(super) async fn flush(&mut self) -> Result<(), FetchError> {
+        self.send().await
+    }
+
+    /// Makes what takes runs that lanes have checked, on their own threads, which wait while the thread
+    /// here is behind. Its error says that nothing is stored any more; [`attend`](Self::attend) tells why.
+    pub(super) fn runs(&self) -> impl Fn(Run) -> Result<(), FetchError> + Send + Sync + 'static {
+        let queue = self.queue.clone();
+        move |run| queue.blocking_send(Work::Run(run)).map_err(|_| FetchError::Worker)
+    }
+
+    /// Returns the list that proves the groups.
+    pub(super) fn list(&self) -> Arc<GroupList> {
+        Arc::clone(&self.list)
+    }
+
+    /// Waits until everything that came is stored, and completes the blob if `received` says that what
+    /// was wanted came and nothing is missing: returns whether it is whole. A wrong group among what came
+    /// is named before a stream that broke off.
     pub(super) async fn finish(
         mut self,
         received: Result<(), FetchError>,
-    ) -> Result<(), FetchError> {
+        wanted: Option<Range<u64>>,
+    ) -> Result<bool, FetchError> {
         if self.writer.is_none() {
             // The thread's error is what `received` says.
             return received.and(Err(FetchError::Worker));
         }
         self.send().await?;
         // Where the thread has met an error it takes nothing more, and its outcome tells.
-        self.queue.send(Work::End(received)).await.ok();
+        self.queue.send(Work::End(received, wanted)).await.ok();
         self.outcome().await
     }
 
@@ -177,7 +202,7 @@ impl GroupSink {
         self.outcome().await.and(Err(FetchError::Worker))
     }
 
-    async fn outcome(&mut self) -> Result<(), FetchError> {
+    async fn outcome(&mut self) -> Result<bool, FetchError> {
         match self.writer.take() {
             Some(writer) => writer.await.unwrap_or(Err(FetchError::Worker)),
             None => Err(FetchError::Worker),
@@ -198,45 +223,77 @@ fn write(
     partial: &Partial,
     mut queue: mpsc::Receiver<Work>,
     report: &impl Report,
-) -> Result<(), FetchError> {
+) -> Result<bool, FetchError> {
     let list = partial.list();
     let mut buffer = Vec::new();
     let mut saved = Instant::now();
     while let Some(work) = queue.blocking_recv() {
-        let batch = match work {
-            Work::Groups(batch) => batch,
-            Work::End(received) => return complete(partial, received, report),
+        let started = Instant::now();
+        let mut stored: Vec<(Range<u64>, u64)> = Vec::new();
+        let is_run = matches!(work, Work::Run(_));
+        let written = match work {
+            Work::Groups(batch) => batch.iter().try_for_each(|group| {
+                let bytes = store_group(partial, &list, group, &mut buffer)?;
+                join(&mut stored, group.index..group.index + 1, bytes);
+                Ok(())
+            }),
+            Work::Run(run) => {
+                let written = partial.write_run(&run).map_err(FetchError::from);
+                written.map(|bytes| join(&mut stored, run.groups(), bytes))
+            }
+            Work::End(received, wanted) => return complete(partial, received, wanted, report),
         };
-        let mut stored = 0;
-        let wrong = batch.iter().try_for_each(|group| {
-            stored += store_group(partial, &list, group, &mut buffer)?;
-            Ok::<(), FetchError>(())
-        });
-        if stored > 0 {
-            report.progress(stored, list.size());
+        let new = stored.iter().map(|(_, bytes)| bytes).sum();
+        let (by_lane, by_stream) = if is_run { (new, 0) } else { (0, new) };
+        report.meter().written(started.elapsed(), by_lane, by_stream);
+        for (groups, bytes) in stored.into_iter().filter(|(_, bytes)| *bytes > 0) {
+            report.progress(bytes, groups, list.size());
         }
-        wrong?;
+        written?;
         if saved.elapsed() >= CHECKPOINT_INTERVAL {
-            partial.checkpoint()?;
+            checkpoint_beside(partial);
             saved = Instant::now();
         }
     }
-    Ok(())
+    Ok(false)
 }
 
-/// Makes a blob of a partial blob that has all its groups.
+/// Adds groups that were stored, and their bytes, to the run before them if they follow it.
+fn join(stored: &mut Vec<(Range<u64>, u64)>, groups: Range<u64>, bytes: u64) {
+    match stored.last_mut() {
+        Some((run, sum)) if run.end == groups.start => {
+            run.end = groups.end;
+            *sum += bytes;
+        }
+        Some(_) | None => stored.push((groups, bytes)),
+    }
+}
+
+/// Has what was stored synced by another thread: a disk takes its time for what a fast source gives in
+/// [`CHECKPOINT_INTERVAL`], and who waits for it seems to have stalled. An error of it is the next write's
+/// too, or costs no more than bytes that are fetched again.
+fn checkpoint_beside(partial: &Partial) {
+    let partial = partial.clone();
+    drop(tokio::task::spawn_blocking(move || partial.checkpoint().ok()));
+}
+
+/// Makes a blob of a partial blob that has all its groups, and returns whether it had: where only some were
+/// wanted others may be missing.
 fn complete(
     partial: &Partial,
     received: Result<(), FetchError>,
+    wanted: Option<Range<u64>>,
     report: &impl Report,
-) -> Result<(), FetchError> {
+) -> Result<bool, FetchError> {
     received?;
-    if !partial.held().is_full() {
-        return Err(FetchError::Short);
+    let held = partial.held();
+    if !held.is_full() {
+        let came = wanted.is_some_and(|mut wanted| wanted.all(|group| held.contains(group)));
+        return if came { Ok(false) } else { Err(FetchError::Short) };
     }
     partial.finish()?;
     report.stored();
-    Ok(())
+    Ok(true)
 }
 
 /// Decodes, verifies and stores one group, and returns how many new bytes that made.

@@ -4,6 +4,7 @@
 
 mod noise;
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use blobmesh_protocol::Hash;
@@ -18,8 +19,9 @@ use tempfile::TempDir;
 use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
 
 use super::provider::ServeError;
+use super::requester::{LaneWay, Way};
 use super::sink::{GroupSink, RawGroup};
-use super::{FetchError, FrameIo, Report, edge, provider, requester};
+use super::{FetchError, FrameIo, Meter, Report, edge, provider, requester};
 use crate::edge::{Edge, EdgeOptions};
 use crate::store::{Store, StoreConfig, StoreError};
 
@@ -76,6 +78,7 @@ struct Recorder {
     arrived: Mutex<(u64, u32)>,
     stored: Mutex<u32>,
     told: tokio::sync::Notify,
+    meter: Arc<Meter>,
 }
 
 impl Recorder {
@@ -91,7 +94,7 @@ impl Recorder {
 }
 
 impl Report for Recorder {
-    fn progress(&self, bytes: u64, _size: u64) {
+    fn progress(&self, bytes: u64, _groups: Range<u64>, _size: u64) {
         *self.bytes.lock().expect("unpoisoned") += bytes;
         self.told.notify_one();
     }
@@ -103,6 +106,35 @@ impl Report for Recorder {
 
     fn stored(&self) {
         *self.stored.lock().expect("unpoisoned") += 1;
+    }
+
+    fn meter(&self) -> &Arc<Meter> {
+        &self.meter
+    }
+}
+
+/// Leads to whoever holds the other end of a pipe, once.
+struct Pipe(Mutex<Option<DuplexStream>>);
+
+impl Pipe {
+    fn of(stream: DuplexStream) -> Self {
+        Self(Mutex::new(Some(stream)))
+    }
+}
+
+impl Way for Pipe {
+    type Stream = DuplexStream;
+
+    async fn open(&self) -> Result<DuplexStream, FetchError> {
+        self.0.lock().expect("unpoisoned").take().ok_or(FetchError::Refused)
+    }
+
+    fn lanes(&self) -> Option<LaneWay<'_>> {
+        None
+    }
+
+    async fn host(&self) -> Option<String> {
+        None
     }
 }
 
@@ -127,10 +159,11 @@ async fn fetch_between(from: &TestStore, to: &TestStore, hash: Hash) -> Result<u
     let serving = tokio::spawn(async move {
         let mut io = FrameIo::new(theirs);
         let request = provider::request(&mut io).await.expect("a request");
-        provider::serve(&mut io, request, &store).await
+        provider::serve(&mut io, request, &store, |_| None).await
     });
     let result =
-        requester::fetch(ours, hash, &to.store, SIZE_MAX, Arc::new(Recorder::default())).await;
+        requester::fetch(&Pipe::of(ours), hash, &to.store, SIZE_MAX, Arc::new(Recorder::default()))
+            .await;
     serving.await.expect("no panic").ok();
     result
 }
@@ -146,7 +179,8 @@ async fn fetch_from_script(to: &TestStore, hash: Hash, script: Vec<u8>) -> Fetch
         io.close().await.ok();
     });
     let recorder = Arc::new(Recorder::default());
-    let result = requester::fetch(ours, hash, &to.store, 1 << 20, Arc::clone(&recorder)).await;
+    let result =
+        requester::fetch(&Pipe::of(ours), hash, &to.store, 1 << 20, Arc::clone(&recorder)).await;
     served.await.expect("no panic");
     assert_eq!(*recorder.stored.lock().expect("unpoisoned"), 0);
     result.expect_err("a misbehaving provider gives no blob")
@@ -211,11 +245,13 @@ async fn partial_blob_is_resumed_with_its_missing_groups_only() {
         let request = provider::request(&mut io).await.expect("a request");
         assert_eq!(request.runs, vec![(2, 2), (5, 5)]);
         assert!(!request.with_list, "the list is proven already");
-        provider::serve(&mut io, request, &store).await.expect("served")
+        provider::serve(&mut io, request, &store, |_| None).await.expect("served")
     });
     let recorder = Arc::new(Recorder::default());
     let hash = list.hash();
-    requester::fetch(ours, hash, &to.store, SIZE_MAX, Arc::clone(&recorder)).await.expect("got");
+    requester::fetch(&Pipe::of(ours), hash, &to.store, SIZE_MAX, Arc::clone(&recorder))
+        .await
+        .expect("got");
     assert_eq!(serving.await.expect("no panic"), 7 * GROUP_LEN);
     assert_eq!(*recorder.bytes.lock().expect("unpoisoned"), 7 * GROUP_LEN);
     assert!(to.bytes_of(hash) == Some(bytes));
@@ -296,7 +332,7 @@ async fn frames_of_later_versions_are_skipped() {
     });
     let to = TestStore::new();
     let report = Arc::new(Recorder::default());
-    requester::fetch(ours, hash, &to.store, SIZE_MAX, report).await.expect("fetched");
+    requester::fetch(&Pipe::of(ours), hash, &to.store, SIZE_MAX, report).await.expect("fetched");
     served.await.expect("no panic");
     assert_eq!(to.bytes_of(hash).as_deref(), Some(&b"right"[..]));
 }
@@ -327,7 +363,8 @@ async fn groups_without_bytes_are_refused_while_they_come() {
     });
     let to = TestStore::new();
     let report = Arc::new(Recorder::default());
-    let fetch = requester::fetch(ours, list.hash(), &to.store, SIZE_MAX, report);
+    let way = Pipe::of(ours);
+    let fetch = requester::fetch(&way, list.hash(), &to.store, SIZE_MAX, report);
     let error = tokio::time::timeout(std::time::Duration::from_secs(20), fetch).await;
     let error = error.expect("in time").expect_err("a misbehaving provider gives no blob");
     assert!(matches!(error.outcome(), FetchOutcome::WrongBytes { .. }), "{error}");
@@ -345,7 +382,8 @@ async fn wrong_group_followed_by_silence_is_found_out() {
     theirs.write_all(&script).await.expect("room");
     let to = TestStore::new();
     let report = Arc::new(Recorder::default());
-    let fetch = requester::fetch(ours, list.hash(), &to.store, SIZE_MAX, report);
+    let way = Pipe::of(ours);
+    let fetch = requester::fetch(&way, list.hash(), &to.store, SIZE_MAX, report);
     let error = tokio::time::timeout(std::time::Duration::from_secs(20), fetch).await;
     let error = error.expect("in time").expect_err("a misbehaving provider gives no blob");
     assert!(matches!(error.outcome(), FetchOutcome::WrongBytes { .. }), "{error}");
@@ -422,7 +460,7 @@ async fn ask(store: &TestStore, request: &[u8]) -> Option<Frame> {
     let serving = tokio::spawn(async move {
         let mut io = FrameIo::new(theirs);
         if let Ok(request) = provider::request(&mut io).await {
-            provider::serve(&mut io, request, &store).await.ok();
+            provider::serve(&mut io, request, &store, |_| None).await.ok();
         }
     });
     let mut ours = ours;
@@ -477,7 +515,8 @@ async fn groups_of_a_source_that_falls_silent_are_stored_and_reported() {
     source.write(&[opening, groups].concat()).await.expect("room");
     let (recorder, hash) = (Arc::new(Recorder::default()), list.hash());
     let report = Arc::clone(&recorder);
-    let fetching = requester::fetch(ours, hash, &to.store, SIZE_MAX, report);
+    let way = Pipe::of(ours);
+    let fetching = requester::fetch(&way, hash, &to.store, SIZE_MAX, report);
     tokio::select! {
         result = fetching => panic!("the source neither ended nor failed: {result:?}"),
         () = recorder.reaches(3 * GROUP_LEN) => {}
@@ -518,8 +557,9 @@ async fn wrong_group_is_named_also_when_many_batches_follow_it() {
         let mut io = FrameIo::new(theirs);
         io.write(&script).await.ok();
     });
+    let way = Pipe::of(ours);
     let fetched =
-        requester::fetch(ours, list.hash(), &to.store, SIZE_MAX, Arc::new(Recorder::default()));
+        requester::fetch(&way, list.hash(), &to.store, SIZE_MAX, Arc::new(Recorder::default()));
     let error = fetched.await.expect_err("a wrong group");
     served.await.expect("no panic");
     assert!(matches!(error.outcome(), FetchOutcome::WrongBytes { .. }), "{error}");
@@ -539,7 +579,7 @@ async fn blob_that_is_whole_already_needs_no_source() {
     for (what, to) in [("added", TestStore::holding(&bytes)), ("all groups there", filled)] {
         let (ours, _) = duplex(64);
         let recorder = Arc::new(Recorder::default());
-        let got = requester::fetch(ours, hash, &to.store, SIZE_MAX, recorder).await;
+        let got = requester::fetch(&Pipe::of(ours), hash, &to.store, SIZE_MAX, recorder).await;
         assert_eq!(got.expect(what), bytes.len() as u64);
         assert!(to.bytes_of(hash).as_deref() == Some(&bytes[..]), "{what}");
     }
@@ -577,7 +617,7 @@ async fn serve_unread(holder: &TestStore, hash: Hash, room: usize) -> Result<u64
     let (ours, theirs) = duplex(room);
     let mut io = FrameIo::new(theirs);
     let request = BlobRequest { hash, with_list: true, codecs: 1, runs: Vec::new() };
-    let served = provider::serve(&mut io, request, &holder.store).await;
+    let served = provider::serve(&mut io, request, &holder.store, |_| None).await;
     drop(ours);
     served
 }

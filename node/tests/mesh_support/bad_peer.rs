@@ -11,17 +11,21 @@ use blobmesh_node::identity::Identity;
 use blobmesh_node::swarm::{Stream, Swarm, SwarmConfig, SwarmEvent, SwarmHandle, convert};
 use blobmesh_protocol::filter::{FilterFrame, OwnFilter};
 use blobmesh_protocol::wire::frame::{self, Frame, FrameReader};
+use blobmesh_protocol::wire::lane::{LaneOffer, LaneToken, TAKES_LANE};
 use blobmesh_protocol::wire::message::{
-    AskResult, BlobHead, BlobRequest, Hello, Message, REQUEST, body_len_max,
+    AskResult, BlobHead, BlobRequest, Hello, LANE_OFFER, LANE_OPEN, Message, REQUEST, body_len_max,
 };
 use blobmesh_protocol::{Hash, PeerId};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::blob::{Blob, Requested, head_of};
-use super::{SOON, TestNode, common_mesh};
+use super::{SOON, TestNode, common_mesh, lane};
 
 /// The time between two repetitions of what is said without end.
 const PACE: Duration = Duration::from_millis(20);
@@ -37,6 +41,25 @@ pub struct Conduct {
     pub serve: fn(&Requested<'_>) -> Said,
     /// Whether it reads what is said to it.
     pub reads: bool,
+    /// Where it serves those who take lanes.
+    pub lanes: LanesAt,
+}
+
+/// Says where a bad peer serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LanesAt {
+    /// On blob streams, as one that knows no lanes.
+    Nowhere,
+    /// At a port where lanes are opened as they should be; what is served there is scripted.
+    Port,
+    /// At a port where nothing listens.
+    DeadPort,
+    /// At a port where somebody else's key is shown.
+    OtherKey,
+    /// At a port where another protocol is spoken.
+    OtherProtocol,
+    /// At a port where connections are taken and nothing is said.
+    Silent,
 }
 
 impl Conduct {
@@ -49,6 +72,7 @@ impl Conduct {
         },
         serve: |_| Said::then_close(head_of(&BlobHead::Absent)),
         reads: true,
+        lanes: LanesAt::Nowhere,
     };
 }
 
@@ -100,7 +124,7 @@ impl Said {
     }
 
     /// Says it; an error means that the other end no longer listens, which is its right.
-    async fn say(self, stream: &mut Stream) -> std::io::Result<()> {
+    async fn say(self, stream: &mut (impl AsyncWrite + Unpin)) -> std::io::Result<()> {
         stream.write_all(&self.bytes).await?;
         stream.flush().await?;
         match self.then {
@@ -126,6 +150,8 @@ pub struct Seen {
     pub asked: Vec<Hash>,
     /// The blobs it was requested to serve.
     pub requested: Vec<Hash>,
+    /// How many of those requests came over lanes.
+    pub requested_on_lanes: usize,
     /// How many control streams were opened to it.
     pub links: usize,
     /// How many times it was connected.
@@ -153,7 +179,8 @@ impl Drop for BadPeer {
 impl BadPeer {
     /// Starts a member of the tests' mesh that claims to hold `blobs`.
     pub async fn start(conduct: Conduct, blobs: &[Blob]) -> Self {
-        let identity = Identity::generate().expect("random bytes");
+        let secret: [u8; 32] = rand_secret();
+        let identity = Identity::from_secret(secret).expect("an identity");
         let peer = convert::peer_text(&identity.peer());
         let listen = vec!["/ip4/127.0.0.1/tcp/0".to_owned()];
         let config = SwarmConfig { identity, mesh: common_mesh().clone(), listen };
@@ -163,17 +190,36 @@ impl BadPeer {
             other => panic!("not listening: {other:?}"),
         };
         let (log, seen) = watch::channel(Seen::default());
-        let script = Script {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let lane_port = listener.local_addr().expect("bound").port();
+        let script = Arc::new(Script {
             conduct,
             blobs: blobs.iter().map(|blob| (blob.hash(), blob.clone())).collect(),
             log,
+            lane_port,
+        });
+        let mut tasks = JoinSet::new();
+        let acceptor = match conduct.lanes {
+            LanesAt::Port => Some(lane::proper(secret)),
+            LanesAt::OtherKey => Some(lane::proper([7; 32])),
+            LanesAt::OtherProtocol => Some(lane::acceptor(secret, b"blobmesh-lane/2")),
+            LanesAt::Nowhere | LanesAt::DeadPort | LanesAt::Silent => None,
         };
+        if let Some(acceptor) = acceptor {
+            tasks.spawn(accept_lanes(Arc::clone(&script), listener, acceptor));
+        } else if conduct.lanes == LanesAt::Silent {
+            // The system takes the connections, and nobody reads them.
+            tasks.spawn(async move {
+                let _listener = listener;
+                std::future::pending().await
+            });
+        }
         let actor = Actor {
-            script: Arc::new(script),
+            script,
             swarm: handle.clone(),
             speakers: HashMap::new(),
             unread: Vec::new(),
-            tasks: JoinSet::new(),
+            tasks,
         };
         let task = tokio::spawn(actor.run(events));
         Self { peer, handle, address, seen, task }
@@ -247,6 +293,7 @@ struct Script {
     conduct: Conduct,
     blobs: BTreeMap<Hash, Blob>,
     log: watch::Sender<Seen>,
+    lane_port: u16,
 }
 
 struct Actor {
@@ -353,24 +400,85 @@ async fn serve(script: Arc<Script>, stream: Stream) {
     let Some(frame) = frames.next().await else { return };
     assert_eq!(frame.kind, REQUEST, "a blob stream begins with a request");
     let request: BlobRequest = frame.decode().expect("a node asks well");
-    script.log.send_modify(|seen| seen.requested.push(request.hash));
     let said = match script.blobs.get(&request.hash) {
-        Some(blob) => (script.conduct.serve)(&Requested::new(blob, &request)),
+        Some(blob) if script.offers(&request) => {
+            Said::then_close(script.offer(&Requested::new(blob, &request)))
+        }
+        Some(blob) => {
+            script.log.send_modify(|seen| seen.requested.push(request.hash));
+            (script.conduct.serve)(&Requested::new(blob, &request))
+        }
         None => Said::then_close(head_of(&BlobHead::Absent)),
     };
     said.say(&mut frames.stream).await.ok();
 }
 
+impl Script {
+    fn offers(&self, request: &BlobRequest) -> bool {
+        self.conduct.lanes != LanesAt::Nowhere && request.codecs & TAKES_LANE != 0
+    }
+
+    /// Returns an honest response that leaves the groups to lanes.
+    fn offer(&self, blob: &Requested<'_>) -> Vec<u8> {
+        let tokens = vec![LaneToken::from_bytes([1; 16]), LaneToken::from_bytes([2; 16])];
+        let offer = LaneOffer { port: self.lane_port, tokens };
+        let offer = frame::encode(LANE_OFFER, &offer).expect("encodes");
+        let opening = blob.opening();
+        let head = super::blob::head(blob.list.size());
+        let rest = opening.strip_prefix(&head[..]).expect("a head comes first");
+        [&head, &offer, rest, &super::blob::end()[..]].concat()
+    }
+}
+
+async fn accept_lanes(script: Arc<Script>, listener: TcpListener, acceptor: TlsAcceptor) {
+    let mut lanes = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        let (script, acceptor) = (Arc::clone(&script), acceptor.clone());
+        lanes.spawn(async move {
+            if let Ok(stream) = acceptor.accept(stream).await {
+                serve_lane(script, stream).await;
+            }
+        });
+    }
+}
+
+/// Answers the requests of a lane in turn, until one answer ends it.
+async fn serve_lane(script: Arc<Script>, stream: TlsStream<TcpStream>) {
+    let mut frames = Frames::of(stream);
+    let opening = frames.next().await;
+    assert!(opening.is_none_or(|frame| frame.kind == LANE_OPEN), "a lane begins with its token");
+    while let Some(frame) = frames.next().await {
+        let request: BlobRequest = frame.decode().expect("a node asks well");
+        let Some(blob) = script.blobs.get(&request.hash) else { return };
+        script.log.send_modify(|seen| {
+            seen.requested.push(request.hash);
+            seen.requested_on_lanes += 1;
+        });
+        let said = (script.conduct.serve)(&Requested::new(blob, &request));
+        let is_last = matches!(said.then, Then::Reset);
+        if said.say(&mut frames.stream).await.is_err() || is_last {
+            return;
+        }
+    }
+}
+
+/// Makes a secret that no other peer of the tests has.
+fn rand_secret() -> [u8; 32] {
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret).expect("random bytes");
+    secret
+}
+
 /// Cuts what a node says into frames.
-struct Frames {
-    stream: Stream,
+struct Frames<S> {
+    stream: S,
     reader: FrameReader,
     /// What was read and not cut yet.
     rest: Vec<u8>,
 }
 
-impl Frames {
-    fn of(stream: Stream) -> Self {
+impl<S: AsyncRead + Unpin> Frames<S> {
+    fn of(stream: S) -> Self {
         Self { stream, reader: FrameReader::new(body_len_max), rest: Vec::new() }
     }
 

@@ -9,7 +9,7 @@ use blobmesh_protocol::wire::message::{
     AskResult, BlobHead, END, FILTER, GOODBYE, GROUP, HELLO, Hello, LIST, Message,
 };
 
-use super::bad_peer::{Conduct, Said, encode, hello};
+use super::bad_peer::{Conduct, LanesAt, Said, encode, hello};
 use super::blob::{Blob, GROUP_BYTES, Requested, end, frame_of, group, head, head_of};
 
 use Verdict::{Banned, Dropped, Kept, PassedOver};
@@ -68,6 +68,17 @@ fn service(what: &'static str, verdict: Verdict, serve: fn(&Requested<'_>) -> Sa
 pub fn in_service() -> Vec<Misdeed> {
     // First what takes long.
     [no_bytes(), wrong_lists(), wrong_groups(), broken_frames(), cuts()].concat()
+}
+
+/// Returns what can be done wrong on a lane: the list has come before, over a blob stream.
+pub fn on_lanes() -> Vec<Misdeed> {
+    let on_lane = |deed: Misdeed| Misdeed {
+        conduct: Conduct { lanes: LanesAt::Port, ..deed.conduct },
+        ..deed
+    };
+    let has_groups = |deed: &Misdeed| deed.blob_len > GROUP_BYTES;
+    let deeds = [no_bytes(), wrong_groups(), broken_frames(), cuts()].concat();
+    deeds.into_iter().filter(has_groups).map(on_lane).collect()
 }
 
 fn wrong_lists() -> Vec<Misdeed> {

@@ -5,6 +5,7 @@
 pub mod bad_peer;
 pub mod blob;
 pub mod detour;
+pub mod lane;
 pub mod misdeeds;
 pub mod noise;
 pub mod panics;

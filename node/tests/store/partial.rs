@@ -1,9 +1,10 @@
 //! Fetching by groups, resuming, and every way a partial can be ruined.
 
 use std::fs;
+use std::sync::Arc;
 
 use blobmesh_node::control::api::Trouble;
-use blobmesh_node::store::{Partial, StoreError};
+use blobmesh_node::store::{CheckedRun, Partial, StoreError};
 use blobmesh_protocol::Hash;
 use blobmesh_protocol::blob::group_count;
 
@@ -81,11 +82,12 @@ fn everybody_shares_one_partial_and_writes_at_the_same_time() {
     let store = home.open();
     let bytes = bytes_of(64 * GROUP, 22);
     let list = list_of(&bytes);
+    // Whoever asked only once the others are through would begin anew, and wait for ever for the rest.
+    let partials = [(); 4].map(|()| store.partial(list.clone()).expect("partial"));
     std::thread::scope(|scope| {
-        for thread in 0..4 {
-            let (store, list, bytes) = (store.clone(), list.clone(), &bytes);
+        for (thread, partial) in (0..).zip(partials) {
+            let bytes = &bytes;
             scope.spawn(move || {
-                let partial = store.partial(list).expect("partial");
                 // Each begins elsewhere and overlaps with the others.
                 fill(&partial, bytes, (0..48).map(|step| (thread * 16 + step) % 64));
                 while !partial.held().is_full() {
@@ -151,6 +153,50 @@ fn checkpoint_comes_by_itself_after_so_many_bytes() {
     assert!(!home.partial_path(&hash, "bits").exists());
     fill(&partial, &bytes, [1]);
     assert!(home.partial_path(&hash, "bits").exists());
+}
+
+#[test]
+fn runs_of_checked_groups_are_kept_over_a_crash_without_a_sync() {
+    let home = Home::new();
+    let bytes = bytes_of(blobmesh_node::store::CHECKPOINT_BYTES as usize + 5 * GROUP, 29);
+    let (hash, list) = (Hash::of(&bytes), Arc::new(list_of(&bytes)));
+    let store = home.open();
+    let partial = store.partial(list_of(&bytes)).expect("partial");
+    let groups = group_count(bytes.len() as u64);
+    let write = |range: std::ops::Range<u64>| {
+        let buffer = vec![0; (range.end - range.start) as usize * GROUP];
+        let mut run = CheckedRun::begin(Arc::clone(&list), range.start, buffer);
+        for index in range {
+            let start = index as usize * GROUP;
+            let space = run.space().expect("room");
+            space.copy_from_slice(&bytes[start..start + space.len()]);
+            run.accept().expect("right");
+        }
+        partial.write_run(&run).expect("written")
+    };
+    assert_eq!(write(groups - 1..groups), GROUP as u64);
+    assert_eq!(write(groups - 1..groups), 0, "nothing new");
+    assert_eq!(write(0..16), 16 * GROUP as u64);
+    assert_eq!(write(10..20), 4 * GROUP as u64, "some of it new");
+    write(20..groups - 3);
+    let image = home.crash_image();
+    let store = image.open();
+    let partial = store.find_partial(&hash).expect("find").expect("resumed");
+    assert_eq!(missing(&partial), [groups - 3, groups - 2]);
+}
+
+#[test]
+fn run_of_another_blob_is_not_written() {
+    let home = Home::new();
+    let store = home.open();
+    let (bytes, _) = blob();
+    let partial = store.partial(list_of(&bytes)).expect("partial");
+    let other = bytes_of(GROUP * 2, 31);
+    let mut run = CheckedRun::begin(Arc::new(list_of(&other)), 0, vec![0; GROUP]);
+    run.space().expect("room").copy_from_slice(&other[..GROUP]);
+    run.accept().expect("right");
+    assert!(partial.write_run(&run).is_err());
+    assert_eq!(partial.held().held(), 0);
 }
 
 #[test]

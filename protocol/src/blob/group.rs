@@ -73,6 +73,14 @@ impl GroupSet {
         false
     }
 
+    /// Takes group `index` out and returns whether it was held.
+    pub fn remove(&mut self, index: u64) -> bool {
+        let Some(word) = self.word(index).filter(|_| self.contains(index)) else { return false };
+        self.words[word] &= !(1 << (index % 64));
+        self.held -= 1;
+        true
+    }
+
     /// Returns the runs of groups that are not held, in rising order.
     pub fn missing(&self) -> Vec<Range<u64>> {
         let mut runs: Vec<Range<u64>> = Vec::new();
@@ -118,6 +126,19 @@ impl GroupSet {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn group_that_is_taken_out_can_be_added_again() {
+        let mut set = GroupSet::new(130);
+        for index in [0, 63, 64, 129] {
+            assert!(!set.remove(index), "{index} was never in");
+            assert!(set.insert(index));
+        }
+        assert!(set.remove(64) && !set.remove(64) && !set.remove(130) && !set.remove(u64::MAX));
+        assert_eq!((set.held(), set.contains(64), set.contains(63)), (3, false, true));
+        assert!(set.insert(64));
+        assert_eq!(set.held(), 4);
+    }
 
     #[test]
     fn geometry_holds_at_every_boundary() {

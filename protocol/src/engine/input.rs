@@ -1,8 +1,9 @@
 //! What the driver tells the engine.
 
+use std::ops::Range;
 use std::time::Duration;
 
-use crate::blob::Hash;
+use crate::blob::{GroupSet, Hash};
 use crate::id::{FetchId, LookId, PeerId, QueryId, ServeId, WantId};
 use crate::wire::message::Message;
 
@@ -87,6 +88,8 @@ pub enum Input {
         fetch: FetchId,
         /// How many bytes came since the last time; none is a sign of life and nothing more.
         bytes: u64,
+        /// The groups that they are, verified and stored.
+        groups: Range<u64>,
         /// The blob's length, proven.
         size: u64,
     },
@@ -114,7 +117,7 @@ pub enum Input {
 }
 
 /// Says what the store holds of a blob.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LookResult {
     /// All of it.
     Whole {
@@ -127,6 +130,8 @@ pub enum LookResult {
         size: u64,
         /// The bytes held.
         held: u64,
+        /// The groups held.
+        groups: GroupSet,
     },
     /// Nothing.
     Absent,
@@ -140,7 +145,9 @@ pub enum FetchOutcome {
         /// Its length in bytes.
         size: u64,
     },
-    /// The source does not hold the blob.
+    /// The groups asked for are stored, and others of the blob are still missing.
+    Part,
+    /// The source does not hold the blob, or not the groups.
     Absent,
     /// The source cannot serve it now.
     Busy {

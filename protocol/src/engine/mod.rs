@@ -34,7 +34,7 @@ use adverts::Adverts;
 use gossip::Gossip;
 use peers::Peers;
 use receipt::AskedAnswer;
-use resolver::Resolver;
+use resolver::{Resolver, Told};
 use serving::Serving;
 use shell::{Shell, Timer, TimerKey};
 
@@ -76,7 +76,7 @@ impl Engine {
         Self {
             me,
             shell,
-            peers: Peers::default(),
+            peers: Peers::new(me),
             gossip,
             resolver: Resolver::default(),
             adverts: Adverts::default(),
@@ -109,8 +109,9 @@ impl Engine {
             Input::ProvidersEnded { query } => {
                 self.resolver.search_ended(query, &mut self.peers, &mut self.shell);
             }
-            Input::Progress { fetch, bytes, size } => {
-                self.resolver.progressed(fetch, bytes, size, &mut self.shell);
+            Input::Progress { fetch, bytes, groups, size } => {
+                let (peers, shell) = (&mut self.peers, &mut self.shell);
+                self.resolver.progressed(fetch, (bytes, groups), size, peers, shell);
             }
             Input::FetchEnded { fetch, outcome } => self.handle_fetch_ended(fetch, outcome),
             Input::ServeAsked { serve, peer } => {
@@ -275,6 +276,11 @@ impl Engine {
                     self.resolver.answered(peer, hash, result, peers, shell);
                 }
             }
+            Message::Groups { hash, size, follows, runs } => {
+                let (peers, shell) = (&mut self.peers, &mut self.shell);
+                let told = Told { size, follows, runs: &runs };
+                self.resolver.groups_told(peer, hash, told, peers, shell);
+            }
             Message::Goodbye => self.handle_disconnected(peer),
             Message::Hello(_) => {}
         }
@@ -341,6 +347,7 @@ impl Engine {
                 Timer::Deadline { want } => {
                     resolver.leave(want, WantError::TimedOut, peers, shell);
                 }
+                Timer::Swarm { hash } => resolver.tick(hash, peers, shell),
                 Timer::Greeting { peer } => {
                     if peers.get_mut(peer).is_some_and(|neighbour| !neighbour.greeted) {
                         shell.emit(Output::Drop { peer, reason: DropReason::Malformed });

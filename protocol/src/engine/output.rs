@@ -1,5 +1,6 @@
 //! What the engine asks of the driver.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use super::receipt::Receipt;
@@ -24,7 +25,7 @@ pub enum Output {
         /// What to say.
         message: Message,
     },
-    /// Fetch the missing groups of a blob from one source, tell of progress, and of the end with
+    /// Fetch missing groups of a blob from one source, tell of progress, and of the end with
     /// [`Input::FetchEnded`](super::Input::FetchEnded).
     Fetch {
         /// Numbers the attempt.
@@ -33,6 +34,8 @@ pub enum Output {
         hash: Hash,
         /// Where from.
         source: Source,
+        /// Which of the missing groups; none for all of them.
+        groups: Option<Range<u64>>,
     },
     /// Stop a fetch. What it verified stays; its end is not awaited.
     StopFetch {
@@ -93,6 +96,16 @@ pub enum Source {
     Peer(PeerId),
     /// The edge.
     Edge,
+}
+
+impl Source {
+    /// Returns the peer; none if it is the edge.
+    pub fn peer(self) -> Option<PeerId> {
+        match self {
+            Self::Peer(peer) => Some(peer),
+            Self::Edge => None,
+        }
+    }
 }
 
 /// Says whether a peer is served.

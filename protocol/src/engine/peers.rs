@@ -15,8 +15,9 @@ const ANSWER_TIMES_MAX: usize = 64;
 /// The least number of answer times that say anything.
 const ANSWER_TIMES_MIN: usize = 8;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Peers {
+    me: PeerId,
     neighbours: BTreeMap<PeerId, Neighbour>,
     bans: BTreeMap<PeerId, Time>,
     answer_times: VecDeque<Duration>,
@@ -67,6 +68,16 @@ struct KnownFilter {
 }
 
 impl Peers {
+    pub(crate) fn new(me: PeerId) -> Self {
+        let (neighbours, bans) = (BTreeMap::new(), BTreeMap::new());
+        Self { me, neighbours, bans, answer_times: VecDeque::new() }
+    }
+
+    /// Returns this node's own name.
+    pub(crate) fn me(&self) -> PeerId {
+        self.me
+    }
+
     pub(crate) fn insert(&mut self, peer: PeerId) {
         self.neighbours.insert(peer, Neighbour::default());
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::output::Source;
 use crate::blob::Hash;
-use crate::id::PeerId;
+use crate::id::{FetchId, PeerId};
 
 /// Tells how one get was resolved. Its lists are as long as the engine's bounds allow.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,6 +117,8 @@ pub enum AskedAnswer {
 /// Tells of one attempt at one source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fetched {
+    /// The attempt, as the driver knows it.
+    pub fetch: FetchId,
     /// The source.
     pub source: Source,
     /// Verified bytes it gave.

@@ -30,6 +30,8 @@ pub const ASK: u8 = 0x05;
 pub const ANSWER: u8 = 0x06;
 /// Frame type of [`Message::Goodbye`].
 pub const GOODBYE: u8 = 0x07;
+/// Frame type of [`Message::Groups`].
+pub const GROUPS: u8 = 0x08;
 /// Frame type of [`BlobRequest`].
 pub const REQUEST: u8 = 0x10;
 /// Frame type of [`BlobHead`].
@@ -41,10 +43,15 @@ pub const GROUP: u8 = 0x13;
 /// Frame type of the end of a response, with no body.
 pub const END: u8 = 0x14;
 
+/// Frame type of a [`LaneOffer`](super::lane::LaneOffer).
+pub const LANE_OFFER: u8 = 0x15;
+/// Frame type of a [`LaneOpen`](super::lane::LaneOpen).
+pub const LANE_OPEN: u8 = 0x20;
+
 /// Returns whether a response carries frames of this kind. Others are skipped, so that later versions
 /// may add some.
 pub fn is_of_response(kind: u8) -> bool {
-    matches!(kind, HEAD | LIST | GROUP | END)
+    matches!(kind, HEAD | LIST | GROUP | END | LANE_OFFER)
 }
 
 /// The longest piece of a group list in one frame, in bytes: 2,048 chaining values.
@@ -56,7 +63,7 @@ pub const RUNS_MAX: usize = 1_024;
 
 /// The bound of a small message's body in bytes.
 const SMALL_LEN_MAX: u32 = 4 * 1024;
-/// The bound of a request's body in bytes: 1,024 runs of two numbers of up to 10 bytes.
+/// The bound in bytes of a body that names groups: 1,024 runs of two numbers of up to 10 bytes.
 const REQUEST_LEN_MAX: u32 = 1_024 * 20 + 64;
 
 /// Returns the longest body in bytes that a frame of type `kind` may have. Types unknown to this
@@ -65,7 +72,7 @@ pub fn body_len_max(kind: u8) -> u32 {
     match kind {
         FILTER => bound(FilterFrame::ENCODED_LEN_MAX),
         FILTER_DELTA => bound(FilterDelta::ENCODED_LEN_MAX),
-        REQUEST => REQUEST_LEN_MAX,
+        REQUEST | GROUPS => REQUEST_LEN_MAX,
         LIST => LIST_PIECE_LEN_MAX,
         // The codec only ever shrinks a group.
         GROUP => bound(GROUP_BYTES) + GROUP_PREFIX_LEN,
@@ -107,6 +114,18 @@ pub enum Message {
         id: u32,
         /// What the sender knows.
         result: AskResult,
+    },
+    /// Tells which groups the sender holds of a blob that it is fetching, and serves to whoever fetches
+    /// it too. With no runs it only says that it is fetching the blob.
+    Groups {
+        /// The blob.
+        hash: Hash,
+        /// Its length in bytes; a receiver that knows another ignores the message.
+        size: u64,
+        /// Whether the sender takes groups from the receiver, and wants to hear of new ones.
+        follows: bool,
+        /// First group and number of groups of each run, in rising order, at most [`RUNS_MAX`].
+        runs: Vec<(u64, u64)>,
     },
     /// Says that the sender stops; the receiver forgets its filter at once. Has no fields.
     Goodbye,
@@ -167,6 +186,9 @@ impl Message {
             Self::FilterRequest => frame::encode(FILTER_REQUEST, &()),
             Self::Ask { id, hash } => frame::encode(ASK, &(id, hash)),
             Self::Answer { id, result } => frame::encode(ANSWER, &(id, result)),
+            Self::Groups { hash, size, follows, runs } => {
+                frame::encode(GROUPS, &(hash, size, follows, runs))
+            }
             Self::Goodbye => frame::encode(GOODBYE, &()),
         }
     }
@@ -189,6 +211,10 @@ impl Message {
             ASK => frame::decode_body(body).map(|(id, hash)| Self::Ask { id, hash })?,
             ANSWER => frame::decode_body(body).map(|(id, result)| Self::Answer { id, result })?,
             GOODBYE => frame::decode_body(body).map(|()| Self::Goodbye)?,
+            GROUPS => {
+                let (hash, size, follows, runs) = frame::decode_body(body)?;
+                Self::Groups { hash, size, follows, runs }
+            }
             _ => return Ok(None),
         };
         Ok(Some(message))
@@ -204,7 +230,7 @@ pub struct BlobRequest {
     /// last group before anything else.
     pub with_list: bool,
     /// The codecs the requester reads, one bit each (bit 0 raw, bit 1 LZ4); unknown bits are ignored,
-    /// and raw is always among them.
+    /// and raw is always among them. Bit 7 is [`TAKES_LANE`](super::lane::TAKES_LANE).
     pub codecs: u8,
     /// The groups wanted, as runs of first group and count; all where there is none. At most
     /// [`RUNS_MAX`], in rising order, none empty, overlapping or past the end of the blob.
@@ -237,6 +263,7 @@ mod tests {
     use super::*;
     use crate::filter::OwnFilter;
     use crate::wire::frame::FrameReader;
+    use crate::wire::lane::{LaneOffer, LaneOpen};
 
     fn messages() -> Vec<Message> {
         let hash = Hash::of(b"blob");
@@ -251,6 +278,12 @@ mod tests {
             Message::Answer { id: 0, result: AskResult::Have { size: u64::MAX } },
             Message::Answer { id: 1, result: AskResult::Absent },
             Message::Answer { id: 2, result: AskResult::Busy { retry_after_ms: 9 } },
+            Message::Groups {
+                hash,
+                size: u64::MAX,
+                follows: true,
+                runs: vec![(u64::MAX, u64::MAX); RUNS_MAX],
+            },
             Message::Goodbye,
         ]
     }
@@ -295,6 +328,8 @@ mod tests {
             Message::decode(kind, &body).ok();
             frame::decode_body::<BlobRequest>(&body).ok();
             frame::decode_body::<BlobHead>(&body).ok();
+            frame::decode_body::<LaneOffer>(&body).ok();
+            frame::decode_body::<LaneOpen>(&body).ok();
         }
     }
 }

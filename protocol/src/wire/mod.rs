@@ -3,4 +3,5 @@
 //! Source: bodies are encoded by version 1 of postcard's wire specification.
 
 pub mod frame;
+pub mod lane;
 pub mod message;

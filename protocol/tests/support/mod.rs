@@ -112,7 +112,7 @@ impl Rig {
     }
 
     pub fn complete(&mut self, fetch: FetchId) {
-        self.tell(Input::Progress { fetch, bytes: SIZE, size: SIZE });
+        self.tell(Input::Progress { fetch, bytes: SIZE, groups: 0..2, size: SIZE });
         self.end(fetch, FetchOutcome::Complete { size: SIZE });
     }
 

@@ -7,6 +7,7 @@ use std::{
 
 use clap::Subcommand;
 
+use super::complain;
 use crate::SKIPPED;
 
 #[derive(Debug, Subcommand)]
@@ -39,18 +40,13 @@ pub(crate) struct Run {
 }
 
 #[cfg(target_os = "linux")]
-pub(crate) use self::linux::execute;
+pub(crate) use self::linux::{binary, chain, code_of, execute};
 
 /// Says that this system has no network namespaces.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn execute(_command: &Command) -> ExitCode {
     complain("network namespaces need Linux");
     ExitCode::from(SKIPPED)
-}
-
-/// Writes an `error:` line. With stderr closed there is nobody to tell.
-fn complain(message: &str) {
-    let _unheard = writeln!(io::stderr().lock(), "error: {message}");
 }
 
 #[cfg(target_os = "linux")]
@@ -67,7 +63,7 @@ mod linux {
     use clap::{CommandFactory as _, error::ErrorKind};
 
     use super::*;
-    use crate::{Arguments, FAILED, usage};
+    use crate::{Arguments, BAD_PLAN, FAILED, usage};
 
     /// Carries out the command.
     pub(crate) fn execute(command: &Command) -> ExitCode {
@@ -122,31 +118,35 @@ mod linux {
     }
 
     /// Returns the path in BLOBMESH_BIN, or that of `blobmesh` beside this program, absolute.
-    fn binary() -> io::Result<PathBuf> {
+    pub(crate) fn binary() -> io::Result<PathBuf> {
         match std::env::var_os("BLOBMESH_BIN") {
             Some(path) => std::path::absolute(path),
             None => Ok(std::env::current_exe()?.with_file_name("blobmesh")),
         }
     }
 
-    fn code_of(error: &Error) -> u8 {
+    /// Returns the exit code of an error.
+    pub(crate) fn code_of(error: &Error) -> u8 {
         match error {
             Error::Unavailable { .. } => SKIPPED,
+            Error::Unplayable { .. } => BAD_PLAN,
             Error::Interrupted { signal } => u8::try_from(128 + signal).unwrap_or(FAILED),
             Error::Answer { .. }
             | Error::Command { .. }
             | Error::File { .. }
             | Error::Late { .. }
+            | Error::Layout { .. }
             | Error::NoBinary { .. }
             | Error::NodeEnded { .. }
             | Error::NoHost { .. }
+            | Error::NoRelay
             | Error::Report { .. }
             | Error::System { .. } => FAILED,
         }
     }
 
     /// Writes an error and its causes in one line.
-    fn chain(error: &Error) -> String {
+    pub(crate) fn chain(error: &Error) -> String {
         let mut text = error.to_string();
         let mut cause = error.source();
         while let Some(error) = cause {

@@ -1,72 +1,54 @@
-//! `blobmesh-sim run`: runs the engine in virtual time.
+//! `blobmesh-sim run`: runs a plan as it stands.
 
-use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use blobmesh_simulations::runs::{TwoNodes, two_nodes};
-use serde_json::{Value, json};
+use blobmesh_simulations::output::{Keep, Kind, default_directory};
+use blobmesh_simulations::plan::{Cell, Plan};
+use blobmesh_simulations::world::RunOptions;
 
-use crate::FAILED;
+use super::conduct::{Order, conduct, refuse, source};
 
-#[derive(Debug, clap::Subcommand)]
-pub(crate) enum Run {
-    /// Two neighbours: a get from the LAN, one from the store, one from the edge, one of nothing
-    TwoNodes {
-        /// Seeds the jitter; the same seed gives the same run, to the byte
-        #[arg(long, default_value_t = 1, value_name = "N")]
-        seed: u64,
-        /// Print one JSON object per metric
-        #[arg(long)]
-        json: bool,
-    },
+#[derive(Debug, clap::Args)]
+pub(crate) struct Run {
+    /// A plan's file, or the name of one that `list` shows
+    plan: String,
+    /// Seeds all chance, in place of the plan's seed; the same seed gives the same run, to the byte
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Put a value into the plan first, as group.runner.count=30; may be repeated
+    #[arg(long, value_name = "PATH=VALUE")]
+    set: Vec<String>,
+    /// Where the results go [default: blobmesh-sim-out/NAME-seedN]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Print one JSON object per metric and assert
+    #[arg(long)]
+    json: bool,
+    /// Write the event log, one line for each event; its BLAKE3 is event_log_hash
+    #[arg(long, value_name = "FILE")]
+    event_log: Option<PathBuf>,
 }
 
-/// Runs and reports; fails when a get did not end as it must.
 pub(crate) fn execute(run: &Run) -> ExitCode {
-    let Run::TwoNodes { seed, json } = run;
-    let result = two_nodes(*seed);
-    match report(&result, *json, &mut io::stdout().lock()) {
-        Ok(()) if result.holds => ExitCode::SUCCESS,
-        Ok(()) | Err(_) => ExitCode::from(FAILED),
-    }
-}
-
-/// Is a row of the report: name, value, unit, and what it must be, where it must be something.
-type Row = (&'static str, Value, &'static str, Option<(&'static str, bool)>);
-
-fn rows(run: &TwoNodes) -> Vec<Row> {
-    let seconds = |time: Duration| json!(time.as_secs_f64());
-    let traffic = &run.traffic;
-    vec![
-        ("found_as_expected", json!(u8::from(run.holds)), "bool", Some(("= 1", run.holds))),
-        ("lan_get_s", seconds(run.lan), "s", None),
-        ("local_get_s", seconds(run.local), "s", None),
-        ("edge_get_s", seconds(run.edge), "s", None),
-        ("absent_get_s", seconds(run.absent), "s", None),
-        ("lan_bytes", json!(traffic.blob_bytes), "bytes", None),
-        ("edge_bytes", json!(traffic.edge_bytes), "bytes", None),
-        ("gossip_messages", json!(traffic.gossip.count), "count", None),
-        ("gossip_bytes", json!(traffic.gossip.bytes), "bytes", None),
-        ("asks", json!(traffic.asks.count), "count", None),
-        ("events", json!(run.steps), "count", None),
-        ("event_log_hash", json!(run.log_hash.to_hex()), "blake3", None),
-    ]
-}
-
-fn report(run: &TwoNodes, json: bool, output: &mut impl Write) -> io::Result<()> {
-    for (metric, value, unit, bound) in rows(run) {
-        let (bound, holds) = bound.map_or((None, true), |(bound, holds)| (Some(bound), holds));
-        if json {
-            let row = json!({
-                "experiment": "two-nodes", "metric": metric, "value": value, "unit": unit,
-                "bound": bound, "holds": holds,
-            });
-            writeln!(output, "{row}")?;
-        } else {
-            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            writeln!(output, "{metric:18} {value} {unit}  {}", bound.unwrap_or_default())?;
-        }
-    }
-    output.flush()
+    let read = source(&run.plan, &run.set).and_then(|source| Ok((source.plan()?, source.text())));
+    let (plan, text) = match read {
+        Ok(read) => read,
+        Err(error) => return refuse(&error),
+    };
+    let plan = Plan { seed: run.seed.unwrap_or(plan.seed), ..plan };
+    let place = run.out.clone();
+    let cell = Cell { name: "plan".to_owned(), settings: Vec::new(), plan: plan.clone() };
+    conduct(Order {
+        kind: Kind::Run,
+        text,
+        place: place.unwrap_or_else(|| default_directory(Kind::Run, &plan.name, plan.seed)),
+        plan,
+        cells: vec![cell],
+        seeds: 1,
+        threads: 1,
+        options: RunOptions { event_log: run.event_log.clone(), ..RunOptions::default() },
+        keep: Keep::Rows,
+        json: run.json,
+    })
 }

@@ -30,6 +30,31 @@ pub(super) fn hash_of(path: &Path) -> Result<String, Error> {
     hash_file(path).map_err(Error::file("read", path))
 }
 
+/// Counts the bytes in which two files differ; what one has beyond the other's end differs.
+///
+/// # Errors
+/// [`Error::File`] when one cannot be read.
+pub(super) fn differing(path: &Path, other: &Path) -> Result<u64, Error> {
+    let (mut a, mut b) = (Vec::new(), Vec::new());
+    let open = |path: &Path| File::open(path).map_err(Error::file("open", path));
+    let (mut left, mut right) = (open(path)?, open(other)?);
+    let mut differing = 0;
+    loop {
+        read_step(&mut left, &mut a).map_err(Error::file("read", path))?;
+        read_step(&mut right, &mut b).map_err(Error::file("read", other))?;
+        if a.is_empty() && b.is_empty() {
+            return Ok(differing);
+        }
+        let unequal = a.iter().zip(&b).filter(|(a, b)| a != b).count();
+        differing += (unequal + a.len().abs_diff(b.len())) as u64;
+    }
+}
+
+fn read_step(file: &mut File, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    buffer.clear();
+    file.take(STEP_BYTES as u64).read_to_end(buffer)
+}
+
 fn write_to(path: &Path, bytes: u64, seed: u64) -> io::Result<String> {
     let mut source = blake3::Hasher::new_derive_key(CONTEXT);
     let mut source = source.update(&seed.to_le_bytes()).finalize_xof();
@@ -74,6 +99,24 @@ mod tests {
             assert_eq!(std::fs::metadata(&path).unwrap().len(), bytes);
             assert_eq!(hash_of(&path).unwrap(), hash);
         }
+    }
+
+    #[test]
+    fn differing_bytes_are_counted_and_missing_ones_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str, bytes: &[u8]| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            path
+        };
+        let original = vec![7; STEP_BYTES + 3];
+        let mut other = original.clone();
+        (other[1], other[STEP_BYTES]) = (0, 0);
+        other.push(7);
+        let (original, other) = (file("original", &original), file("other", &other));
+        assert_eq!(differing(&original, &original).unwrap(), 0);
+        assert_eq!(differing(&original, &other).unwrap(), 3);
+        assert_eq!(differing(&other, &original).unwrap(), 3);
     }
 
     #[test]

@@ -31,6 +31,23 @@ pub enum Error {
         /// The host's number, from 1.
         number: u8,
     },
+    /// A shaped network cannot be as it was asked for, or has no such part.
+    #[error("the network cannot be: {problem}")]
+    Layout {
+        /// What is wrong.
+        problem: String,
+    },
+    /// A plan asks for what real nodes in namespaces cannot do.
+    #[error("the plan cannot be replayed: {key}: {reason}")]
+    Unplayable {
+        /// The key of the plan, or the table.
+        key: String,
+        /// Why not, and what may stand there.
+        reason: String,
+    },
+    /// The lab's network is not shaped: its wires cannot be changed.
+    #[error("the lab has no relay")]
+    NoRelay,
     /// A signal asked for the end.
     #[error("ended by signal {signal}")]
     Interrupted {

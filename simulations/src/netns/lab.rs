@@ -1,12 +1,12 @@
-//! A lab: hosts as network namespaces of this machine, cabled by a bridge or a router.
+//! A lab: hosts as network namespaces of this machine, cabled by a bridge, a router or a relay.
 //!
 //! Everything of a lab lives in namespaces and in one temporary directory, both named after our
 //! process id and a random tag; the machine's own network is not touched. A [`Lab`] removes all of
 //! it when it is dropped, so also when a step fails, a signal comes or we panic. What a killed
 //! process could not remove, the next lab does.
 //!
-//! A lab knows nothing about blobmesh: it runs commands in hosts. Delay and loss are not modelled;
-//! links are as fast as the kernel copies.
+//! A lab knows nothing about blobmesh: it runs commands in hosts. Behind a bridge or a router links are
+//! as fast as the kernel copies; delay, loss, rates and partitions take a [`relay`](super::relay).
 
 use std::{
     net::Ipv4Addr,
@@ -17,7 +17,14 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{command, error::Error, leftovers, stop::Stop, tools::Tools};
+use super::{
+    command,
+    error::Error,
+    leftovers,
+    relay::{Layout, Network, frame::Mac, layout::gateway_of},
+    stop::Stop,
+    tools::Tools,
+};
 
 /// How long one `ip` or `nft` command may take; they take milliseconds.
 const COMMAND_LIMIT: Duration = Duration::from_secs(20);
@@ -30,12 +37,14 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(20);
 pub const HOSTS_MAX: u8 = 32;
 
 /// Chooses how the hosts of a lab are connected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub enum Topology {
     /// All hosts on one bridge and in one subnet: they hear each other's multicast.
     Bridge,
     /// Every host in a subnet of its own behind one router, which forwards no multicast.
     Router,
+    /// Behind a relay, with the wires of a layout that is made for a number of nodes.
+    Relay(fn(u8) -> Layout),
 }
 
 /// Owns the namespaces and the directory of one experiment.
@@ -45,6 +54,8 @@ pub struct Lab {
     tag: String,
     hosts: Vec<Host>,
     namespaces: Vec<String>,
+    /// Only behind a relay.
+    network: Option<Network>,
     /// Taken when the lab is kept.
     directory: Option<TempDir>,
     /// Waits of the clean-up, which no signal cuts short.
@@ -61,6 +72,13 @@ pub struct Host {
     namespace: String,
 }
 
+impl Host {
+    /// Returns the name of the host's namespace.
+    pub(super) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+}
+
 impl Lab {
     /// Makes `hosts` connected hosts, at most [`HOSTS_MAX`], whose addresses are ready for use.
     ///
@@ -70,6 +88,29 @@ impl Lab {
     /// [`Error::Unavailable`] when this machine has no namespaces for us, [`Error::Interrupted`],
     /// and others when a step fails; nothing is left behind then.
     pub fn new(topology: Topology, hosts: u8, stop: &Stop) -> Result<Self, Error> {
+        let mut lab = Self::empty(stop)?;
+        match topology {
+            Topology::Bridge => lab.bridge(hosts, stop)?,
+            Topology::Router => lab.router(hosts, stop)?,
+            Topology::Relay(layout) => lab.relay(&layout(hosts), stop)?,
+        }
+        lab.settle(stop)?;
+        Ok(lab)
+    }
+
+    /// Makes the hosts of a layout, with wires between them that do what it says.
+    ///
+    /// # Errors
+    /// As of [`new`](Self::new), and [`Error::Layout`] for one that cannot be.
+    pub fn shaped(layout: &Layout, stop: &Stop) -> Result<Self, Error> {
+        let mut lab = Self::empty(stop)?;
+        lab.relay(layout, stop)?;
+        lab.settle(stop)?;
+        Ok(lab)
+    }
+
+    /// Makes a lab without hosts, once it is known that this machine can have them.
+    fn empty(stop: &Stop) -> Result<Self, Error> {
         let tools = Tools::find()?;
         let cleanup = Stop::never()?;
         leftovers::sweep(&tools, &cleanup)?;
@@ -83,15 +124,11 @@ impl Lab {
             tag,
             hosts: Vec::new(),
             namespaces: Vec::new(),
+            network: None,
             directory: Some(directory),
             cleanup,
         };
         lab.probe(stop)?;
-        match topology {
-            Topology::Bridge => lab.bridge(hosts, stop)?,
-            Topology::Router => lab.router(hosts, stop)?,
-        }
-        lab.settle(stop)?;
         Ok(lab)
     }
 
@@ -107,6 +144,14 @@ impl Lab {
     pub fn host(&self, number: u8) -> Result<&Host, Error> {
         let index = usize::from(number).checked_sub(1);
         index.and_then(|index| self.hosts.get(index)).ok_or(Error::NoHost { number })
+    }
+
+    /// Returns the network whose wires can be changed.
+    ///
+    /// # Errors
+    /// [`Error::NoRelay`] behind a bridge or a router.
+    pub fn network(&self) -> Result<&Network, Error> {
+        self.network.as_ref().ok_or(Error::NoRelay)
     }
 
     /// Returns the lab's directory, for homes, logs and files.
@@ -153,10 +198,6 @@ impl Lab {
 
     /// Tries everything a lab needs of the kernel, so that a machine without is told from a failure.
     fn probe(&mut self, stop: &Stop) -> Result<(), Error> {
-        let unavailable = |error| {
-            let Error::Command { command, stderr, .. } = error else { return error };
-            Error::Unavailable { reason: format!("`{command}` failed: {stderr}") }
-        };
         let namespace = self.namespace("probe", stop).map_err(unavailable)?;
         self.ip_in(&namespace, "link add bridge0 type bridge", stop).map_err(unavailable)?;
         self.ip_in(&namespace, "link add one type veth peer name two", stop)
@@ -212,12 +253,62 @@ impl Lab {
     ) -> Result<Host, Error> {
         let name = format!("n{number}");
         let namespace = self.namespace(&name, stop)?;
-        let cable = format!("link add eth0 type veth peer name port{number} netns {to}");
+        let mac = Mac::of(address);
+        let cable =
+            format!("link add eth0 address {mac} type veth peer name port{number} netns {to}");
         self.ip_in(&namespace, &cable, stop)?;
         self.ip_in(&namespace, &format!("addr add {address}/24 dev eth0"), stop)?;
         self.ip_in(&namespace, "link set lo up", stop)?;
         self.ip_in(&namespace, "link set eth0 up", stop)?;
         Ok(Host { name, address, namespace })
+    }
+
+    /// Cables every host to a device that only the relay reads, and starts the relay.
+    fn relay(&mut self, layout: &Layout, stop: &Stop) -> Result<(), Error> {
+        layout.check()?;
+        let switch = self.namespace("switch", stop)?;
+        let indexes = first_device_index(&self.tag)..;
+        let mut devices = Vec::new();
+        for ((number, index), (address, _)) in (1..).zip(indexes).zip(layout.hosts()) {
+            let host = self.add_host(number, address, &switch, stop)?;
+            devices.push(self.add_device(number, index, &switch, stop)?);
+            let gateway = gateway_of(address);
+            self.ip_in(&host.namespace, &format!("route add default via {gateway}"), stop)?;
+            // Nobody answers for the gateway: the relay routes what is sent to its address.
+            let known = format!("neigh add {gateway} lladdr {} dev eth0", Mac::of(gateway));
+            self.ip_in(&host.namespace, &known, stop)?;
+            self.hosts.push(host);
+        }
+        self.network = Some(Network::start(layout, &self.hosts, &devices, &self.tools, stop)?);
+        Ok(())
+    }
+
+    /// Makes the device that takes all frames of `portN`; returns the path of its node.
+    fn add_device(
+        &self,
+        number: u8,
+        index: u32,
+        switch: &str,
+        stop: &Stop,
+    ) -> Result<PathBuf, Error> {
+        let node = PathBuf::from(format!("/dev/tap{index}"));
+        if node.exists() {
+            let taken = std::io::ErrorKind::AlreadyExists.into();
+            return Err(Error::file("make the device", &node)(taken));
+        }
+        // Without addresses: the switch's own kernel is to say nothing to the host.
+        self.ip_in(switch, &format!("link set port{number} addrgenmode none up"), stop)?;
+        let words = format!(
+            "link add link port{number} name tap{number} index {index} type macvtap mode passthru"
+        );
+        self.ip_in(switch, &words, stop).map_err(unavailable)?;
+        // It would be given the multicast only of groups that somebody joined on it.
+        let up = format!("link set tap{number} addrgenmode none allmulticast on up");
+        self.ip_in(switch, &up, stop)?;
+        if node.exists() {
+            return Ok(node);
+        }
+        Err(Error::Unavailable { reason: format!("the kernel made no {}", node.display()) })
     }
 
     fn forward(&self, namespace: &str, stop: &Stop) -> Result<(), Error> {
@@ -257,8 +348,24 @@ impl Lab {
     }
 }
 
+/// Says that a machine cannot do what a command asked of it, which is no failure of ours.
+fn unavailable(error: Error) -> Error {
+    let Error::Command { command, stderr, .. } = error else { return error };
+    Error::Unavailable { reason: format!("`{command}` failed: {stderr}") }
+}
+
+/// Returns the first of the numbers of interfaces that get a node in `/dev`, where all namespaces share
+/// the names: far from those the kernel gives, and labs at the same time far from each other.
+fn first_device_index(tag: &str) -> u32 {
+    let mixed = tag.bytes().fold(0_u32, |mixed, byte| mixed.wrapping_mul(61) ^ u32::from(byte));
+    // 22 bits for the lab, 8 for its hosts, and what results is a positive `int`.
+    (1 << 30) | ((mixed << 8) & 0x3fff_ff00)
+}
+
 impl Drop for Lab {
     fn drop(&mut self) {
+        // Before its devices go: it would take their end for a failure.
+        drop(self.network.take());
         for namespace in self.namespaces.drain(..) {
             // Best effort: there is nobody to tell in a drop, and the next lab tries again.
             let _removed = leftovers::remove_namespace(&self.tools, &namespace, &self.cleanup);

@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use super::{command, error::Error, stop::Stop, tools::Tools};
 
 /// Where `ip netns` keeps the names of namespaces.
-const NAMESPACE_DIRECTORY: &str = "/run/netns";
+pub(crate) const NAMESPACE_DIRECTORY: &str = "/run/netns";
 
 const NAMESPACE_PREFIX: &str = "blobmesh-";
 const DIRECTORY_PREFIX: &str = "blobmesh-sim-";

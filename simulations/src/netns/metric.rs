@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 pub struct MetricSpec {
     /// The name, unique within the experiment, with the unit last where it has one.
     pub name: &'static str,
-    /// The unit: `s`, `MiB/s`, `share` (0 to 1), `bool` (0 or 1), `count`.
+    /// The unit, such as `s`, `MiB/s`, `share` (0 to 1), `ratio`, `bool` (0 or 1), `count`.
     pub unit: &'static str,
     /// What the value must be; none for a figure that only informs.
     pub bound: Option<Bound>,

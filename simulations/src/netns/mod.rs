@@ -18,23 +18,31 @@ use self::{
     experiments::{Experiment, Trial},
     lab::Lab,
     process::Setting,
+    relay::Network,
     report::{Format, Report},
     stop::Stop,
     tools::Tools,
 };
 
 mod blob;
+pub mod calibrate;
 pub mod client;
 pub mod command;
 pub mod error;
 pub mod experiments;
+pub mod inside;
 pub mod lab;
 mod leftovers;
+mod machine;
 pub mod metric;
+pub mod probe;
 pub mod process;
+pub mod relay;
+pub mod replay;
 pub mod report;
 pub mod stop;
 mod tools;
+pub mod validate;
 
 /// How many lines of each node's log are shown when an experiment comes to no result.
 const LOG_LINES_MAX: usize = 20;
@@ -81,6 +89,8 @@ pub fn run(
     let setting = Setting { lab: &lab, binary: &options.binary, stop };
     let (nodes, blob_bytes) = (options.nodes, options.blob_bytes);
     let result = (experiment.run)(&mut Trial { setting, nodes, blob_bytes, report: &mut report });
+    // Without its network an experiment has measured nothing, whatever it says.
+    let result = result.and_then(|()| lab.network().map_or(Ok(()), Network::check));
     if result.is_err() {
         show_logs(lab.path(), &mut report);
     }

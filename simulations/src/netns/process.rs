@@ -12,13 +12,14 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, setpriority_process};
 use serde::Deserialize;
 
 use super::{
     command::{self, Finished, Reaped},
     error::Error,
     lab::{Host, Lab},
+    machine,
     stop::Stop,
 };
 
@@ -30,6 +31,9 @@ const READY_LIMIT: Duration = Duration::from_secs(20);
 
 /// How long a node may take from SIGTERM to its end.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
+
+/// The place of a node that goes before others: behind the relay only.
+const NICENESS: i32 = -19;
 
 /// How often a ready file is looked for; adds this much to a measured start at most.
 const READY_PAUSE: Duration = Duration::from_millis(5);
@@ -134,6 +138,12 @@ impl<'a> Home<'a> {
         Ok(Node { home: self.clone(), process: Reaped(child), peer: String::new() })
     }
 
+    /// Returns the file in which the home's store keeps a blob, by the hash in hex digits.
+    pub fn blob_file(&self, hash: &str) -> PathBuf {
+        let (shard, name) = hash.split_at_checked(2).unwrap_or((hash, ""));
+        self.path().join("store").join("blobs").join(shard).join(name)
+    }
+
     fn path(&self) -> PathBuf {
         self.file(".home")
     }
@@ -180,8 +190,7 @@ impl Node<'_> {
     /// [`Error::Late`] when it does not end, [`Error::NodeEnded`] when it ended before or fails.
     pub fn stop(mut self) -> Result<(), Error> {
         self.alive()?;
-        kill_process(self.process.pid()?, Signal::TERM)
-            .map_err(|error| Error::system("signal a node")(error.into()))?;
+        self.signal(Signal::TERM)?;
         match self.process.wait(STOP_LIMIT, self.home.setting.stop)? {
             Some(status) if status.success() => Ok(()),
             Some(status) => Err(Error::NodeEnded { node: self.home.name.clone(), status }),
@@ -190,6 +199,51 @@ impl Node<'_> {
                 Err(Error::Late { what, limit: STOP_LIMIT })
             }
         }
+    }
+
+    /// Returns the process id.
+    ///
+    /// # Errors
+    /// [`Error::System`] for a process that has none.
+    pub(super) fn pid(&self) -> Result<Pid, Error> {
+        self.process.pid()
+    }
+
+    /// Asks that the node goes before whatever else the machine does; returns whether that was granted.
+    /// Threads take it from the one that makes them, so it is for a node that has just been started.
+    pub(super) fn hurry(&self) -> bool {
+        let pid = self.process.pid().ok();
+        pid.is_some_and(|pid| setpriority_process(Some(pid), NICENESS).is_ok())
+    }
+
+    /// Sends the node's process a signal.
+    ///
+    /// # Errors
+    /// [`Error::System`] when it cannot be sent.
+    pub fn signal(&self, signal: Signal) -> Result<(), Error> {
+        kill_process(self.process.pid()?, signal)
+            .map_err(|error| Error::system("signal a node")(error.into()))
+    }
+
+    /// Returns the processor time that the node's threads took so far; nothing where the kernel does not say.
+    ///
+    /// # Errors
+    /// [`Error::System`] for a process without an id.
+    pub fn processor_time(&self) -> Result<Duration, Error> {
+        let path = format!("/proc/{}/stat", self.process.pid()?.as_raw_nonzero());
+        let text = fs::read_to_string(path).unwrap_or_default();
+        Ok(machine::processor_time(&text))
+    }
+
+    /// Kills the node, whatever it does, and removes its home.
+    ///
+    /// # Errors
+    /// [`Error::File`] when the home cannot be removed.
+    pub fn discard(self) -> Result<(), Error> {
+        let Self { home, process, .. } = self;
+        drop(process);
+        let path = home.path();
+        fs::remove_dir_all(&path).map_err(Error::file("remove", &path))
     }
 
     /// Returns an error when the node has ended by itself.

@@ -148,7 +148,7 @@ impl Stop {
 }
 
 /// Converts a wait to the kernel's form; one beyond 292 billion years is cut to that.
-fn timespec(duration: Duration) -> Timespec {
+pub(super) fn timespec(duration: Duration) -> Timespec {
     Timespec {
         tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: duration.subsec_nanos().into(),

@@ -1,24 +1,51 @@
-//! One node of a world: its engine, its models, and doing what the engine decides.
+//! One node of a world: its engine, what is modelled around it, and doing what the engine decides.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use blobmesh_protocol::engine::{Engine, FetchOutcome, Input, LookResult, Output, Source};
-use blobmesh_protocol::id::FetchId;
-use blobmesh_protocol::wire::message::Message;
-use blobmesh_protocol::{Config, Hash, PeerId, Time};
+use blobmesh_protocol::engine::{Engine, Input, LookResult, Output, ServeVerdict, Source};
+use blobmesh_protocol::id::{FetchId, LookId, ServeId, WantId};
+use blobmesh_protocol::{Hash, PeerId, Time};
 
-use super::{Ended, Event, NodeIndex, World};
+use super::edge::Connections;
+use super::flows::PipeId;
+use super::links::Link;
+use super::sessions::Sessions;
+use super::store::Store;
+use super::transfers::{Response, TransferId};
+use super::{Ended, Event, NodeIndex, NodeSpec, World};
 
 #[derive(Debug)]
 pub(super) struct Host {
-    pub(super) engine: Engine,
-    pub(super) store: BTreeMap<Hash, u64>,
-    pub(super) wakes_at: Option<Time>,
-    /// Fetches under way; what arrives for another is dropped.
-    fetches: BTreeSet<FetchId>,
-    /// Until when the node's link is taken by blobs that are coming in.
-    receives_until: Time,
+    pub(super) spec: NodeSpec,
+    /// None while the node is down.
+    pub(super) engine: Option<Engine>,
+    /// Counts the node's starts and ends, so that what was meant for an earlier life is known.
+    pub(super) life: u32,
+    /// When the engine is woken next.
+    wakes_at: Option<Time>,
+    pub(super) up: Option<PipeId>,
+    pub(super) down: Option<PipeId>,
+    pub(super) store: Store,
+    pub(super) links: BTreeMap<NodeIndex, Link>,
+    /// How the node comes and goes; none if it was put there by hand.
+    pub(super) sessions: Option<Sessions>,
+    /// Whether the node will look for neighbours already.
+    pub(super) will_discover: bool,
+    pub(super) fetches: BTreeMap<FetchId, TransferId>,
+    pub(super) serves: BTreeMap<ServeId, TransferId>,
+    pub(super) edge_connections: Connections,
+    /// The gets under way.
+    pub(super) wants: BTreeMap<WantId, Want>,
+}
+
+/// Is a get under way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Want {
+    pub(super) hash: Hash,
+    pub(super) since: Time,
+    /// The client that wants it; none if it was wanted by hand.
+    pub(super) client: Option<usize>,
 }
 
 /// Names the node of an index.
@@ -28,127 +55,233 @@ pub(super) fn peer_of(node: NodeIndex) -> PeerId {
     PeerId::from_bytes(bytes)
 }
 
-fn node_of(peer: PeerId) -> Option<NodeIndex> {
+/// Returns the index of a node's name.
+pub(super) fn node_of(peer: PeerId) -> Option<NodeIndex> {
     let bytes = peer.as_bytes().first_chunk::<8>()?;
     NodeIndex::try_from(u64::from_le_bytes(*bytes)).ok()
 }
 
 impl Host {
-    pub(super) fn new(index: NodeIndex, config: Config, seed: u64, now: Time) -> Self {
+    pub(super) fn new(spec: NodeSpec, up: Option<PipeId>, down: Option<PipeId>) -> Self {
         Self {
-            engine: Engine::new(config, peer_of(index), seed, now),
-            store: BTreeMap::new(),
+            store: Store::new(spec.cache),
+            spec,
+            engine: None,
+            life: 0,
             wakes_at: None,
-            fetches: BTreeSet::new(),
-            receives_until: now,
+            up,
+            down,
+            links: BTreeMap::new(),
+            sessions: None,
+            will_discover: false,
+            fetches: BTreeMap::new(),
+            serves: BTreeMap::new(),
+            edge_connections: Connections::default(),
+            wants: BTreeMap::new(),
         }
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.engine.is_some()
     }
 }
 
 impl World {
-    pub(super) fn perform(&mut self, node: NodeIndex, output: Output) {
+    /// Starts a node, with the store it has: what a node does at its start.
+    pub(super) fn start(&mut self, node: NodeIndex) {
+        let Some(host) = self.hosts.get_mut(node).filter(|host| !host.is_up()) else { return };
+        host.life += 1;
+        let seed = self.random.fork("engine", u64::try_from(node).unwrap_or(0));
+        let seed = seed.fork("life", u64::from(host.life)).draw();
+        host.engine = Some(Engine::new(host.spec.config.clone(), peer_of(node), seed, self.now));
+        host.wakes_at = None;
+        let (site, held) = (host.spec.site, host.store.blobs().collect::<Vec<_>>());
+        if let Some(dht) = &mut self.dht {
+            dht.join(node);
+        }
+        for (hash, advertise) in held {
+            self.tell(node, Input::Held { hash, advertise });
+        }
+        self.started(node, site);
+        self.tally.started(node, self.now);
+        self.plan_leaving(node);
+        self.clients_started(node);
+    }
+
+    /// Ends a node; its store stays, or goes with it.
+    pub(super) fn stop(&mut self, node: NodeIndex, keeps_store: bool) {
+        self.abandon_transfers(node);
+        let Some(host) = self.hosts.get_mut(node) else { return };
+        let Some(engine) = host.engine.take() else { return };
+        host.life += 1;
+        host.will_discover = false;
+        self.tally.add_stats(&engine.stats());
+        self.checks.forget(node);
+        let wants = std::mem::take(&mut host.wants);
+        let links = std::mem::take(&mut host.links);
+        if !keeps_store {
+            host.store.clear();
+        }
+        if let Some(dht) = &mut self.dht {
+            dht.leave(node);
+        }
+        for peer in links.keys() {
+            // The system closes a process's connections; a peer that is apart hears only silence.
+            let apart = self.are_apart(node, *peer);
+            let heard = if apart { self.model.silence } else { self.delay(node, *peer) };
+            self.close_link(*peer, node, heard, Duration::ZERO);
+        }
+        for of in wants.into_values() {
+            self.want_killed(node, of);
+        }
+    }
+
+    /// Tells an engine what happened, and does what it decides.
+    pub(super) fn tell(&mut self, node: NodeIndex, input: Input) {
+        let now = self.now;
+        let Some(engine) = self.engine_mut(node) else { return };
+        engine.handle(now, input);
+        while let Some(output) = self.engine_mut(node).and_then(Engine::poll_output) {
+            self.perform(node, output);
+        }
+        self.plan_timeout(node);
+    }
+
+    pub(super) fn timeout(&mut self, node: NodeIndex) {
+        let Some(host) = self.hosts.get_mut(node) else { return };
+        // A later wake-up that was planned before an earlier one was needed.
+        if host.wakes_at != Some(self.now) {
+            return;
+        }
+        host.wakes_at = None;
+        self.tell(node, Input::Timeout);
+    }
+
+    fn engine_mut(&mut self, node: NodeIndex) -> Option<&mut Engine> {
+        self.hosts.get_mut(node)?.engine.as_mut()
+    }
+
+    /// Wakes an engine at its next timeout, unless that is planned already.
+    fn plan_timeout(&mut self, node: NodeIndex) {
+        let Some(host) = self.hosts.get_mut(node) else { return };
+        let Some(engine) = &host.engine else { return };
+        let Some((at, _)) = engine.poll_timeout() else { return };
+        let at = at.max(self.now);
+        if host.wakes_at.is_none_or(|wakes_at| wakes_at > at) {
+            host.wakes_at = Some(at);
+            self.schedule_at(at, node, Event::Timeout);
+        }
+    }
+
+    fn perform(&mut self, node: NodeIndex, output: Output) {
+        self.checks.saw(node, &output);
         match output {
-            Output::Look { look, hash } => {
-                let size = self.hosts.get(node).and_then(|host| host.store.get(&hash)).copied();
-                let result = size.map_or(LookResult::Absent, |size| LookResult::Whole { size });
-                let looked = Event::Input(Input::Looked { look, result });
-                self.schedule(self.config.look, node, looked);
-            }
+            Output::Look { look, hash } => self.look(node, look, hash),
             Output::Send { peer, message } => self.send(node, peer, &message),
-            Output::Fetch { fetch, hash, source } => self.fetch(node, fetch, hash, source),
-            Output::StopFetch { fetch } => {
-                if let Some(host) = self.hosts.get_mut(node) {
-                    host.fetches.remove(&fetch);
-                }
+            Output::Fetch { fetch, hash, source: Source::Peer(peer), groups } => {
+                self.fetch_from_peer(node, (fetch, groups), hash, peer);
             }
-            Output::FindProviders { query, hash } => {
-                self.schedule(self.config.search, node, Event::Searched { query, hash });
+            Output::Fetch { fetch, hash, source: Source::Edge, .. } => {
+                self.fetch_from_edge(node, fetch, hash);
             }
-            Output::Provide { hash } => {
-                self.dht.entry(hash).or_default().insert(peer_of(node));
-            }
-            Output::Unprovide { hash } => {
-                if let Some(providers) = self.dht.get_mut(&hash) {
-                    providers.remove(&peer_of(node));
-                }
-            }
+            Output::StopFetch { fetch } => self.stop_fetch(node, fetch),
+            Output::FindProviders { query, hash } => self.search(node, query, hash),
+            // A search that was given up costs its messages all the same.
+            Output::StopFindProviders { .. } => {}
+            Output::Provide { hash } => self.provide(node, hash),
+            // A record that nobody repeats expires by itself.
+            Output::Unprovide { .. } => {}
+            Output::Serve { serve, verdict } => self.serve(node, serve, verdict),
             Output::Drop { peer, .. } => {
                 if let Some(other) = node_of(peer) {
-                    self.unlink(node, other);
+                    let heard = self.delay(node, other);
+                    self.close_link(node, other, Duration::ZERO, heard);
                 }
             }
             Output::Ended { want, result, receipt } => {
                 let at = self.now;
-                self.ended.push(Ended { node, want, at, result, receipt: *receipt });
+                let ended = Ended { node, want, at, result, receipt: *receipt };
+                self.get_ended(node, ended);
             }
-            // Services are not limited here: every fetch is served.
-            Output::StopFindProviders { .. } | Output::Serve { .. } => {}
         }
     }
 
-    fn send(&mut self, node: NodeIndex, peer: PeerId, message: &Message) {
-        let Some(other) = node_of(peer) else { return };
-        if !self.links.contains(&(node.min(other), node.max(other))) {
-            return;
-        }
-        let Ok(bytes) = message.encode() else { return };
-        let messages = match message {
-            Message::Ask { .. } | Message::Answer { .. } => &mut self.traffic.asks,
-            Message::Hello(_)
-            | Message::Filter(_)
-            | Message::FilterDelta(_)
-            | Message::FilterRequest
-            | Message::Goodbye => &mut self.traffic.gossip,
-        };
-        messages.count += 1;
-        messages.bytes += u64::try_from(bytes.len()).unwrap_or(0);
-        let from = peer_of(node);
-        self.schedule(self.config.delay, other, Event::Frames { from, bytes });
-    }
-
-    /// Starts a fetch: the request travels, then the bytes queue on the receiver's link.
-    fn fetch(&mut self, node: NodeIndex, fetch: FetchId, hash: Hash, source: Source) {
-        let (holds, first_byte) = match source {
-            Source::Peer(peer) => {
-                let holder = node_of(peer).and_then(|other| self.hosts.get(other));
-                (holder.and_then(|holder| holder.store.get(&hash)).copied(), self.config.delay * 2)
-            }
-            Source::Edge => (self.edge.get(&hash).copied(), self.config.edge_delay),
-        };
+    fn look(&mut self, node: NodeIndex, look: LookId, hash: Hash) {
         let Some(host) = self.hosts.get_mut(node) else { return };
-        let Some(size) = holds else {
-            let ended = Input::FetchEnded { fetch, outcome: FetchOutcome::Absent };
-            return self.schedule(first_byte, node, Event::Input(ended));
+        let result = match (host.store.look(&hash), host.store.part(&hash)) {
+            (Some(size), _) => LookResult::Whole { size },
+            (None, Some((size, held, groups))) => {
+                LookResult::Part { size, held, groups: groups.clone() }
+            }
+            (None, None) => LookResult::Absent,
         };
-        host.fetches.insert(fetch);
-        let begins = host.receives_until.max(self.now + first_byte);
-        host.receives_until = begins + transfer_time(size, self.config.rate);
-        let (at, edge) = (host.receives_until, source == Source::Edge);
-        self.schedule_at(at, node, Event::Arrived { fetch, hash, size, edge });
+        self.schedule(self.model.look, node, Event::Input(Input::Looked { look, result }));
     }
 
-    pub(super) fn arrive(
+    fn serve(&mut self, node: NodeIndex, serve: ServeId, verdict: ServeVerdict) {
+        let Some(host) = self.hosts.get_mut(node) else { return };
+        let Some(transfer) = host.serves.get(&serve).copied() else { return };
+        match verdict {
+            ServeVerdict::Admit => self.transfer_admitted(node, transfer),
+            ServeVerdict::Busy { retry_after } => {
+                host.serves.remove(&serve);
+                self.respond(node, transfer, Response::Busy { retry_after });
+            }
+        }
+    }
+
+    /// Puts a blob into a store as its user adds it.
+    pub(super) fn hold_own(&mut self, node: NodeIndex, hash: Hash, size: u64, advertise: bool) {
+        self.store_blob(node, hash, size, (true, advertise));
+        self.schedule(Duration::ZERO, node, Event::Input(Input::Held { hash, advertise }));
+    }
+
+    /// Puts a blob into a store, whether its own and whether advertised, and tells the engine what had
+    /// to go for it.
+    pub(super) fn store_blob(&mut self, node: NodeIndex, hash: Hash, size: u64, own: (bool, bool)) {
+        let Some(host) = self.hosts.get_mut(node) else { return };
+        for gone in host.store.insert(hash, size, own.0, own.1) {
+            self.schedule(Duration::ZERO, node, Event::Input(Input::Gone { hash: gone }));
+        }
+    }
+
+    /// Has a node want a blob.
+    pub(super) fn want(
         &mut self,
         node: NodeIndex,
-        fetch: FetchId,
         hash: Hash,
-        size: u64,
-        edge: bool,
-    ) {
-        let Some(host) = self.hosts.get_mut(node) else { return };
-        if !host.fetches.remove(&fetch) {
-            return;
+        timeout: Option<Duration>,
+        client: Option<usize>,
+    ) -> WantId {
+        let want = WantId(self.next_serial());
+        let since = self.now;
+        if let Some(host) = self.hosts.get_mut(node) {
+            host.wants.insert(want, Want { hash, since, client });
         }
-        host.store.insert(hash, size);
-        let bytes = if edge { &mut self.traffic.edge_bytes } else { &mut self.traffic.blob_bytes };
-        *bytes += size;
-        self.tell(node, Input::Progress { fetch, bytes: size, size });
-        let outcome = FetchOutcome::Complete { size };
-        self.tell(node, Input::FetchEnded { fetch, outcome });
+        self.tally.wanted(node, since);
+        self.schedule(Duration::ZERO, node, Event::Input(Input::Get { want, hash, timeout }));
+        want
     }
-}
 
-fn transfer_time(size: u64, rate: u64) -> Duration {
-    let nanos = u128::from(size) * 1_000_000_000 / u128::from(rate.max(1));
-    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    fn get_ended(&mut self, node: NodeIndex, ended: Ended) {
+        let Some(host) = self.hosts.get_mut(node) else { return };
+        let Some(want) = host.wants.remove(&ended.want) else {
+            return self.checks.violate(format!("node {node}: {:?} ended twice", ended.want));
+        };
+        let size = self.blobs.get(&want.hash).copied();
+        self.checks.get_ended(node, &ended, self.hosts.get(node).map(|host| &host.store));
+        self.tally.get_ended(&ended, &want, size);
+        match want.client {
+            Some(client) => self.client_served(client),
+            None => self.ended.push(ended),
+        }
+    }
+
+    fn want_killed(&mut self, node: NodeIndex, of: Want) {
+        let size = self.blobs.get(&of.hash).copied();
+        self.tally.get_cut(node, &of, size, (self.now, "killed"));
+        if let Some(client) = of.client {
+            self.client_killed(client, of.hash);
+        }
+    }
 }

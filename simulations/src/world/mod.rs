@@ -1,80 +1,91 @@
 //! A world in virtual time: the engines that ship, and models of what is around them.
 //!
-//! Each node is a real [`Engine`](blobmesh_protocol::Engine) with its real configuration, and its messages travel as the bytes of
-//! the real wire format. What is modelled is the rest: a link has a delay and each node one rate at
-//! which it receives; a store is a map that answers after a moment; the DHT and the edge are maps that
-//! answer after a delay. One world runs on one thread, in one order: two runs of one seed give the same
-//! [`log_hash`](World::log_hash).
+//! Each node is a real [`Engine`](blobmesh_protocol::Engine) with its real configuration, and its
+//! messages travel as the bytes of the real wire format. The rest is modelled: links share their rate
+//! max-min fairly (`flows`), stores are maps that forget, the edge and the DHT answer after a while.
+//! Bytes of blobs are counted, not made; what a model of a misbehaving peer sends is verified as a node
+//! verifies it.
+//!
+//! One world runs on one thread, in one order, in whole nanoseconds, and takes all chance from one
+//! seed: two runs of one seed give the same [`log_hash`](World::log_hash). Nothing here reads a clock.
+//!
+//! A world is filled by hand ([`World::add_node`], [`World::link`], [`World::get`]) or from a
+//! [`Plan`](crate::plan::Plan) ([`run_plan`]).
 
+mod calibration;
+mod checks;
+mod dht;
+mod discovery;
+mod edge;
+mod faults;
+mod flows;
 mod host;
+mod links;
+mod log;
+mod queue;
+mod sessions;
+mod stage;
+mod store;
+mod tally;
+mod transfers;
+mod workload;
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::Path;
 use std::time::Duration;
 
+use blobmesh_protocol::engine::Input;
+use blobmesh_protocol::engine::WantError;
 use blobmesh_protocol::engine::receipt::Receipt;
-use blobmesh_protocol::engine::{Input, WantError};
-use blobmesh_protocol::id::{FetchId, QueryId, WantId};
-use blobmesh_protocol::wire::frame::FrameReader;
-use blobmesh_protocol::wire::message::{self, Message};
+use blobmesh_protocol::id::{QueryId, WantId};
+use blobmesh_protocol::stats::Stats;
 use blobmesh_protocol::{Config, Hash, PeerId, Time};
 
+pub use calibration::{Calibration, CalibrationError};
+pub use stage::{Progress, RunError, RunOptions, run_plan};
+pub use tally::{Messages, Traffic};
+
+use crate::outcome::Detail;
+use crate::plan::{self, Behaviour, Site, SiteId};
+use crate::random::Random;
+use checks::Checks;
+use dht::Dht;
+use edge::Edge;
+use faults::Faults;
+use flows::Flows;
 use host::Host;
+use links::{LinkId, Sites};
+use log::EventLog;
+use queue::Queue;
+use tally::Tally;
+use transfers::{Response, TransferId, Transfers};
+use workload::Workloads;
 
 /// Numbers a node of a world, from 0.
 pub type NodeIndex = usize;
 
-/// Says how the models around the engines behave.
+/// Says what a node is made of.
 #[derive(Clone, Debug)]
-pub struct WorldConfig {
-    /// Seeds the engines' jitter.
-    pub seed: u64,
-    /// How long a message takes from one node to another.
-    pub delay: Duration,
-    /// How many bytes of blobs a node receives each second.
-    pub rate: u64,
-    /// How long a look into a store takes.
-    pub look: Duration,
-    /// How long a provider search in the DHT takes.
-    pub search: Duration,
-    /// How long the edge takes to its first byte.
-    pub edge_delay: Duration,
+pub struct NodeSpec {
+    /// Where it is.
+    pub site: SiteId,
+    /// Its engine's configuration.
+    pub config: Config,
+    /// Bytes a second that it sends at most; none is without limit.
+    pub up: Option<u64>,
+    /// Bytes a second that it receives and stores at most; none is without limit.
+    pub down: Option<u64>,
+    /// Bytes of blobs that it keeps; none is without limit.
+    pub cache: Option<u64>,
 }
 
-impl Default for WorldConfig {
-    /// An office: 0.1 ms between neighbours, 1 Gbit/s, an edge 20 ms away.
-    fn default() -> Self {
-        Self {
-            seed: 1,
-            delay: Duration::from_micros(100),
-            rate: 125_000_000,
-            look: Duration::from_micros(20),
-            search: Duration::from_millis(5),
-            edge_delay: Duration::from_millis(20),
-        }
+impl NodeSpec {
+    /// Makes a node of the first site with a link of 1 Gbit/s.
+    pub fn new(config: Config) -> Self {
+        let rate = Some(125_000_000);
+        Self { site: SiteId(0), config, up: rate, down: rate, cache: None }
     }
-}
-
-/// Counts what travelled.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Traffic {
-    /// Filters, deltas and greetings between nodes.
-    pub gossip: Messages,
-    /// Questions and answers between nodes.
-    pub asks: Messages,
-    /// Bytes of blobs between nodes.
-    pub blob_bytes: u64,
-    /// Bytes of blobs from the edge.
-    pub edge_bytes: u64,
-}
-
-/// Counts messages.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Messages {
-    /// How many.
-    pub count: u64,
-    /// Their bytes, headers included.
-    pub bytes: u64,
 }
 
 /// Tells how one get ended.
@@ -92,128 +103,245 @@ pub struct Ended {
     pub receipt: Receipt,
 }
 
-/// What will happen to a node.
-#[derive(Clone, Debug)]
+/// What will happen.
+#[derive(Debug)]
 enum Event {
+    /// A node starts, or starts again.
+    Start {
+        node: NodeIndex,
+    },
+    /// A node's session ends, if it is still the session of this number.
+    Leave,
     Input(Input),
+    /// The link with a neighbour is open.
+    Linked {
+        peer: NodeIndex,
+        link: LinkId,
+    },
+    /// The link with a neighbour is gone.
+    Unlinked {
+        peer: NodeIndex,
+        link: LinkId,
+    },
+    /// A neighbour that cannot be reached has been silent for so long that its link is given up.
+    Silent {
+        peer: NodeIndex,
+        link: LinkId,
+    },
     /// Bytes of control frames from a neighbour.
     Frames {
-        from: PeerId,
+        from: NodeIndex,
+        link: LinkId,
         bytes: Vec<u8>,
     },
-    /// A fetch's bytes are all there.
-    Arrived {
-        fetch: FetchId,
-        hash: Hash,
-        size: u64,
-        edge: bool,
+    /// The node has time to look for neighbours.
+    Discover,
+    /// A request for a blob has arrived at its provider.
+    Asked {
+        transfer: TransferId,
     },
+    /// What the provider said has arrived at the requester.
+    Answered {
+        transfer: TransferId,
+        response: Response,
+    },
+    /// The provider hears that a transfer ended.
+    Released {
+        serve: blobmesh_protocol::id::ServeId,
+    },
+    /// A flow's window has grown.
+    Grown {
+        transfer: TransferId,
+    },
+    /// A blob is under its final name.
+    Finished {
+        transfer: TransferId,
+    },
+    /// A provider search has found somebody, or ended.
     Searched {
         query: QueryId,
+        peers: Vec<PeerId>,
+        ended: bool,
+    },
+    /// Provide records have arrived where they are kept.
+    Provided {
         hash: Hash,
+        keepers: Vec<NodeIndex>,
     },
     Timeout,
+    /// A client of a workload wants its next blob.
+    Want {
+        client: usize,
+    },
+    Fault {
+        index: usize,
+    },
+    Healed {
+        index: usize,
+    },
+    /// A row of the time series is due.
+    Sample,
+}
+
+/// Is an event with whom it befalls, and in which of its lives; the world's own events belong to nobody.
+#[derive(Debug)]
+struct Planned {
+    node: NodeIndex,
+    life: u32,
+    event: Event,
 }
 
 /// Runs engines in virtual time. See the [module](self).
 #[derive(Debug)]
 pub struct World {
-    config: WorldConfig,
+    model: Calibration,
+    random: Random,
     now: Time,
+    queue: Queue<Planned>,
+    flows: Flows,
+    sites: Sites,
     hosts: Vec<Host>,
-    queue: BinaryHeap<Reverse<(Time, u64)>>,
-    events: BTreeMap<u64, (NodeIndex, Event)>,
-    serial: u64,
-    links: BTreeSet<(NodeIndex, NodeIndex)>,
-    edge: BTreeMap<Hash, u64>,
-    dht: BTreeMap<Hash, BTreeSet<PeerId>>,
-    traffic: Traffic,
+    edge: Option<Edge>,
+    dht: Option<Dht>,
+    transfers: Transfers,
+    workloads: Workloads,
+    faults: Faults,
+    /// The blobs that anybody may want, by hash, for filters that lie.
+    blobs: BTreeMap<Hash, u64>,
+    tally: Tally,
+    checks: Checks,
     ended: Vec<Ended>,
-    log: blake3::Hasher,
+    log: EventLog,
     steps: u64,
+    serial: u64,
+    /// Nodes that misbehave, by behaviour.
+    malicious: BTreeSet<(NodeIndex, Behaviour)>,
 }
 
 impl World {
-    /// Makes a world without nodes.
-    pub fn new(config: WorldConfig) -> Self {
+    /// Makes a world without nodes: one office, no edge, no DHT.
+    pub fn new(seed: u64) -> Self {
+        let mut world = Self::with(seed, Calibration::default());
+        world.add_site(&Site::office("office"));
+        world
+    }
+
+    /// Makes a world without nodes and sites on a machine of these speeds.
+    fn with(seed: u64, model: Calibration) -> Self {
+        let random = Random::new(seed);
         Self {
-            config,
+            sites: Sites::new(&random),
+            transfers: Transfers::default(),
+            model,
+            random,
             now: Time::ZERO,
+            queue: Queue::new(),
+            flows: Flows::default(),
             hosts: Vec::new(),
-            queue: BinaryHeap::new(),
-            events: BTreeMap::new(),
-            serial: 0,
-            links: BTreeSet::new(),
-            edge: BTreeMap::new(),
-            dht: BTreeMap::new(),
-            traffic: Traffic::default(),
+            edge: None,
+            dht: None,
+            workloads: Workloads::default(),
+            faults: Faults::default(),
+            blobs: BTreeMap::new(),
+            tally: Tally::default(),
+            checks: Checks::default(),
             ended: Vec::new(),
-            log: blake3::Hasher::new(),
+            log: EventLog::default(),
             steps: 0,
+            serial: 0,
+            malicious: BTreeSet::new(),
         }
     }
 
-    /// Adds a node that has looked for its neighbours already.
-    pub fn add_node(&mut self, config: Config) -> NodeIndex {
-        let index = self.hosts.len();
-        let seed = self.config.seed.wrapping_add(u64::try_from(index).unwrap_or(0));
-        self.hosts.push(Host::new(index, config, seed, self.now));
-        self.schedule(Duration::ZERO, index, Event::Input(Input::Settled));
-        index
+    /// Writes the event log into a file from now on.
+    pub fn log_to(&mut self, path: &Path) -> io::Result<()> {
+        self.log = EventLog::to_file(path)?;
+        Ok(())
+    }
+
+    /// Writes down the transfers and messages about one blob.
+    pub(crate) fn set_detail(&mut self, detail: Detail) {
+        self.tally.set_detail(detail);
+    }
+
+    /// Adds a site.
+    pub fn add_site(&mut self, site: &Site) -> SiteId {
+        self.sites.add(site, &self.model, &mut self.flows)
+    }
+
+    /// Puts an edge into the world.
+    pub fn set_edge(&mut self, edge: &plan::Edge) {
+        self.edge = Some(Edge::new(edge, &self.model, &self.random, &mut self.flows));
+    }
+
+    /// Puts a DHT into the world.
+    pub fn set_dht(&mut self, dht: &plan::Dht) {
+        self.dht = Some(Dht::new(dht, &self.random));
+    }
+
+    /// Adds a node that starts now and has looked for its neighbours already.
+    pub fn add_node(&mut self, spec: NodeSpec) -> NodeIndex {
+        let node = self.place_node(spec);
+        self.start(node);
+        node
+    }
+
+    /// Adds a node that is down.
+    fn place_node(&mut self, spec: NodeSpec) -> NodeIndex {
+        let node = self.hosts.len();
+        let [up, down] = [spec.up, spec.down]
+            .map(|rate| rate.map(|rate| self.flows.add_pipe(links::goodput(rate, &self.model))));
+        self.sites.settle_in(spec.site, node);
+        self.hosts.push(Host::new(spec, up, down));
+        node
     }
 
     /// Links two nodes as neighbours.
     pub fn link(&mut self, a: NodeIndex, b: NodeIndex) {
-        self.links.insert((a.min(b), a.max(b)));
-        for (node, other) in [(a, b), (b, a)] {
-            let peer = host::peer_of(other);
-            self.schedule(Duration::ZERO, node, Event::Input(Input::Connected { peer }));
-        }
+        self.open_link(a, b, Duration::ZERO);
     }
 
-    /// Ends the link of two nodes; what is under way between them is lost.
+    /// Ends the link of two nodes; messages under way between them are lost.
     pub fn unlink(&mut self, a: NodeIndex, b: NodeIndex) {
-        self.links.remove(&(a.min(b), a.max(b)));
-        for (node, other) in [(a, b), (b, a)] {
-            let peer = host::peer_of(other);
-            self.schedule(Duration::ZERO, node, Event::Input(Input::Disconnected { peer }));
-        }
+        self.close_link(a, b, Duration::ZERO, Duration::ZERO);
     }
 
     /// Puts a blob into a node's store, as its user adds it.
     pub fn add_blob(&mut self, node: NodeIndex, hash: Hash, size: u64) {
-        if let Some(host) = self.hosts.get_mut(node) {
-            host.store.insert(hash, size);
-            let held = Input::Held { hash, advertise: true };
-            self.schedule(Duration::ZERO, node, Event::Input(held));
-        }
+        self.blobs.insert(hash, size);
+        self.hold_own(node, hash, size, true);
     }
 
     /// Puts a blob onto the edge.
     pub fn add_to_edge(&mut self, hash: Hash, size: u64) {
-        self.edge.insert(hash, size);
+        self.blobs.insert(hash, size);
+        if let Some(edge) = &mut self.edge {
+            edge.put(hash, size);
+        }
     }
 
     /// Has a node want a blob, now.
     pub fn get(&mut self, node: NodeIndex, hash: Hash) -> WantId {
-        self.serial += 1;
-        let want = WantId(self.serial);
-        let get = Input::Get { want, hash, timeout: None };
-        self.schedule(Duration::ZERO, node, Event::Input(get));
-        want
+        self.want(node, hash, None, None)
     }
 
     /// Lets `time` pass.
     pub fn run_for(&mut self, time: Duration) {
-        let end = self.now + time;
-        while let Some(Reverse((at, serial))) = self.queue.peek().copied() {
+        self.run_until(self.now + time, |_| true);
+    }
+
+    /// Runs until `end`, or until nothing is left to happen, or until `more` says no; it is asked after
+    /// every few thousand events.
+    fn run_until(&mut self, end: Time, mut more: impl FnMut(&Self) -> bool) {
+        const ASKED_EVERY: u64 = 4_096;
+        while let Some(at) = self.next_at() {
             if at > end {
                 break;
             }
-            self.queue.pop();
-            if let Some((node, event)) = self.events.remove(&serial) {
-                self.now = at;
-                self.step(node, event);
+            self.now = at;
+            self.step();
+            if self.steps.is_multiple_of(ASKED_EVERY) && !more(self) {
+                return;
             }
         }
         self.now = end;
@@ -226,7 +354,7 @@ impl World {
 
     /// Returns what travelled.
     pub fn traffic(&self) -> Traffic {
-        self.traffic
+        self.tally.traffic()
     }
 
     /// Returns how many events were handled.
@@ -239,79 +367,98 @@ impl World {
         std::mem::take(&mut self.ended)
     }
 
-    /// Returns the counters of a node's engine.
-    pub fn stats(&self, node: NodeIndex) -> blobmesh_protocol::stats::Stats {
-        self.hosts.get(node).map(|host| host.engine.stats()).unwrap_or_default()
+    /// Returns the counters of a node's engine; none of a node that is down.
+    pub fn stats(&self, node: NodeIndex) -> Stats {
+        let engine = self.hosts.get(node).and_then(|host| host.engine.as_ref());
+        engine.map(blobmesh_protocol::Engine::stats).unwrap_or_default()
     }
 
-    /// Returns the BLAKE3 hash of every event so far: when, to whom, and what it was.
-    pub fn log_hash(&self) -> Hash {
-        Hash::from_bytes(*self.log.finalize().as_bytes())
+    /// Returns the invariants that did not hold so far, in words.
+    pub fn violations(&self) -> &[String] {
+        self.checks.violations()
     }
 
+    /// Returns the BLAKE3 hash of the event log: one line for each event, when, to whom, what.
+    pub fn log_hash(&mut self) -> Hash {
+        self.log.hash()
+    }
+
+    fn next_at(&self) -> Option<Time> {
+        [self.flows.next_at(), self.queue.next_at()].into_iter().flatten().min()
+    }
+
+    /// Handles one event: a flow that has reached its mark first, as its bytes are there already.
+    fn step(&mut self) {
+        if self.flows.next_at().is_some_and(|at| at <= self.now) {
+            if let Some(flow) = self.flows.pop_due(self.now) {
+                self.steps += 1;
+                self.flow_due(flow);
+            }
+            return;
+        }
+        let Some((_, Planned { node, life, event })) = self.queue.pop() else { return };
+        // What was meant for an earlier life of a node befalls nobody.
+        if self.hosts.get(node).is_some_and(|host| host.life != life) {
+            return;
+        }
+        self.steps += 1;
+        self.record(node, &event);
+        self.happen(node, event);
+        self.check(node);
+    }
+
+    fn happen(&mut self, node: NodeIndex, event: Event) {
+        match event {
+            Event::Start { node } => self.start(node),
+            Event::Leave => self.leave(node),
+            Event::Input(input) => self.tell(node, input),
+            Event::Linked { peer, link } => self.linked(node, peer, link),
+            Event::Unlinked { peer, link } => self.unlinked(node, peer, link),
+            Event::Silent { peer, link } => self.silent(node, peer, link),
+            Event::Frames { from, link, bytes } => self.frames_arrived(node, from, link, &bytes),
+            Event::Discover => self.discover(node),
+            Event::Asked { transfer } => self.transfer_asked(node, transfer),
+            Event::Answered { transfer, response } => self.transfer_answered(transfer, response),
+            Event::Released { serve } => self.release(node, serve),
+            Event::Grown { transfer } => self.transfer_grown(transfer),
+            Event::Finished { transfer } => self.transfer_finished(node, transfer),
+            Event::Searched { query, peers, ended } => self.searched(node, query, peers, ended),
+            Event::Provided { hash, keepers } => self.provided(node, hash, &keepers),
+            Event::Timeout => self.timeout(node),
+            Event::Want { client } => self.client_wants(client),
+            Event::Fault { index } => self.strike(index),
+            Event::Healed { index } => self.heal(index),
+            Event::Sample => self.sample(),
+        }
+    }
+
+    /// Plans an event of a node's present life.
     fn schedule(&mut self, after: Duration, node: NodeIndex, event: Event) {
         self.schedule_at(self.now + after, node, event);
     }
 
     fn schedule_at(&mut self, at: Time, node: NodeIndex, event: Event) {
-        self.serial += 1;
-        self.queue.push(Reverse((at, self.serial)));
-        self.events.insert(self.serial, (node, event));
+        let life = self.hosts.get(node).map_or(0, |host| host.life);
+        self.queue.push(at, Planned { node, life, event });
     }
 
-    fn step(&mut self, node: NodeIndex, event: Event) {
-        self.steps += 1;
-        self.record(node, &event);
-        match event {
-            Event::Input(input) => self.tell(node, input),
-            Event::Frames { from, bytes } => {
-                let mut reader = FrameReader::new(message::body_len_max);
-                let mut rest = &bytes[..];
-                while let Ok(Some(frame)) = reader.poll_frame(&mut rest) {
-                    if let Ok(Some(message)) = Message::decode(frame.kind, &frame.body) {
-                        self.tell(node, Input::Message { peer: from, message });
-                    }
-                }
-            }
-            Event::Arrived { fetch, hash, size, edge } => {
-                self.arrive(node, fetch, hash, size, edge)
-            }
-            Event::Searched { query, hash } => {
-                let peers: Vec<PeerId> =
-                    self.dht.get(&hash).into_iter().flatten().copied().collect();
-                if !peers.is_empty() {
-                    self.tell(node, Input::Providers { query, peers });
-                }
-                self.tell(node, Input::ProvidersEnded { query });
-            }
-            Event::Timeout => self.tell(node, Input::Timeout),
-        }
+    /// Plans an event that befalls the world, not a node.
+    fn schedule_own(&mut self, at: Time, event: Event) {
+        self.queue.push(at, Planned { node: NodeIndex::MAX, life: 0, event });
+    }
+
+    fn next_serial(&mut self) -> u64 {
+        self.serial += 1;
+        self.serial
     }
 
     fn record(&mut self, node: NodeIndex, event: &Event) {
-        self.log.update(&self.now.as_nanos().to_le_bytes());
-        self.log.update(&u64::try_from(node).unwrap_or(0).to_le_bytes());
-        self.log.update(format!("{event:?}").as_bytes());
-    }
-
-    fn tell(&mut self, node: NodeIndex, input: Input) {
-        let Some(host) = self.hosts.get_mut(node) else { return };
-        host.engine.handle(self.now, input);
-        loop {
-            let Some(host) = self.hosts.get_mut(node) else { return };
-            let Some(output) = host.engine.poll_output() else { break };
-            self.perform(node, output);
-        }
-        self.schedule_timeout(node);
-    }
-
-    /// Wakes an engine at its next timeout, unless that is scheduled already.
-    fn schedule_timeout(&mut self, node: NodeIndex) {
-        let Some(host) = self.hosts.get_mut(node) else { return };
-        let Some((at, _)) = host.engine.poll_timeout() else { return };
-        if host.wakes_at.is_none_or(|wakes_at| wakes_at > at || wakes_at <= self.now) {
-            host.wakes_at = Some(at);
-            self.schedule_at(at.max(self.now), node, Event::Timeout);
+        if let Event::Frames { from, bytes, .. } = event {
+            let sum = blake3::hash(bytes).to_hex();
+            let (len, short) = (bytes.len(), sum.get(..16).unwrap_or_default());
+            self.log.line(self.now, node, format_args!("Frames {from} {len} {short}"));
+        } else {
+            self.log.line(self.now, node, format_args!("{event:?}"));
         }
     }
 }

@@ -74,7 +74,8 @@ async fn nearly_right_responses_panic_nobody_and_store_nothing_wrong() {
             io.close().await.ok();
         });
         let report = Arc::new(Recorder::default());
-        let fetched = requester::fetch(ours, list.hash(), &to.store, SIZE_MAX, report).await;
+        let fetched =
+            requester::fetch(&Pipe::of(ours), list.hash(), &to.store, SIZE_MAX, report).await;
         serving.await.expect("no panic");
         assert!(!matches!(fetched, Err(FetchError::Worker)), "{seed}: a thread panicked");
         let stored = to.bytes_of(list.hash());

@@ -2,6 +2,8 @@
 //!
 //! It is run after anything happened, looks at the state alone, and may be run again at no cost.
 
+use std::ops::Range;
+
 use super::Resolver;
 use super::resolution::{EdgeState, Holder, Search};
 use crate::blob::Hash;
@@ -20,7 +22,11 @@ impl Resolver {
             Some(running) if running.stage == Stage::Remote => {}
             Some(_) | None => return,
         }
-        self.fetch_from_holder(hash, shell);
+        if self.resolutions.get(&hash).is_some_and(|running| running.swarm.is_some()) {
+            self.fetch_from_members(hash, shell);
+        } else {
+            self.fetch_from_holder(hash, shell);
+        }
         self.ask_candidates(hash, peers, shell);
         self.search_if_uncertain(hash, shell);
         self.start_edge_if_due(hash, shell);
@@ -38,7 +44,7 @@ impl Resolver {
         let has_room = |holder: &Holder| self.fetching.has_room(holder.peer, max);
         let place = running.holders.iter().position(has_room);
         if let Some(holder) = place.and_then(|place| running.holders.remove(place)) {
-            self.start_fetch(hash, Source::Peer(holder.peer), holder.found, shell);
+            self.start_fetch(hash, Source::Peer(holder.peer), (holder.found, None), shell);
         } else if let Some(holder) = running.holders.front() {
             self.fetching.wait(holder.peer, hash);
         }
@@ -47,12 +53,19 @@ impl Resolver {
     /// Asks candidates, as many at once as the bound allows, while no holder is known.
     fn ask_candidates(&mut self, hash: Hash, peers: &mut Peers, shell: &mut Shell) {
         let Some(running) = self.resolutions.get_mut(&hash) else { return };
-        if running.fetches_from_peers() || !running.holders.is_empty() {
+        let swarm =
+            running.swarm.as_ref().filter(|swarm| swarm.holders() < shell.config.partners_max);
+        let found = running.fetches_from_peers() || !running.holders.is_empty();
+        // One holder is enough for a short blob; a swarm takes in all who say that they have it.
+        if found && swarm.is_none() {
             return;
         }
         let max = shell.config.asks_per_neighbour_max;
         while running.asks.len() < shell.config.asks_parallel_max {
             let Some((peer, opinion)) = running.candidates.front().copied() else { break };
+            if found && opinion != Opinion::Likely {
+                break;
+            }
             // A filter that lied is asked only when nobody better is left to answer.
             if opinion == Opinion::Doubtful && !running.asks.is_empty() {
                 break;
@@ -92,12 +105,13 @@ impl Resolver {
     /// Starts the edge when the LAN and the DHT have nothing left, or have had their time.
     fn start_edge_if_due(&mut self, hash: Hash, shell: &mut Shell) {
         let Some(running) = self.resolutions.get_mut(&hash) else { return };
+        let swarm = running.is_swarm_hopeful(shell.now);
         // A holder without room is as good as one that serves: the edge would not be sooner.
-        let served = running.fetches_from_peers() || !running.holders.is_empty();
+        let served = running.fetches_from_peers() || !running.holders.is_empty() || swarm;
         if running.edge != EdgeState::Ready || served {
             return;
         }
-        let nothing_left = running.lan_is_over() && running.search == Search::Ended;
+        let nothing_left = running.lan_is_over(shell.now) && running.search == Search::Ended;
         // A node that still looks for its neighbours has not heard what the LAN has.
         let over = nothing_left && self.settled;
         if !over && !running.hedged {
@@ -114,31 +128,39 @@ impl Resolver {
     pub(super) fn start_edge(&mut self, hash: Hash, shell: &mut Shell) {
         if let Some(running) = self.resolutions.get_mut(&hash) {
             running.edge = EdgeState::Busy;
-            self.start_fetch(hash, Source::Edge, Found::Edge, shell);
+            self.start_fetch(hash, Source::Edge, (Found::Edge, None), shell);
         }
     }
 
-    fn start_fetch(&mut self, hash: Hash, source: Source, found: Found, shell: &mut Shell) {
+    /// Starts a fetch of some groups, or of all that are missing.
+    pub(super) fn start_fetch(
+        &mut self,
+        hash: Hash,
+        source: Source,
+        (found, groups): (Found, Option<Range<u64>>),
+        shell: &mut Shell,
+    ) {
         let Some(running) = self.resolutions.get_mut(&hash) else { return };
         let fetch = shell.next_fetch();
-        running.fetch_started(fetch, source, found, shell.now);
+        running.fetch_started(fetch, source, (found, groups.clone()), shell.now);
         if let Source::Peer(peer) = source {
             self.fetching.begin(peer);
         }
         self.fetches.insert(fetch, hash);
-        let stall = shell.config.stall_timeout;
-        running.timers.push(shell.start_timer(stall, Timer::Stall { hash, fetch }));
-        if source != Source::Edge {
-            let late = shell.config.first_group_hedge;
-            running.timers.push(shell.start_timer(late, Timer::FirstGroup { hash, fetch }));
-        }
-        shell.emit(Output::Fetch { fetch, hash, source });
+        let (stall, late) = (shell.config.stall_timeout, shell.config.first_group_hedge);
+        running.fetch_timed(fetch, |timers| {
+            timers.stall = Some(shell.start_timer(stall, Timer::Stall { hash, fetch }));
+            if source != Source::Edge {
+                timers.first = Some(shell.start_timer(late, Timer::FirstGroup { hash, fetch }));
+            }
+        });
+        shell.emit(Output::Fetch { fetch, hash, source, groups });
     }
 
     fn give_up_if_over(&mut self, hash: Hash, peers: &mut Peers, shell: &mut Shell) {
         let Some(running) = self.resolutions.get(&hash) else { return };
         let over = self.settled
-            && running.lan_is_over()
+            && running.lan_is_over(shell.now)
             && running.fetches.is_empty()
             && running.retries.is_empty()
             && running.search == Search::Ended

@@ -1,8 +1,9 @@
 //! What comes of fetches: progress, ends, silence, and another attempt.
 
+use std::ops::Range;
 use std::time::Duration;
 
-use super::resolution::{EdgeState, Holder, Resolution};
+use super::resolution::{EdgeState, Holder, Resolution, Running};
 use super::{Resolver, stop_fetch};
 use crate::blob::Hash;
 use crate::engine::peers::Peers;
@@ -11,9 +12,16 @@ use crate::engine::{DropReason, FetchOutcome, Output, Shell, Source, Timer, Want
 use crate::id::{FetchId, PeerId};
 
 impl Resolver {
-    pub(crate) fn progressed(&mut self, fetch: FetchId, bytes: u64, size: u64, shell: &mut Shell) {
-        let Some(hash) = self.fetches.get(&fetch) else { return };
-        let Some(running) = self.resolutions.get_mut(hash) else { return };
+    pub(crate) fn progressed(
+        &mut self,
+        fetch: FetchId,
+        (bytes, groups): (u64, Range<u64>),
+        size: u64,
+        peers: &mut Peers,
+        shell: &mut Shell,
+    ) {
+        let Some(hash) = self.fetches.get(&fetch).copied() else { return };
+        let Some(running) = self.resolutions.get_mut(&hash) else { return };
         running.receipt.size = Some(size);
         let Some(progressed) = running.progressed(fetch, bytes, shell.now) else { return };
         // The LAN is the cheaper tier: once it gives bytes, an edge that gave none is let go.
@@ -22,12 +30,23 @@ impl Resolver {
                 .fetches
                 .iter()
                 .find(|(_, other)| other.source == Source::Edge && other.bytes == 0);
-            if let Some((edge, _)) = idle.map(|(id, other)| (*id, *other)) {
+            if let Some(edge) = idle.map(|(id, _)| *id) {
                 running.edge = EdgeState::Ready;
                 let why = "let go, the LAN was faster";
                 stop_fetch(running, edge, why, &mut self.fetches, shell);
             }
         }
+        if bytes == 0 {
+            return;
+        }
+        let mut freed = self.correct_size(hash, size, shell);
+        self.open_swarm(hash, size, None, peers, shell);
+        freed.extend(self.swarm_stored(hash, fetch, &groups, shell));
+        if let (None, Source::Peer(peer)) = (&progressed.groups, progressed.source) {
+            self.make_member(hash, peer, progressed.found, shell);
+        }
+        self.advance(hash, peers, shell);
+        freed.into_iter().for_each(|peer| self.fetch_freed(Source::Peer(peer), peers, shell));
     }
 
     pub(crate) fn fetch_ended(
@@ -38,20 +57,23 @@ impl Resolver {
         shell: &mut Shell,
     ) {
         let Some(hash) = self.fetches.remove(&fetch) else { return };
+        self.range_over(hash, fetch, shell);
         let Some(running) = self.resolutions.get_mut(&hash) else { return };
         let Some(ended) = running.fetch_ended(fetch, outcome_text(&outcome), shell.now) else {
             return;
         };
+        ended.timers.stop(shell);
         let source = ended.source;
         match outcome {
             FetchOutcome::Complete { size } => {
                 running.receipt.size = Some(size);
-                running.receipt.found = Some(ended.found);
+                running.receipt.found = Some(running.found_by(&ended));
                 self.finish(hash, Ok(()), peers, shell);
             }
             FetchOutcome::StoreFailed { .. } => {
                 self.finish(hash, Err(WantError::StoreFailed), peers, shell);
             }
+            FetchOutcome::Part => self.swarm_range_stored(hash, ended.groups.as_ref()),
             FetchOutcome::Absent => running.spend(source),
             FetchOutcome::Misbehaved { .. } => {
                 running.troubles.unreachable = true;
@@ -66,6 +88,8 @@ impl Resolver {
                 running.spend(source);
                 self.punish(source, hash, peers, shell);
             }
+            // What a member failed at that was let go is for others to bring.
+            FetchOutcome::Busy { .. } | FetchOutcome::Failed { .. } if running.let_go(&ended) => {}
             FetchOutcome::Busy { retry_after } => {
                 self.retry_busy(hash, source, ended.found, retry_after, shell);
             }
@@ -84,17 +108,23 @@ impl Resolver {
         shell: &mut Shell,
     ) {
         let Some(running) = self.resolutions.get_mut(&hash) else { return };
-        let Some(silent) = running.fetches.get(&fetch).copied() else { return };
+        let Some(silent) = running.fetches.get(&fetch).cloned() else { return };
         let silence = shell.now - silent.heard;
         if silence < shell.config.stall_timeout {
             let rest = shell.config.stall_timeout - silence;
-            running.timers.push(shell.start_timer(rest, Timer::Stall { hash, fetch }));
+            running.fetch_timed(fetch, |timers| {
+                timers.stall = Some(shell.start_timer(rest, Timer::Stall { hash, fetch }));
+            });
             return;
         }
         running.note(Note::Stalled { source: silent.source });
         shell.stats.stalls += 1;
+        self.range_over(hash, fetch, shell);
+        let Some(running) = self.resolutions.get_mut(&hash) else { return };
         stop_fetch(running, fetch, "stalled", &mut self.fetches, shell);
-        self.retry_failed(hash, silent.source, silent.found, shell);
+        if !running.let_go(&silent) {
+            self.retry_failed(hash, silent.source, silent.found, shell);
+        }
         self.advance(hash, peers, shell);
         self.fetch_freed(silent.source, peers, shell);
     }
@@ -112,9 +142,19 @@ impl Resolver {
         let Some(late) = running.fetches.get_mut(&fetch).filter(|fetch| fetch.bytes == 0) else {
             return;
         };
+        // Its source gives another range first: it is not late yet.
+        let silence = shell.now - late.heard;
+        if silence < shell.config.first_group_hedge {
+            let rest = shell.config.first_group_hedge - silence;
+            running.fetch_timed(fetch, |timers| {
+                timers.first = Some(shell.start_timer(rest, Timer::FirstGroup { hash, fetch }));
+            });
+            return;
+        }
         late.late = true;
         running.note(Note::FirstGroupLate);
-        if running.edge == EdgeState::Ready && shell.config.edge {
+        // A range that is late says nothing of the others.
+        if running.edge == EdgeState::Ready && shell.config.edge && !running.is_served() {
             shell.stats.hedges += 1;
             self.start_edge(hash, shell);
         }
@@ -139,6 +179,8 @@ impl Resolver {
         let Some(found) = running.retries.remove(&source) else { return };
         match source {
             Source::Peer(peer) if peers.is_banned(peer, shell.now) => running.spend(source),
+            // A member of a swarm stays one.
+            Source::Peer(peer) if running.is_member(peer) => {}
             Source::Peer(peer) => running.add_holder(Holder { peer, found }),
             Source::Edge => running.edge = EdgeState::Ready,
         }
@@ -148,6 +190,10 @@ impl Resolver {
     /// Plans another attempt at a source that failed, as long as attempts are left.
     fn retry_failed(&mut self, hash: Hash, source: Source, found: Found, shell: &mut Shell) {
         let Some(running) = self.resolutions.get_mut(&hash) else { return };
+        // The ranges of one source fail together, and count once.
+        if running.retries.contains_key(&source) {
+            return;
+        }
         let failures = running.sources.fail(source);
         if failures >= shell.config.attempts_max {
             running.troubles.unreachable = true;
@@ -220,6 +266,8 @@ impl Resolver {
         running.spend(source);
         for (fetch, of) in running.sources_of_fetches() {
             if of == source {
+                self.range_over(hash, fetch, shell);
+                let Some(running) = self.resolutions.get_mut(&hash) else { return };
                 stop_fetch(running, fetch, "banned", &mut self.fetches, shell);
                 self.fetching.end(peer);
             }
@@ -230,15 +278,35 @@ impl Resolver {
 impl Resolution {
     fn spend(&mut self, source: Source) {
         self.sources.spend(source);
-        if source == Source::Edge {
-            self.edge = EdgeState::Spent;
+        match (source, &mut self.swarm) {
+            (Source::Edge, _) => self.edge = EdgeState::Spent,
+            (Source::Peer(peer), Some(swarm)) => swarm.forget(peer),
+            (Source::Peer(_), None) => {}
         }
+    }
+
+    /// Returns what found the blob whose last fetch ended well. One that gave nothing itself, as another
+    /// had brought everything just before, has found nothing.
+    fn found_by(&self, last: &Running) -> Found {
+        let (lan, edge) = (self.receipt.bytes_lan, self.receipt.bytes_edge);
+        if last.bytes == 0 && edge > lan { Found::Edge } else { last.found }
+    }
+
+    /// Returns whether a range was of a member that is none any more.
+    fn let_go(&self, ended: &Running) -> bool {
+        let Source::Peer(peer) = ended.source else { return false };
+        ended.groups.is_some() && !self.is_member(peer)
+    }
+
+    fn is_member(&self, peer: PeerId) -> bool {
+        self.swarm.as_ref().is_some_and(|swarm| swarm.contains(peer))
     }
 }
 
 fn outcome_text(outcome: &FetchOutcome) -> &str {
     match outcome {
         FetchOutcome::Complete { .. } => "complete",
+        FetchOutcome::Part => "part",
         FetchOutcome::Absent => "absent",
         FetchOutcome::Busy { .. } => "busy",
         FetchOutcome::Failed { detail }

@@ -37,7 +37,12 @@ impl Resolver {
         for hash in self.hashes() {
             let opinion = peers.opinion(peer, &hash, shell.now, &shell.config);
             let Some(running) = self.resolutions.get_mut(&hash) else { continue };
-            if running.stage == Stage::Local || opinion == Opinion::RuledOut {
+            if running.stage == Stage::Local {
+                continue;
+            }
+            self.greet_partner(hash, peer, shell);
+            let Some(running) = self.resolutions.get_mut(&hash) else { continue };
+            if opinion == Opinion::RuledOut {
                 continue;
             }
             let was_skipped = running.receipt.skipped.contains(&peer);
@@ -76,12 +81,15 @@ impl Resolver {
             shell.stats.asks_wasted += 1;
         }
         peers.learn(peer, shell.now - ask.sent, lesson, shell.now, &shell.config);
+        let mut freed = Vec::new();
         match result {
             AskResult::Have { size } if answer == AskedAnswer::Have => {
                 running.receipt.size.get_or_insert(size);
                 if !banned {
                     running.add_holder(Holder { peer, found: Found::Lan });
                 }
+                freed = self.doubt_size(hash, size, shell);
+                self.open_swarm(hash, size, None, peers, shell);
             }
             AskResult::Busy { retry_after_ms } => {
                 let after = Duration::from_millis(u64::from(retry_after_ms));
@@ -90,6 +98,7 @@ impl Resolver {
             AskResult::Have { .. } | AskResult::Absent => {}
         }
         self.advance(hash, peers, shell);
+        freed.into_iter().for_each(|peer| self.fetch_freed(Source::Peer(peer), peers, shell));
         self.ask_freed(peer, peers, shell);
     }
 
@@ -126,7 +135,9 @@ impl Resolver {
                 running.candidates.retain(|(candidate, _)| *candidate != peer);
                 running.holders.retain(|holder| holder.peer != peer);
                 running.considered.remove(&peer);
+                running.part_from(peer);
             }
+            self.divide(hash);
             self.advance(hash, peers, shell);
         }
     }

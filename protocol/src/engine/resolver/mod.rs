@@ -8,7 +8,8 @@
 //! Tail at Scale, CACM 2013).
 //!
 //! This file takes in and ends wants. [`finding`] takes in what is learned of holders, [`fetching`]
-//! what comes of fetches; [`advance`] is the one place that decides what happens next. [`resolution`]
+//! what comes of fetches; [`advance`] is the one place that decides what happens next. [`swarm`] fetches a
+//! long blob from many at once. [`resolution`]
 //! holds the state of one hash and keeps its receipt, [`sources`] what became of those it tried, and
 //! [`queues`] who waits for room at a peer.
 
@@ -18,12 +19,14 @@ mod finding;
 mod queues;
 mod resolution;
 mod sources;
+mod swarm;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use queues::Queues;
 use resolution::{Resolution, Search, Stage, Want};
+pub(crate) use swarm::Told;
 
 use crate::blob::Hash;
 use crate::engine::peers::Peers;
@@ -128,9 +131,10 @@ impl Resolver {
             }
             // It went again before it was looked for: what is under way goes on.
             LookResult::Part { .. } | LookResult::Absent if !first => return,
-            LookResult::Part { size, held } => {
+            LookResult::Part { size, held, groups } => {
                 running.receipt.size = Some(size);
                 running.receipt.bytes_local = held;
+                self.open_swarm(hash, size, Some(groups), peers, shell);
             }
             LookResult::Absent => {}
         }
@@ -174,7 +178,11 @@ impl Resolver {
         peers: &mut Peers,
         shell: &mut Shell,
     ) {
+        if result.is_ok() {
+            self.tell_followers(hash, shell);
+        }
         let Some(mut running) = self.resolutions.remove(&hash) else { return };
+        running.ticker.take().into_iter().for_each(|timer| shell.stop_timer(timer));
         running.timers.drain(..).for_each(|timer| shell.stop_timer(timer));
         let mut freed = Vec::new();
         for (fetch, source) in running.sources_of_fetches() {
@@ -229,7 +237,9 @@ fn stop_fetch(
     fetches: &mut BTreeMap<FetchId, Hash>,
     shell: &mut Shell,
 ) {
-    running.fetch_ended(fetch, why, shell.now);
+    if let Some(stopped) = running.fetch_ended(fetch, why, shell.now) {
+        stopped.timers.stop(shell);
+    }
     fetches.remove(&fetch);
     shell.emit(Output::StopFetch { fetch });
 }

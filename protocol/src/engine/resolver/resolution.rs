@@ -1,15 +1,26 @@
 //! The state of resolving one hash: everything that is under way for all who want it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 use std::time::Duration;
 
 use super::sources::Sources;
-use crate::blob::Hash;
+use super::swarm::{Swarm, time_for};
+use crate::blob::{GROUP_LEN, Hash};
 use crate::engine::peers::Opinion;
 use crate::engine::receipt::{Asked, AskedAnswer, Fetched, Found, Note, Phases, Receipt, Searched};
-use crate::engine::{Source, TimerKey, WantError};
+use crate::engine::{Shell, Source, TimerKey, WantError};
 use crate::id::{FetchId, PeerId, QueryId, WantId};
 use crate::time::Time;
+
+/// A range is slow when it takes so many times what an idle source would need for it, and this more.
+const SLOW_FACTOR: u32 = 3;
+const SLOW_GRACE: Duration = Duration::from_millis(50);
+/// What a source is thought to need for a range before it gave any.
+const UNKNOWN_NEEDS: Duration = Duration::from_millis(500);
+
+/// The most notes of a receipt: a long blob from sources in trouble would have one for every range.
+const NOTES_MAX: usize = 256;
 
 #[derive(Debug)]
 pub(crate) struct Resolution {
@@ -29,12 +40,16 @@ pub(crate) struct Resolution {
     /// Sources that wait for their next attempt.
     pub(crate) retries: BTreeMap<Source, Found>,
     pub(crate) fetches: BTreeMap<FetchId, Running>,
+    /// The pieces and members of a long blob, once its size is known.
+    pub(crate) swarm: Option<Swarm>,
+    /// The swarm's next look at itself.
+    pub(crate) ticker: Option<TimerKey>,
     pub(crate) search: Search,
     pub(crate) edge: EdgeState,
     /// Whether the LAN has had the time that the edge owes it.
     pub(crate) hedged: bool,
     pub(crate) troubles: Troubles,
-    /// Every timer started for this hash, taken back at its end.
+    /// Every timer started for this hash but those of fetches, taken back at its end.
     pub(crate) timers: Vec<TimerKey>,
     pub(crate) clock: Clock,
     pub(crate) receipt: Receipt,
@@ -69,7 +84,7 @@ pub(crate) struct Holder {
     pub(crate) found: Found,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Running {
     pub(crate) source: Source,
     pub(crate) found: Found,
@@ -77,8 +92,24 @@ pub(crate) struct Running {
     pub(crate) bytes: u64,
     /// Whether it took too long to its first byte, so that another may be started beside it.
     pub(crate) late: bool,
-    started: Time,
+    /// The groups that it is to bring; none for all that are missing.
+    pub(crate) groups: Option<Range<u64>>,
+    pub(crate) started: Time,
+    pub(crate) timers: FetchTimers,
     row: usize,
+}
+
+/// Is what a fetch waits for, taken back at its end: a long blob has many fetches.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct FetchTimers {
+    pub(crate) stall: Option<TimerKey>,
+    pub(crate) first: Option<TimerKey>,
+}
+
+impl FetchTimers {
+    pub(crate) fn stop(self, shell: &mut Shell) {
+        [self.stall, self.first].into_iter().flatten().for_each(|timer| shell.stop_timer(timer));
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,6 +163,8 @@ impl Resolution {
             sources: Sources::default(),
             retries: BTreeMap::new(),
             fetches: BTreeMap::new(),
+            swarm: None,
+            ticker: None,
             search: Search::Idle,
             edge: EdgeState::Ready,
             hedged: false,
@@ -143,7 +176,9 @@ impl Resolution {
     }
 
     pub(crate) fn note(&mut self, note: Note) {
-        self.receipt.notes.push(note);
+        if self.receipt.notes.len() < NOTES_MAX {
+            self.receipt.notes.push(note);
+        }
     }
 
     pub(crate) fn local_done(&mut self, now: Time) {
@@ -214,29 +249,73 @@ impl Resolution {
         &mut self,
         fetch: FetchId,
         source: Source,
-        found: Found,
+        (found, groups): (Found, Option<Range<u64>>),
         now: Time,
     ) {
         self.clock.source_chosen.get_or_insert(now);
-        let row = self.receipt.fetches.len();
-        let fetched = Fetched { source, bytes: 0, outcome: String::new(), took: Duration::ZERO };
-        self.receipt.fetches.push(fetched);
-        let running =
-            Running { source, found, heard: now, bytes: 0, late: false, started: now, row };
+        let row = self.row_of(fetch, source, groups.is_some());
+        let heard = now;
+        let running = Running {
+            source,
+            found,
+            heard,
+            bytes: 0,
+            late: false,
+            groups,
+            started: now,
+            timers: FetchTimers::default(),
+            row,
+        };
         self.fetches.insert(fetch, running);
     }
 
+    /// Sets timers of a fetch.
+    pub(crate) fn fetch_timed(&mut self, fetch: FetchId, set: impl FnOnce(&mut FetchTimers)) {
+        if let Some(running) = self.fetches.get_mut(&fetch) {
+            set(&mut running.timers);
+        }
+    }
+
+    /// Returns the row of the receipt for a fetch; the ranges of one source share a row.
+    fn row_of(&mut self, fetch: FetchId, source: Source, ranges: bool) -> usize {
+        let rows = &mut self.receipt.fetches;
+        if let Some(row) = rows.iter().position(|row| ranges && row.source == source) {
+            return row;
+        }
+        let (outcome, took) = (String::new(), Duration::ZERO);
+        rows.push(Fetched { fetch, source, bytes: 0, outcome, took });
+        rows.len() - 1
+    }
+
+    /// Returns whether what is on its way from others takes much longer than a source would need that
+    /// gives `rate` bytes a second.
+    pub(crate) fn is_slow(&self, groups: &Range<u64>, rate: Option<u64>, now: Time) -> bool {
+        let overlaps = |own: &Range<u64>| own.start < groups.end && groups.start < own.end;
+        let bytes = (groups.end - groups.start).saturating_mul(GROUP_LEN);
+        let known = rate.filter(|rate| *rate > 0);
+        let needs = known.map_or(UNKNOWN_NEEDS, |rate| time_for(bytes, rate));
+        let patience = needs.saturating_mul(SLOW_FACTOR) + SLOW_GRACE;
+        let mut others =
+            self.fetches.values().filter(|fetch| fetch.groups.as_ref().is_some_and(overlaps));
+        others.all(|fetch| fetch.late || now - fetch.started > patience)
+    }
+
     pub(crate) fn progressed(&mut self, fetch: FetchId, bytes: u64, now: Time) -> Option<Running> {
+        let source = self.fetches.get(&fetch)?.source;
+        // A source that gives one range is alive, though another one waits behind it.
+        for other in self.fetches.values_mut().filter(|other| other.source == source) {
+            other.heard = now;
+        }
         let running = self.fetches.get_mut(&fetch)?;
-        running.heard = now;
         if bytes == 0 {
             // A sign of life, such as a piece of a long group list.
-            return Some(*running);
+            return Some(running.clone());
         }
         running.bytes += bytes;
-        self.sources.gave(running.source);
+        let running = running.clone();
+        self.sources.gave(source);
         if let Some(row) = self.receipt.fetches.get_mut(running.row) {
-            row.bytes = running.bytes;
+            row.bytes += bytes;
         }
         match running.source {
             Source::Peer(_) => self.receipt.bytes_lan += bytes,
@@ -244,7 +323,7 @@ impl Resolution {
         }
         self.clock.first_byte.get_or_insert(now);
         self.clock.last_byte = Some(now);
-        Some(*running)
+        Some(running)
     }
 
     pub(crate) fn fetch_ended(
@@ -256,7 +335,7 @@ impl Resolution {
         let running = self.fetches.remove(&fetch)?;
         if let Some(row) = self.receipt.fetches.get_mut(running.row) {
             outcome.clone_into(&mut row.outcome);
-            row.took = now - running.started;
+            row.took = row.took.max(now - running.started);
         }
         Some(running)
     }
@@ -291,9 +370,28 @@ impl Resolution {
         self.fetches.values().any(|running| running.bytes > 0)
     }
 
+    /// Returns whether a member of the swarm may bring something. One that waits for its next attempt is
+    /// nobody to wait for.
+    pub(crate) fn is_swarm_hopeful(&self, now: Time) -> bool {
+        self.swarm.as_ref().is_some_and(|swarm| swarm.is_hopeful(&self.retries, now))
+    }
+
+    /// Returns whether a source is being asked for all that is missing.
+    pub(crate) fn gives_everything(&self, source: Source) -> bool {
+        self.fetches.values().any(|fetch| fetch.source == source && fetch.groups.is_none())
+    }
+
+    /// Returns how many ranges a peer brings.
+    pub(crate) fn ranges_of(&self, peer: PeerId) -> usize {
+        let of_peer =
+            |fetch: &&Running| fetch.source == Source::Peer(peer) && fetch.groups.is_some();
+        self.fetches.values().filter(of_peer).count()
+    }
+
     /// Returns whether the LAN has nothing left that could give the blob, as far as is known now.
-    pub(crate) fn lan_is_over(&self) -> bool {
+    pub(crate) fn lan_is_over(&self, now: Time) -> bool {
         self.candidates.is_empty()
+            && !self.is_swarm_hopeful(now)
             && self.asks.is_empty()
             && self.holders.is_empty()
             && !self.fetches_from_peers()

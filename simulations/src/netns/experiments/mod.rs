@@ -15,10 +15,22 @@ use super::{
 };
 
 pub mod dht_only;
+pub mod holders_fail;
+pub mod impairment;
+mod lan;
+pub mod swarm;
 pub mod three_nodes;
+pub mod two_nodes_shaped;
 
 /// All experiments, in the order of the README.
-pub static CATALOGUE: &[&Experiment] = &[&three_nodes::EXPERIMENT, &dht_only::EXPERIMENT];
+pub static CATALOGUE: &[&Experiment] = &[
+    &three_nodes::EXPERIMENT,
+    &dht_only::EXPERIMENT,
+    &impairment::EXPERIMENT,
+    &two_nodes_shaped::EXPERIMENT,
+    &swarm::EXPERIMENT,
+    &holders_fail::EXPERIMENT,
+];
 
 /// How often a question is asked again while its answer is waited for.
 const ASK_PAUSE: Duration = Duration::from_millis(20);

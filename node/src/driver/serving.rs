@@ -1,0 +1,100 @@
+//! Serving peers: what they ask for comes before the engine, and what it admits is done here.
+
+use std::time::Duration;
+
+use blobmesh_protocol::PeerId;
+use blobmesh_protocol::engine::ServeVerdict;
+use blobmesh_protocol::id::ServeId;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+
+use super::Driver;
+use super::event::{Event, ServeSlot, Verdict};
+use crate::lane::{Admission, Lanes, Slot};
+use crate::store::Store;
+use crate::swarm::Stream;
+use crate::transfer::{FrameIo, provider};
+
+impl Driver {
+    /// Takes a blob stream that a peer opened: the engine decides once the request is there.
+    pub(super) fn start_serving(&mut self, peer: PeerId, stream: Stream) {
+        let (store, events) = (self.store.clone(), self.tasks.events());
+        let lanes = self.lanes.0.clone();
+        self.tasks.spawn(async move {
+            let mut io = FrameIo::new(stream);
+            if let Err(error) = serve_one(&mut io, peer, &store, (&events, &lanes)).await {
+                tracing::debug!(peer = ?peer, %error, "service ended early");
+            }
+        });
+    }
+
+    pub(super) fn serve(&mut self, serve: ServeId, verdict: ServeVerdict) {
+        let Some((peer, waiting)) = self.serves.remove(&serve) else { return };
+        let verdict = match verdict {
+            ServeVerdict::Busy { retry_after } => Verdict::Busy { retry_after },
+            ServeVerdict::Admit => {
+                Verdict::Admit(ServeSlot { serve, peer, bytes: 0, events: self.tasks.events() })
+            }
+        };
+        // The slot of a peer that went while it waited comes back by itself.
+        waiting.send(verdict).ok();
+    }
+
+    /// Takes the lanes that peers dial at a listener.
+    pub(super) fn accept_lanes(&mut self, listener: TcpListener) {
+        let events = self.tasks.events();
+        let admission = move |peer| LaneAdmission { peer, events: events.clone() };
+        self.tasks.spawn(self.lanes.0.clone().accept(listener, self.store.clone(), admission));
+    }
+}
+
+async fn serve_one(
+    io: &mut FrameIo<Stream>,
+    peer: PeerId,
+    store: &Store,
+    (events, lanes): (&mpsc::Sender<Event>, &Lanes),
+) -> Result<(), provider::ServeError> {
+    let request = provider::request(io).await?;
+    let (verdict, answer) = oneshot::channel();
+    if events.send(Event::ServeAsked { peer, verdict }).await.is_err() {
+        return Ok(());
+    }
+    match answer.await {
+        // The driver has stopped.
+        Err(_) => Ok(()),
+        Ok(Verdict::Busy { retry_after }) => provider::turn_away(io, retry_after).await,
+        Ok(Verdict::Admit(mut slot)) => {
+            let offer = |bytes| lanes.offer(peer, bytes);
+            slot.bytes = provider::serve(io, request, store, offer).await?;
+            Ok(())
+        }
+    }
+}
+
+/// Asks the engine about the peer at the other end of a lane.
+struct LaneAdmission {
+    peer: PeerId,
+    events: mpsc::Sender<Event>,
+}
+
+impl Admission for LaneAdmission {
+    type Slot = ServeSlot;
+
+    fn admit(&mut self) -> Result<ServeSlot, Option<Duration>> {
+        let (verdict, answer) = oneshot::channel();
+        let asked = Event::ServeAsked { peer: self.peer, verdict };
+        self.events.blocking_send(asked).map_err(|_| None)?;
+        match answer.blocking_recv() {
+            Ok(Verdict::Admit(slot)) => Ok(slot),
+            Ok(Verdict::Busy { retry_after }) => Err(Some(retry_after)),
+            // The driver has stopped.
+            Err(_) => Err(None),
+        }
+    }
+}
+
+impl Slot for ServeSlot {
+    fn sent(&mut self, bytes: u64) {
+        self.bytes += bytes;
+    }
+}

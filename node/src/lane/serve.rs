@@ -1,0 +1,243 @@
+//! Serving over a lane: one request after another, in the order they come.
+//!
+//! The engine admits a peer for one blob at a time. The slot is held while requests for that blob
+//! follow each other, and given back when the peer is quiet or turns to another.
+
+use std::io::{self, IoSlice};
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use blobmesh_protocol::Hash;
+use blobmesh_protocol::blob::{GROUP_LEN, group_count, group_len};
+use blobmesh_protocol::compress::Compressor;
+use blobmesh_protocol::wire::frame::{self, FRAME_HEADER_LEN, FrameHeader};
+use blobmesh_protocol::wire::message::{
+    BlobHead, BlobRequest, END, GROUP, GROUP_PREFIX_LEN, HEAD, LIST, LIST_PIECE_LEN_MAX, REQUEST,
+};
+
+use super::accepted::Accepted;
+use super::buffers::{BUFFER_WAIT, Buffers};
+use super::wait::{self, Patience};
+use crate::store::{BlobReader, Store};
+use crate::transfer::StreamError;
+use crate::transfer::provider::{self, ServeError};
+
+/// How long a lane may ask for nothing.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a slot is kept for a peer that asks for nothing. The next request of one that fetches is
+/// there already.
+const SLOT_TIMEOUT: Duration = Duration::from_millis(100);
+/// How long a peer may take to accept one piece.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How many groups are read, encrypted and sent at once: small enough for the processor's cache.
+const PIECE_GROUPS: u64 = 4;
+/// A group's header and what precedes its payload.
+const GROUP_HEADER_LEN: usize = FRAME_HEADER_LEN + GROUP_PREFIX_LEN as usize;
+
+/// Says whether a peer is served a blob, and keeps its slot.
+pub(crate) trait Admission: Send {
+    /// Is held while a blob is served; dropping it gives the slot back.
+    type Slot: Slot;
+    /// Asks for a slot, and waits for the answer.
+    ///
+    /// # Errors
+    /// After how long the peer should come again; none when the node stops.
+    fn admit(&mut self) -> Result<Self::Slot, Option<Duration>>;
+}
+
+/// Is one service that runs.
+pub(crate) trait Slot {
+    /// Counts bytes of a blob that were sent.
+    fn sent(&mut self, bytes: u64);
+}
+
+/// Serves a lane until its end.
+pub(super) struct Service<'a, A: Admission> {
+    pub(super) lane: Accepted,
+    pub(super) admission: A,
+    pub(super) store: &'a Store,
+    pub(super) buffers: &'a Buffers,
+    pub(super) stop: &'a AtomicBool,
+}
+
+/// The blob that a lane is about.
+struct Current<S> {
+    hash: Hash,
+    reader: BlobReader,
+    compressor: Compressor,
+    encoded: Vec<Vec<u8>>,
+    slot: S,
+}
+
+impl<A: Admission> Service<'_, A> {
+    pub(super) fn run(mut self) -> Result<(), ServeError> {
+        let mut current = None;
+        let mut since = Instant::now();
+        loop {
+            let timeout = if current.is_some() { SLOT_TIMEOUT } else { IDLE_TIMEOUT };
+            let patience = Patience { stop: self.stop, deadline: since + timeout };
+            let frame = match self.lane.next_frame(patience) {
+                Err(StreamError::Io(error)) if current.is_some() && wait::is_tick(&error) => {
+                    current = None;
+                    continue;
+                }
+                frame => frame?,
+            };
+            let Some(frame) = frame else { return Ok(()) };
+            if frame.kind != REQUEST {
+                return Err(ServeError::NoRequest);
+            }
+            let request: BlobRequest = frame.decode().map_err(StreamError::from)?;
+            current = self.respond(&request, current)?;
+            since = Instant::now();
+        }
+    }
+
+    /// Answers one request, and returns what the next one may go on with.
+    fn respond(
+        &mut self,
+        request: &BlobRequest,
+        current: Option<Current<A::Slot>>,
+    ) -> Result<Option<Current<A::Slot>>, ServeError> {
+        let mut current = match current.filter(|current| current.hash == request.hash) {
+            Some(current) => current,
+            None => match self.begin(request)? {
+                Ok(current) => current,
+                Err(head) => return self.answer(head).map(|()| None),
+            },
+        };
+        let size = current.reader.size();
+        let Some(runs) = provider::plan(request, size) else {
+            self.answer(BlobHead::Refused)?;
+            return Ok(Some(current));
+        };
+        self.answer(BlobHead::Ok { size })?;
+        let last = group_count(size) - 1;
+        let with_list = request.with_list && last > 0;
+        if with_list {
+            self.send_list(&current.reader)?;
+            self.send_run(&mut current, last, last + 1)?;
+        }
+        for (first, count) in runs {
+            let end = first + count;
+            let end = if with_list && end == last + 1 { last } else { end };
+            self.send_run(&mut current, first, end)?;
+        }
+        self.send(&[IoSlice::new(&FrameHeader { kind: END, len: 0 }.encode())])?;
+        Ok(Some(current))
+    }
+
+    /// Asks for a slot and opens the blob, or returns the head that turns the peer away.
+    fn begin(
+        &mut self,
+        request: &BlobRequest,
+    ) -> Result<Result<Current<A::Slot>, BlobHead>, ServeError> {
+        let slot = match self.admission.admit() {
+            Ok(slot) => slot,
+            Err(Some(retry_after)) => {
+                let retry_after_ms = u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX);
+                return Ok(Err(BlobHead::Busy { retry_after_ms }));
+            }
+            Err(None) => return Err(ServeError::Worker),
+        };
+        let Some(reader) = provider::open(self.store, &request.hash)? else {
+            return Ok(Err(BlobHead::Absent));
+        };
+        let compressor = provider::compressor(&reader, request.codecs)?;
+        let encoded = Vec::new();
+        Ok(Ok(Current { hash: request.hash, reader, compressor, encoded, slot }))
+    }
+
+    fn send_list(&mut self, reader: &BlobReader) -> Result<(), ServeError> {
+        let list = reader.list()?;
+        let piece = usize::try_from(LIST_PIECE_LEN_MAX / 32).unwrap_or(usize::MAX);
+        for values in list.values().chunks(piece) {
+            let bytes = values.as_flattened();
+            let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+            let header = FrameHeader { kind: LIST, len }.encode();
+            self.send(&[IoSlice::new(&header), IoSlice::new(bytes)])?;
+        }
+        Ok(())
+    }
+
+    /// Sends the groups from `first` to before `end`, as many at once as lie in a piece.
+    fn send_run(
+        &mut self,
+        current: &mut Current<A::Slot>,
+        first: u64,
+        end: u64,
+    ) -> Result<(), ServeError> {
+        if first >= end {
+            return Ok(());
+        }
+        let Some(mut buffer) = self.buffers.take(BUFFER_WAIT) else {
+            return Err(ServeError::NoBuffer);
+        };
+        let size = current.reader.size();
+        let mut index = first;
+        while index < end {
+            let after = (index + PIECE_GROUPS).min(end);
+            let len: usize = (index..after).map(|index| group_len(size, index)).sum();
+            let bytes = buffer.get_mut(..len).unwrap_or_default();
+            current.reader.read_run(index, bytes)?;
+            self.send_groups(current, index, bytes)?;
+            current.slot.sent(u64::try_from(len).unwrap_or(0));
+            index = after;
+        }
+        Ok(())
+    }
+
+    fn send_groups(
+        &mut self,
+        current: &mut Current<A::Slot>,
+        first: u64,
+        bytes: &[u8],
+    ) -> Result<(), ServeError> {
+        let group = usize::try_from(GROUP_LEN).unwrap_or(usize::MAX);
+        let groups: Vec<&[u8]> = bytes.chunks(group).collect();
+        current.encoded.resize_with(groups.len(), Vec::new);
+        let mut headers: Vec<[u8; GROUP_HEADER_LEN]> = Vec::with_capacity(groups.len());
+        for ((index, group), encoded) in (first..).zip(&groups).zip(&mut current.encoded) {
+            let codec = current.compressor.encode_group(group, encoded);
+            let payload_len = if encoded.is_empty() { group.len() } else { encoded.len() };
+            headers.push(group_header(index, codec.number(), payload_len));
+        }
+        let payloads = groups
+            .iter()
+            .zip(&current.encoded)
+            .map(|(group, encoded)| if encoded.is_empty() { *group } else { &encoded[..] });
+        let pieces: Vec<IoSlice<'_>> = headers
+            .iter()
+            .zip(payloads)
+            .flat_map(|(header, payload)| [IoSlice::new(header), IoSlice::new(payload)])
+            .collect();
+        self.send(&pieces)
+    }
+
+    fn answer(&mut self, head: BlobHead) -> Result<(), ServeError> {
+        let head = frame::encode(HEAD, &head).map_err(StreamError::from)?;
+        self.send(&[IoSlice::new(&head)])
+    }
+
+    fn send(&mut self, pieces: &[IoSlice<'_>]) -> Result<(), ServeError> {
+        let deadline = Instant::now() + WRITE_TIMEOUT;
+        let sent = self.lane.put(pieces);
+        sent.and_then(|()| self.lane.send(Patience { stop: self.stop, deadline })).map_err(too_slow)
+    }
+}
+
+fn too_slow(error: io::Error) -> ServeError {
+    if wait::is_tick(&error) { ServeError::TooSlow } else { StreamError::from(error).into() }
+}
+
+fn group_header(index: u64, codec: u8, payload_len: usize) -> [u8; GROUP_HEADER_LEN] {
+    let len = u32::try_from(payload_len).unwrap_or(u32::MAX).saturating_add(GROUP_PREFIX_LEN);
+    let mut header = [0; GROUP_HEADER_LEN];
+    let (frame, prefix) = header.split_at_mut(FRAME_HEADER_LEN);
+    frame.copy_from_slice(&FrameHeader { kind: GROUP, len }.encode());
+    if let Some((last, number)) = prefix.split_last_mut() {
+        number.copy_from_slice(&index.to_le_bytes());
+        *last = codec;
+    }
+    header
+}

@@ -1,0 +1,381 @@
+//! The swarm: one blob from all who hold it, and from those who are fetching it, too.
+//!
+//! A blob of at least [`Config::swarm_bytes_min`](crate::Config::swarm_bytes_min) is fetched in pieces
+//! from several peers at once, its *members*: those that hold all of it, and *partners*, who are fetching
+//! it like us. Partners find each other by the word that each sends its neighbours when it begins, and
+//! tell each other of the blocks that they hold as these come. [`pieces`] says what to fetch next from
+//! whom, [`members`] judges who they are, [`words`] is what they tell each other; this file keeps the members
+//! busy, with a few ranges each so that none waits for its next request, and sees that no range is left with one
+//! who is slow.
+//!
+//! Until a first group has proven the size and the list of groups there is one fetch at a time.
+
+mod members;
+mod pieces;
+mod words;
+
+use std::ops::Range;
+use std::time::Duration;
+
+use members::Member;
+pub(crate) use members::{Swarm, time_for};
+use pieces::{Have, Pieces, Rules};
+pub(crate) use words::Told;
+
+use super::resolution::{Holder, Resolution, Running, Stage};
+use super::{Resolver, stop_fetch};
+use crate::blob::{GROUP_LEN, GroupSet, Hash};
+use crate::engine::peers::Peers;
+use crate::engine::receipt::Found;
+use crate::engine::{Shell, Source, Timer};
+use crate::id::{FetchId, PeerId};
+
+/// How often a swarm tells its partners what is new, and looks for members that are slow.
+const TICK: Duration = Duration::from_millis(50);
+/// Ranges that one member brings at once: while one is on its way the next is asked for already.
+const RANGES_PER_MEMBER: usize = 2;
+/// How often all neighbours are told that the blob is still being fetched.
+const GREET_INTERVAL: Duration = Duration::from_secs(4);
+
+impl Resolver {
+    /// Makes a blob a swarm once its size is known, if it is long enough for one.
+    pub(super) fn open_swarm(
+        &mut self,
+        hash: Hash,
+        size: u64,
+        held: Option<GroupSet>,
+        peers: &Peers,
+        shell: &mut Shell,
+    ) {
+        let Some(running) = self.resolutions.get_mut(&hash) else { return };
+        let long = size >= shell.config.swarm_bytes_min && size <= shell.config.blob_bytes_max;
+        if running.swarm.is_some() || running.stage != Stage::Remote || !long {
+            return;
+        }
+        let proven = held.is_some();
+        let Some(pieces) = Pieces::new(peers.me(), size, held) else { return };
+        running.swarm = Some(Swarm::new(pieces, proven, shell.now));
+        // The word goes to all neighbours: who fetches the blob too answers, the others ignore it.
+        self.greet_all(hash, peers, shell);
+        self.start_ticking(hash, shell);
+    }
+
+    /// Keeps the members of a swarm busy.
+    pub(super) fn fetch_from_members(&mut self, hash: Hash, shell: &mut Shell) {
+        self.take_in_holders(hash, shell);
+        if self.goes_on_alone(hash, shell) {
+            return;
+        }
+        let Some(running) = self.resolutions.get(&hash) else { return };
+        let Some(swarm) = &running.swarm else { return };
+        let mut order: Vec<(usize, PeerId)> =
+            swarm.members.keys().map(|peer| (running.ranges_of(*peer), *peer)).collect();
+        // Whoever has least to do goes first, so that a few blocks are spread over many members.
+        order.sort_unstable();
+        let mut idle = false;
+        for round in 0..RANGES_PER_MEMBER {
+            for (_, peer) in &order {
+                idle |= self.fetch_range(hash, *peer, round, shell);
+            }
+        }
+        let now = shell.now;
+        if let Some(swarm) = self.swarm_mut(hash) {
+            swarm.idle_since = if idle { swarm.idle_since.or(Some(now)) } else { None };
+        }
+    }
+
+    /// Asks a member that has at most `ranges` ranges for one more, and returns whether it holds all and
+    /// yet stays idle.
+    fn fetch_range(&mut self, hash: Hash, peer: PeerId, ranges: usize, shell: &mut Shell) -> bool {
+        let Some(running) = self.resolutions.get(&hash) else { return false };
+        let Some(swarm) = &running.swarm else { return false };
+        let brings = running.ranges_of(peer);
+        let Some(member) = swarm.members.get(&peer).filter(|_| brings <= ranges) else {
+            return false;
+        };
+        let whole = matches!(member.have, Have::Whole);
+        if member.dry || (ranges > 0 && !swarm.is_pipelined(member)) {
+            return member.dry && whole && ranges == 0;
+        }
+        let source = Source::Peer(peer);
+        // One that is late with everything is not asked for parts of it, too.
+        let waits = running.retries.contains_key(&source) || running.gives_everything(source);
+        let proving = !swarm.proven && running.is_served();
+        if waits || proving || running.fetches.len() >= shell.config.fetches_per_hash_max {
+            return false;
+        }
+        if !self.fetching.has_room(peer, shell.config.fetches_per_peer_max) {
+            self.fetching.wait(peer, hash);
+            return false;
+        }
+        let patient = swarm.is_patient(member, shell.now);
+        let blocks_max = swarm.range_blocks(member);
+        let rules = Rules { others_too: !patient, doubled: false, blocks_max };
+        let fresh = swarm.pieces.pick(&member.have, rules);
+        let picked = fresh.or_else(|| {
+            let doubled = Rules { doubled: true, others_too: true, blocks_max: 1 };
+            let range =
+                swarm.pieces.pick(&member.have, doubled).filter(|_| swarm.pieces.is_end())?;
+            (brings == 0 && running.is_slow(&range, member.rate, shell.now)).then_some(range)
+        });
+        let found = member.found;
+        let Some(groups) = picked else {
+            if let Some(member) = self.member_mut(hash, peer) {
+                member.dry = true;
+            }
+            return whole && ranges == 0;
+        };
+        if let Some(swarm) = self.swarm_mut(hash) {
+            swarm.pieces.bring(&groups, true);
+        }
+        self.start_fetch(hash, Source::Peer(peer), (found, Some(groups)), shell);
+        false
+    }
+
+    /// Makes members of the holders that were found, as many as the bound allows.
+    fn take_in_holders(&mut self, hash: Hash, shell: &mut Shell) {
+        let (now, members_max) = (shell.now, shell.config.partners_max);
+        let Some(running) = self.resolutions.get_mut(&hash) else { return };
+        let before = running.swarm.as_ref().map_or(0, Swarm::holders);
+        for holder in std::mem::take(&mut running.holders) {
+            let Some(swarm) = &mut running.swarm else { return };
+            if swarm.contains(holder.peer) || swarm.holders() < members_max {
+                swarm.join(holder, now);
+            } else {
+                running.holders.push_back(holder);
+            }
+        }
+        if running.swarm.as_ref().is_some_and(|swarm| swarm.holders() != before) {
+            self.divide(hash);
+        }
+    }
+
+    /// Takes in that groups were stored, whoever brought them; fetches that bring nothing else end, and
+    /// those whose peers have room again are returned.
+    pub(super) fn swarm_stored(
+        &mut self,
+        hash: Hash,
+        by: FetchId,
+        groups: &Range<u64>,
+        shell: &mut Shell,
+    ) -> Vec<PeerId> {
+        let Some(running) = self.resolutions.get_mut(&hash) else { return Vec::new() };
+        let Some(swarm) = &mut running.swarm else { return Vec::new() };
+        swarm.proven = true;
+        swarm.pieces.stored(groups.clone());
+        if running.fetches.get(&by).is_some_and(|fetch| swarm.is_partner(fetch.source)) {
+            swarm.helped = shell.now;
+        }
+        let needless: Vec<(FetchId, Source)> = running
+            .fetches
+            .iter()
+            .filter(|(id, fetch)| {
+                let overlaps = |own: &Range<u64>| own.start < groups.end && groups.start < own.end;
+                // The one that brought the last group is about to say so itself.
+                let own = fetch.groups.as_ref().filter(|own| **id != by && overlaps(own));
+                own.is_some_and(|own| swarm.pieces.holds(own))
+            })
+            .map(|(id, fetch)| (*id, fetch.source))
+            .collect();
+        let mut freed = Vec::new();
+        for (fetch, source) in needless {
+            self.range_over(hash, fetch, shell);
+            if let Some(running) = self.resolutions.get_mut(&hash) {
+                stop_fetch(running, fetch, "another was faster", &mut self.fetches, shell);
+            }
+            if let Source::Peer(peer) = source {
+                freed.push(peer);
+            }
+        }
+        freed
+    }
+
+    /// Takes in that a range was stored to its end: what came of it after another fetch of it was stopped
+    /// was never told of.
+    pub(super) fn swarm_range_stored(&mut self, hash: Hash, groups: Option<&Range<u64>>) {
+        if let (Some(swarm), Some(groups)) = (self.swarm_mut(hash), groups) {
+            swarm.pieces.stored(groups.clone());
+        }
+    }
+
+    /// Takes in that a range is no longer on its way, before its fetch is forgotten.
+    pub(super) fn range_over(&mut self, hash: Hash, fetch: FetchId, shell: &Shell) {
+        let Some(running) = self.resolutions.get_mut(&hash) else { return };
+        let Some(ended) = running.fetches.get(&fetch) else { return };
+        let (source, bytes, took) = (ended.source, ended.bytes, shell.now - ended.started);
+        let (Some(swarm), Some(groups)) = (&mut running.swarm, ended.groups.clone()) else {
+            return;
+        };
+        swarm.pieces.bring(&groups, false);
+        if !swarm.pieces.holds(&groups) {
+            // Somebody else may bring the rest.
+            swarm.moisten();
+        }
+        if let Source::Peer(peer) = source {
+            if let Some(member) = swarm.members.get_mut(&peer) {
+                member.dry = false;
+            }
+            if bytes >= GROUP_LEN {
+                swarm.gave(peer, bytes, took, shell.now);
+            }
+        }
+    }
+
+    /// Tells partners what is new, and looks again at who is idle or slow.
+    pub(crate) fn tick(&mut self, hash: Hash, peers: &mut Peers, shell: &mut Shell) {
+        let Some(running) = self.resolutions.get_mut(&hash) else { return };
+        let ranged = running.fetches.values().any(|fetch| fetch.groups.is_some());
+        let Some(swarm) = &mut running.swarm else { return };
+        swarm.ticking = false;
+        // With time only patience with holders ends, and ranges become slow.
+        if ranged || swarm.holders() > 0 {
+            swarm.moisten();
+        }
+        let busy = running.fetches.values().filter_map(|fetch| fetch.source.peer()).collect();
+        let parted = swarm.part_from_silent(&busy, shell.now);
+        if shell.now - swarm.greeted_at >= GREET_INTERVAL {
+            swarm.greeted.clear();
+            self.greet_all(hash, peers, shell);
+        }
+        if parted {
+            self.divide(hash);
+        }
+        self.tell_followers(hash, shell);
+        self.start_ticking(hash, shell);
+        self.advance(hash, peers, shell);
+    }
+
+    fn start_ticking(&mut self, hash: Hash, shell: &mut Shell) {
+        let Some(running) = self.resolutions.get_mut(&hash) else { return };
+        let Some(swarm) = running.swarm.as_mut().filter(|swarm| !swarm.ticking) else { return };
+        swarm.ticking = true;
+        if let Some(old) = running.ticker.replace(shell.start_timer(TICK, Timer::Swarm { hash })) {
+            shell.stop_timer(old);
+        }
+    }
+
+    fn member_mut(&mut self, hash: Hash, peer: PeerId) -> Option<&mut Member> {
+        self.swarm_mut(hash)?.members.get_mut(&peer)
+    }
+
+    fn swarm_mut(&mut self, hash: Hash) -> Option<&mut Swarm> {
+        self.resolutions.get_mut(&hash)?.swarm.as_mut()
+    }
+
+    /// Has one fetch bring everything as long as nobody else has anything to give or to take: one request
+    /// costs less than many. Returns whether it is so.
+    fn goes_on_alone(&mut self, hash: Hash, shell: &mut Shell) -> bool {
+        let Some(running) = self.resolutions.get(&hash) else { return true };
+        let Some(swarm) = &running.swarm else { return true };
+        let of_peer = |running: &Running| match running.source {
+            Source::Peer(peer) if running.groups.is_none() => Some(peer),
+            Source::Peer(_) | Source::Edge => None,
+        };
+        let whole = running.fetches.iter().find_map(|(id, running)| Some((*id, of_peer(running)?)));
+        let useful = swarm.members.iter().filter(|(_, member)| swarm.pieces.wants_of(&member.have));
+        let mut useful = useful.map(|(peer, member)| (*peer, member.found, &member.have));
+        let among_others = !swarm.getters.is_empty() || !shell.config.asks_one_for_all;
+        match whole {
+            // Until it has proven the size and the list nobody else could be believed.
+            Some(_) if !swarm.proven => running.is_served(),
+            Some((_, from)) if !among_others && useful.all(|(peer, _, _)| peer == from) => true,
+            Some((fetch, from)) => {
+                self.divide_fetch(hash, fetch, from, shell);
+                false
+            }
+            None if among_others => false,
+            None => {
+                let first = useful.next().map(|(peer, found, have)| (peer, found, have.clone()));
+                let Some((peer, found, Have::Whole)) = first.filter(|_| useful.next().is_none())
+                else {
+                    return false;
+                };
+                let source = Source::Peer(peer);
+                let idle = !running.fetches_from_peers() && !running.retries.contains_key(&source);
+                let room = self.fetching.has_room(peer, shell.config.fetches_per_peer_max);
+                if idle && room {
+                    self.start_fetch(hash, source, (found, None), shell);
+                }
+                idle && room
+            }
+        }
+    }
+
+    /// Makes a member of a holder that is fetched from already.
+    pub(super) fn make_member(&mut self, hash: Hash, peer: PeerId, found: Found, shell: &Shell) {
+        let Some(running) = self.resolutions.get_mut(&hash) else { return };
+        if let Some(swarm) = running.swarm.as_mut().filter(|swarm| !swarm.contains(peer)) {
+            swarm.join(Holder { peer, found }, shell.now);
+        }
+    }
+
+    /// Turns a fetch of everything into ranges.
+    fn divide_fetch(&mut self, hash: Hash, fetch: FetchId, from: PeerId, shell: &mut Shell) {
+        if let Some(running) = self.resolutions.get_mut(&hash) {
+            stop_fetch(running, fetch, "goes on in ranges", &mut self.fetches, shell);
+            self.fetching.end(from);
+        }
+    }
+
+    /// Ends a swarm that was made for a length that no group has proven, when a holder says another.
+    pub(super) fn doubt_size(&mut self, hash: Hash, size: u64, shell: &mut Shell) -> Vec<PeerId> {
+        match self.swarm_mut(hash) {
+            Some(swarm) if !swarm.proven => self.correct_size(hash, size, shell),
+            Some(_) | None => Vec::new(),
+        }
+    }
+
+    /// Ends a swarm that was made for another length than the blob turned out to have, and returns the peers
+    /// that have room again. Those who hold all are asked anew; who told of groups of the wrong blob is not.
+    pub(super) fn correct_size(&mut self, hash: Hash, size: u64, shell: &mut Shell) -> Vec<PeerId> {
+        let mut freed = Vec::new();
+        let Some(running) = self.resolutions.get_mut(&hash) else { return freed };
+        let wrong = running.swarm.take_if(|swarm| swarm.pieces.size() != size);
+        let Some(wrong) = wrong else { return freed };
+        for (fetch, source) in running.sources_of_fetches() {
+            if let (Source::Peer(peer), Some(_)) = (source, running.range_of(fetch)) {
+                stop_fetch(running, fetch, "of another length", &mut self.fetches, shell);
+                freed.push(peer);
+            }
+        }
+        for (peer, member) in wrong.members {
+            let source = Source::Peer(peer);
+            // One that is asked for everything goes on.
+            let waits = running.retries.contains_key(&source) || running.gives_everything(source);
+            match member.have {
+                Have::Whole if waits => {}
+                Have::Whole => running.holders.push_back(Holder { peer, found: member.found }),
+                Have::Blocks(_) => drop(running.retries.remove(&Source::Peer(peer))),
+            }
+        }
+        freed
+    }
+}
+
+impl Resolution {
+    fn range_of(&self, fetch: FetchId) -> Option<&Range<u64>> {
+        self.fetches.get(&fetch)?.groups.as_ref()
+    }
+
+    /// Forgets a partner, and that it was to be tried again.
+    fn forget_partner(&mut self, peer: PeerId) {
+        self.retries.remove(&Source::Peer(peer));
+        if let Some(swarm) = &mut self.swarm {
+            swarm.forget(peer);
+        }
+    }
+
+    /// Takes in that the control connection with a peer is gone: what it brings may still come.
+    pub(super) fn part_from(&mut self, peer: PeerId) {
+        let ranges = self.ranges_of(peer);
+        let Some(swarm) = &mut self.swarm else { return };
+        swarm.greeted.remove(&peer);
+        swarm.getters.remove(&peer);
+        swarm.followers.remove(&peer);
+        if ranges == 0 && swarm.is_partner(Source::Peer(peer)) {
+            self.forget_partner(peer);
+        } else if ranges == 0 {
+            swarm.forget(peer);
+        }
+    }
+}

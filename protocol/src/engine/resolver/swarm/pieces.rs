@@ -1,0 +1,410 @@
+//! The pieces of one blob: what is held, what is on its way, and what to fetch next from whom.
+//!
+//! A blob is divided into *blocks* of a few groups: short enough that many sources share it evenly, long
+//! enough that a request for one costs little. A source is asked for a block that it holds and that
+//! nobody else is bringing. Which one decides how often a blob crosses the link of whoever had it first:
+//!
+//! - From a partner, who is fetching the blob like us: the block that the fewest partners hold
+//!   (*rarest first*; Legout, Urvoy-Keller and Michiardi, *Rarest First and Choke Algorithms Are Enough*,
+//!   IMC 2006).
+//! - From a peer that holds all of it: the blocks that are ours among the partners, each block belonging
+//!   to the one with the highest hash of peer and block (*rendezvous hashing*; Thaler and Ravishankar,
+//!   1998). So partners bring different blocks without a word about it, and take the rest from each
+//!   other. What is not ours is taken too when nothing else was left to do for a while.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use crate::blob::{GROUP_LEN, GroupSet, group_count};
+use crate::id::PeerId;
+
+/// The fewest and the most groups of a block: 1 and 4 MiB.
+const BLOCK_GROUPS: Range<u64> = 16..64;
+/// A blob is divided into about so many blocks, as far as their bounds allow.
+const BLOCKS_WANTED: u64 = 1_024;
+/// How many fetches bring one block at once, the later ones because the earlier are slow.
+const BRINGERS_MAX: u8 = 2;
+
+/// Says which blocks a source holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Have {
+    /// All of them.
+    Whole,
+    /// Those of this set, over the indexes of blocks.
+    Blocks(GroupSet),
+}
+
+/// Says which blocks a source may be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rules {
+    /// Whether blocks that belong to partners may be taken from one who holds all.
+    pub(crate) others_too: bool,
+    /// Whether a block may be fetched that a fetch brings already.
+    pub(crate) doubled: bool,
+    /// How many blocks in a row to take at most.
+    pub(crate) blocks_max: u64,
+}
+
+/// Keeps what is known of the pieces of one blob.
+#[derive(Clone, Debug)]
+pub(crate) struct Pieces {
+    size: u64,
+    /// Groups of a block.
+    block_len: u64,
+    held: GroupSet,
+    blocks: Vec<Block>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Block {
+    /// Groups that are not held.
+    missing: u64,
+    /// Fetches that bring it.
+    bringers: u8,
+    /// Partners that hold it.
+    spread: u32,
+    /// Whether it belongs to a partner.
+    foreign: bool,
+    /// Our own weight for it.
+    own_weight: u64,
+}
+
+impl Pieces {
+    /// Makes the pieces of a blob of which these groups are held; `None` if they are of another size.
+    pub(crate) fn new(me: PeerId, size: u64, held: Option<GroupSet>) -> Option<Self> {
+        let groups = group_count(size);
+        let held = held.unwrap_or_else(|| GroupSet::new(groups));
+        if held.groups() != groups {
+            return None;
+        }
+        let block_len = block_len(groups);
+        let count = usize::try_from(groups.div_ceil(block_len)).ok()?;
+        let mut pieces = Self { size, block_len, held, blocks: vec![Block::default(); count] };
+        for index in 0..groups.div_ceil(block_len) {
+            let missing = pieces.groups_of(index).filter(|group| !pieces.held.contains(*group));
+            let missing = u64::try_from(missing.count()).unwrap_or(u64::MAX);
+            if let Some(block) = pieces.block_mut(index) {
+                block.missing = missing;
+                block.own_weight = weight(me, index);
+            }
+        }
+        Some(pieces)
+    }
+
+    pub(crate) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Returns an empty set over the indexes of blocks.
+    pub(crate) fn no_blocks(&self) -> GroupSet {
+        GroupSet::new(u64::try_from(self.blocks.len()).unwrap_or(0))
+    }
+
+    /// Returns the blocks that are held whole.
+    pub(crate) fn held_blocks(&self) -> GroupSet {
+        let mut held = self.no_blocks();
+        for (index, _) in self.indexed().filter(|(_, block)| block.missing == 0) {
+            held.insert(index);
+        }
+        held
+    }
+
+    /// Takes in that groups were stored.
+    pub(crate) fn stored(&mut self, groups: Range<u64>) {
+        for group in groups.start..groups.end.min(self.held.groups()) {
+            if self.held.insert(group) {
+                let index = group / self.block_len;
+                if let Some(block) = self.block_mut(index) {
+                    block.missing = block.missing.saturating_sub(1);
+                }
+            }
+        }
+    }
+
+    /// Returns whether all of these groups are held.
+    pub(crate) fn holds(&self, groups: &Range<u64>) -> bool {
+        groups.clone().all(|group| self.held.contains(group))
+    }
+
+    /// Takes in that a fetch brings these groups, or no longer does.
+    pub(crate) fn bring(&mut self, groups: &Range<u64>, more: bool) {
+        for index in self.blocks_of(groups) {
+            if let Some(block) = self.block_mut(index) {
+                block.bringers = if more {
+                    block.bringers.saturating_add(1)
+                } else {
+                    block.bringers.saturating_sub(1)
+                };
+            }
+        }
+    }
+
+    /// Takes in that a partner holds a block, or that one who did is gone.
+    pub(crate) fn spread(&mut self, index: u64, more: bool) {
+        if let Some(block) = self.block_mut(index) {
+            block.spread =
+                if more { block.spread.saturating_add(1) } else { block.spread.saturating_sub(1) };
+        }
+    }
+
+    /// Divides the blocks between us and our partners.
+    pub(crate) fn divide(&mut self, partners: &BTreeSet<PeerId>) {
+        for (index, block) in (0_u64..).zip(&mut self.blocks) {
+            let heavier = |partner: &PeerId| weight(*partner, index) > block.own_weight;
+            block.foreign = block.missing > 0 && partners.iter().any(heavier);
+        }
+    }
+
+    /// Returns whether everything that is missing is on its way: the end game.
+    pub(crate) fn is_end(&self) -> bool {
+        self.blocks.iter().all(|block| block.missing == 0 || block.bringers > 0)
+    }
+
+    /// Returns whether a source has anything that is missing here.
+    pub(crate) fn wants_of(&self, have: &Have) -> bool {
+        self.indexed().any(|(index, block)| block.missing > 0 && have.contains(index))
+    }
+
+    /// Chooses the groups to fetch next from a source.
+    pub(crate) fn pick(&self, have: &Have, rules: Rules) -> Option<Range<u64>> {
+        let eligible = |index: u64, block: &Block| {
+            let bringers_max = if rules.doubled { BRINGERS_MAX } else { 1 };
+            block.missing > 0
+                && block.bringers < bringers_max
+                && have.contains(index)
+                && (rules.others_too || !matches!(have, Have::Whole) || !block.is_for_others())
+        };
+        let alone = !self.blocks.iter().any(Block::is_for_others);
+        let best = self
+            .indexed()
+            .filter(|(index, block)| eligible(*index, block))
+            .min_by_key(|(index, block)| block.order(have, *index, alone))?;
+        let mut range = self.first_gap(best.0)?;
+        for index in best.0 + 1..best.0.saturating_add(rules.blocks_max) {
+            let next = self.block(index).filter(|block| eligible(index, block));
+            let Some(gap) = next.and_then(|_| self.first_gap(index)) else { break };
+            if gap.start != range.end {
+                break;
+            }
+            range.end = gap.end;
+        }
+        Some(range)
+    }
+
+    /// Returns the first run of groups of a block that are not held.
+    fn first_gap(&self, index: u64) -> Option<Range<u64>> {
+        let mut groups = self.groups_of(index);
+        let start = groups.find(|group| !self.held.contains(*group))?;
+        let end = groups.find(|group| self.held.contains(*group));
+        Some(start..end.unwrap_or(self.groups_of(index).end))
+    }
+
+    /// Returns the blocks that these groups lie in.
+    fn blocks_of(&self, groups: &Range<u64>) -> Range<u64> {
+        groups.start / self.block_len..groups.end.div_ceil(self.block_len)
+    }
+
+    /// Returns the blocks that these groups cover to the last group.
+    pub(crate) fn blocks_within(&self, groups: &Range<u64>) -> Range<u64> {
+        let end = if groups.end >= self.held.groups() {
+            u64::try_from(self.blocks.len()).unwrap_or(0)
+        } else {
+            groups.end / self.block_len
+        };
+        groups.start.div_ceil(self.block_len)..end
+    }
+
+    /// Returns the groups of a block.
+    pub(crate) fn groups_of(&self, index: u64) -> Range<u64> {
+        let start = index.saturating_mul(self.block_len).min(self.held.groups());
+        start..start.saturating_add(self.block_len).min(self.held.groups())
+    }
+
+    /// Returns the bytes of a block, as good as those of the last one.
+    pub(crate) fn block_bytes(&self) -> u64 {
+        self.block_len * GROUP_LEN
+    }
+
+    fn indexed(&self) -> impl Iterator<Item = (u64, &Block)> {
+        (0_u64..).zip(&self.blocks)
+    }
+
+    fn block(&self, index: u64) -> Option<&Block> {
+        self.blocks.get(usize::try_from(index).ok()?)
+    }
+
+    fn block_mut(&mut self, index: u64) -> Option<&mut Block> {
+        self.blocks.get_mut(usize::try_from(index).ok()?)
+    }
+}
+
+impl Block {
+    /// Says which block goes first: not doubled, ours, rare; then as scattered by our own weight, or in
+    /// order where there is nobody to differ from.
+    fn order(&self, have: &Have, index: u64, alone: bool) -> (u8, bool, u32, u64) {
+        let others = matches!(have, Have::Whole) && self.is_for_others();
+        let place = if alone { index } else { self.own_weight };
+        (self.bringers, others, self.spread, place)
+    }
+
+    /// Returns whether a partner has it or will bring it.
+    fn is_for_others(&self) -> bool {
+        self.foreign || self.spread > 0
+    }
+}
+
+impl Have {
+    pub(crate) fn contains(&self, index: u64) -> bool {
+        match self {
+            Self::Whole => true,
+            Self::Blocks(blocks) => blocks.contains(index),
+        }
+    }
+}
+
+fn block_len(groups: u64) -> u64 {
+    let wanted = (groups / BLOCKS_WANTED).max(1).next_power_of_two();
+    wanted.clamp(BLOCK_GROUPS.start, BLOCK_GROUPS.end)
+}
+
+/// Returns the weight of two peers for each other, the same on both sides.
+pub(super) fn pair_weight(a: PeerId, b: PeerId) -> u64 {
+    scatter(weight(a, 0) ^ weight(b, 0))
+}
+
+/// Returns the weight of a peer for a block: all who ask get the same answer.
+fn weight(peer: PeerId, index: u64) -> u64 {
+    let (words, _) = peer.as_bytes().as_chunks::<8>();
+    let seed = words.iter().fold(index, |seed, word| scatter(seed ^ u64::from_le_bytes(*word)));
+    scatter(seed)
+}
+
+/// Spreads a number over all 64 bits (the finaliser of splitmix64; Steele, Lea and Flood, 2014).
+fn scatter(number: u64) -> u64 {
+    let number = (number ^ (number >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let number = (number ^ (number >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    number ^ (number >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+    const PLAIN: Rules = Rules { others_too: false, doubled: false, blocks_max: 1 };
+
+    fn peer(n: u8) -> PeerId {
+        PeerId::from_bytes([n; 32])
+    }
+
+    fn pieces(mib: u64) -> Pieces {
+        Pieces::new(peer(1), mib * MIB, None).expect("of its size")
+    }
+
+    /// Returns the block that a range of groups starts in, where blocks are of 16 groups.
+    fn block_of(range: &Range<u64>) -> usize {
+        usize::try_from(range.start / 16).expect("small")
+    }
+
+    #[test]
+    fn blocks_grow_with_the_blob_within_their_bounds() {
+        let lens = [(1, 16), (1 << 30, 16), (1 << 31, 32), (1 << 32, 64), (1 << 36, 64)];
+        for (size, len) in lens {
+            assert_eq!(block_len(group_count(size)), len, "{size}");
+        }
+    }
+
+    #[test]
+    fn a_lone_getter_takes_the_blocks_in_order_and_the_short_last_one() {
+        let mut pieces = Pieces::new(peer(1), 2 * MIB + 1, None).expect("of its size");
+        let mut ranges = Vec::new();
+        while let Some(range) = pieces.pick(&Have::Whole, PLAIN) {
+            pieces.bring(&range, true);
+            ranges.push(range);
+        }
+        assert_eq!(ranges, [0..16, 16..32, 32..33]);
+        ranges.iter().for_each(|range| pieces.stored(range.clone()));
+        assert_eq!(pieces.held_blocks().held(), 3);
+    }
+
+    #[test]
+    fn a_fast_source_gets_several_blocks_in_a_row_up_to_one_that_is_held() {
+        let mut pieces = pieces(8);
+        pieces.stored(48..50);
+        let rules = Rules { blocks_max: 8, ..PLAIN };
+        assert_eq!(pieces.pick(&Have::Whole, rules), Some(0..48));
+        pieces.bring(&(0..48), true);
+        assert_eq!(pieces.pick(&Have::Whole, rules), Some(50..128));
+    }
+
+    #[test]
+    fn partners_divide_the_blocks_of_one_who_holds_all_without_overlap() {
+        let everybody: BTreeSet<PeerId> = (1..=8).map(peer).collect();
+        let mut owners = vec![0_u32; 256];
+        for me in &everybody {
+            let mut pieces = Pieces::new(*me, 256 * MIB, None).expect("of its size");
+            let others = everybody.iter().copied().filter(|other| other != me).collect();
+            pieces.divide(&others);
+            while let Some(range) = pieces.pick(&Have::Whole, PLAIN) {
+                pieces.bring(&range, true);
+                owners[block_of(&range)] += 1;
+            }
+        }
+        assert!(owners.iter().all(|owners| *owners == 1), "{owners:?}");
+    }
+
+    #[test]
+    fn what_belongs_to_a_partner_is_taken_only_when_told_to_and_last() {
+        let mut pieces = pieces(64);
+        pieces.divide(&BTreeSet::from([peer(2)]));
+        let rules = Rules { others_too: true, ..PLAIN };
+        let mut foreign = Vec::new();
+        while let Some(range) = pieces.pick(&Have::Whole, rules) {
+            foreign.push(pieces.blocks[block_of(&range)].foreign);
+            pieces.bring(&range, true);
+        }
+        assert_eq!(foreign.len(), 64);
+        let first = foreign.iter().position(|foreign| *foreign).expect("some are");
+        assert!(foreign[first..].iter().all(|foreign| *foreign), "{foreign:?}");
+    }
+
+    #[test]
+    fn partner_is_asked_for_the_rarest_block_that_it_holds() {
+        let mut pieces = pieces(4);
+        let mut blocks = pieces.no_blocks();
+        for index in [1, 2, 3] {
+            blocks.insert(index);
+            pieces.spread(index, true);
+        }
+        [1, 3].into_iter().for_each(|index| pieces.spread(index, true));
+        let have = Have::Blocks(blocks);
+        assert_eq!(pieces.pick(&have, PLAIN), Some(32..48));
+        pieces.stored(16..64);
+        assert!(!pieces.wants_of(&have));
+        assert_eq!(pieces.pick(&have, PLAIN), None);
+    }
+
+    #[test]
+    fn block_on_its_way_is_fetched_again_only_when_told_to_and_not_a_third_time() {
+        let mut pieces = pieces(1);
+        pieces.bring(&(0..16), true);
+        let doubled = Rules { doubled: true, ..PLAIN };
+        assert_eq!(pieces.pick(&Have::Whole, PLAIN), None);
+        assert_eq!(pieces.pick(&Have::Whole, doubled), Some(0..16));
+        pieces.bring(&(0..16), true);
+        assert_eq!(pieces.pick(&Have::Whole, doubled), None);
+        pieces.bring(&(0..16), false);
+        pieces.bring(&(0..16), false);
+        assert_eq!(pieces.pick(&Have::Whole, PLAIN), Some(0..16));
+    }
+
+    #[test]
+    fn groups_of_another_size_are_refused_and_those_past_the_end_ignored() {
+        assert!(Pieces::new(peer(1), MIB, Some(GroupSet::new(3))).is_none());
+        let mut pieces = pieces(1);
+        pieces.stored(10..1_000_000);
+        assert_eq!(pieces.pick(&Have::Whole, PLAIN), Some(0..10));
+        assert_eq!(pieces.blocks_within(&(0..u64::MAX)), 0..1);
+        assert!(pieces.blocks_within(&(1..15)).is_empty());
+    }
+}

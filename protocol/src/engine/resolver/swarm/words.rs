@@ -1,0 +1,133 @@
+//! What neighbours that fetch the same blob tell each other.
+//!
+//! A word is believed for whom to ask, and for nothing else; one that breaks the rules of its runs changes
+//! nothing. Each node says once that it fetches, to all, and then what is new, to those that follow it.
+
+use std::ops::Range;
+
+use crate::blob::{Hash, group_count};
+use crate::engine::peers::Peers;
+use crate::engine::resolver::Resolver;
+use crate::engine::resolver::resolution::Stage;
+use crate::engine::{Output, Shell, Source};
+use crate::id::PeerId;
+use crate::wire::message::RUNS_MAX;
+
+/// Is what a neighbour says of a blob that it fetches.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Told<'a> {
+    /// The length that it knows.
+    pub(crate) size: u64,
+    /// Whether it takes groups from us.
+    pub(crate) follows: bool,
+    /// First group and number of groups of each run that it holds.
+    pub(crate) runs: &'a [(u64, u64)],
+}
+
+impl Told<'_> {
+    /// Returns the runs as ranges, if each lies within the blob and behind the one before it. So what a
+    /// peer says costs no more than there are groups.
+    fn ranges(&self) -> Option<Vec<Range<u64>>> {
+        let groups = group_count(self.size);
+        let mut ranges: Vec<Range<u64>> = Vec::new();
+        for (start, len) in self.runs {
+            let end = start.checked_add(*len).filter(|end| *end <= groups && *len > 0)?;
+            if ranges.len() >= RUNS_MAX || ranges.last().is_some_and(|last| *start < last.end) {
+                return None;
+            }
+            ranges.push(*start..end);
+        }
+        Some(ranges)
+    }
+}
+
+impl Resolver {
+    /// Tells all neighbours that a blob is being fetched here.
+    pub(super) fn greet_all(&mut self, hash: Hash, peers: &Peers, shell: &mut Shell) {
+        if let Some(swarm) = self.swarm_mut(hash) {
+            swarm.greeted_at = shell.now;
+        }
+        for peer in peers.ids() {
+            self.greet_partner(hash, peer, shell);
+        }
+    }
+
+    /// Tells a neighbour once that a blob is being fetched here.
+    pub(crate) fn greet_partner(&mut self, hash: Hash, peer: PeerId, shell: &mut Shell) {
+        let Some(swarm) = self.swarm_mut(hash) else { return };
+        if swarm.greeted.insert(peer) {
+            self.tell_groups(hash, peer, shell);
+        }
+    }
+
+    /// Tells one neighbour what is held of a blob that is being fetched.
+    pub(super) fn tell_groups(&self, hash: Hash, peer: PeerId, shell: &mut Shell) {
+        let swarm = self.resolutions.get(&hash).and_then(|running| running.swarm.as_ref());
+        if let Some(swarm) = swarm.filter(|_| shell.config.shares_parts) {
+            let message = swarm.word_to(hash, peer, swarm.everything());
+            shell.emit(Output::Send { peer, message });
+        }
+    }
+
+    /// Takes in what a neighbour says of a blob that it is fetching.
+    pub(crate) fn groups_told(
+        &mut self,
+        peer: PeerId,
+        hash: Hash,
+        told: Told<'_>,
+        peers: &mut Peers,
+        shell: &mut Shell,
+    ) {
+        let (Some(running), Some(runs)) = (self.resolutions.get(&hash), told.ranges()) else {
+            return;
+        };
+        if running.stage != Stage::Remote || running.sources.is_spent(Source::Peer(peer)) {
+            return;
+        }
+        self.open_swarm(hash, told.size, None, peers, shell);
+        let (partners_max, now) = (shell.config.partners_max, shell.now);
+        let swarm = self.swarm_mut(hash).filter(|swarm| swarm.pieces.size() == told.size);
+        let Some(swarm) = swarm else { return };
+        swarm.set_follower(peer, told.follows, partners_max);
+        let news = swarm.getters.insert(peer, now).is_none();
+        let known = swarm.contains(peer);
+        let (admitted, instead_of) = swarm.admit(peer, peers.me(), partners_max);
+        if let (Some(other), Some(running)) = (instead_of, self.resolutions.get_mut(&hash)) {
+            running.forget_partner(other);
+        }
+        if let Some(swarm) = self.swarm_mut(hash).filter(|_| admitted) {
+            swarm.hear(peer, &runs, now);
+        }
+        if news {
+            self.divide(hash);
+        }
+        for other in instead_of.into_iter().chain((admitted && !known).then_some(peer)) {
+            self.tell_groups(hash, other, shell);
+        }
+        self.advance(hash, peers, shell);
+    }
+
+    /// Divides the blocks anew, because a partner came, went or has all.
+    pub(crate) fn divide(&mut self, hash: Hash) {
+        let Some(running) = self.resolutions.get_mut(&hash) else { return };
+        if let Some(swarm) = &mut running.swarm {
+            let mut getters = swarm.partners();
+            getters.extend(swarm.getters.keys().copied());
+            swarm.pieces.divide(&getters);
+        }
+    }
+
+    /// Tells followers of the blocks that became whole since they were told.
+    pub(crate) fn tell_followers(&mut self, hash: Hash, shell: &mut Shell) {
+        let shares = shell.config.shares_parts;
+        let Some(swarm) = self.swarm_mut(hash).filter(|_| shares) else { return };
+        let runs = swarm.news();
+        if runs.is_empty() {
+            return;
+        }
+        for peer in &swarm.followers {
+            let message = swarm.word_to(hash, *peer, runs.clone());
+            shell.emit(Output::Send { peer: *peer, message });
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! `blobmesh-sim calibrate` and `validate`: the simulator held to this machine and its real nodes.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// Where the numbers of this machine go.
+#[derive(Debug, Args)]
+pub(crate) struct Calibrate {
+    /// The file; `-` is stdout
+    #[arg(long, value_name = "FILE", default_value = "calibration.toml")]
+    out: PathBuf,
+}
+
+/// What is validated.
+#[derive(Debug, Args)]
+pub(crate) struct Validate {
+    /// With how many seeds each cell is replayed; a seed takes about four minutes
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    repeats: u64,
+    /// What `calibrate` wrote; without it, it is measured first
+    #[arg(long, value_name = "FILE")]
+    calibration: Option<PathBuf>,
+    /// Where results go; replays that lie there from before are taken and not made again
+    #[arg(long, value_name = "DIR", default_value = "blobmesh-sim-out/validation")]
+    out: PathBuf,
+    /// Where the envelope goes that reports print
+    #[arg(long, value_name = "FILE", default_value = "validation.json")]
+    envelope: PathBuf,
+}
+
+#[cfg(target_os = "linux")]
+pub(crate) use self::linux::{calibrate, validate};
+
+/// Says that this system has no network namespaces.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn calibrate(_arguments: &Calibrate) -> std::process::ExitCode {
+    super::complain("network namespaces need Linux");
+    std::process::ExitCode::from(crate::SKIPPED)
+}
+
+/// Says that this system has no network namespaces.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn validate(_arguments: &Validate) -> std::process::ExitCode {
+    super::complain("network namespaces need Linux");
+    std::process::ExitCode::from(crate::SKIPPED)
+}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::{
+        io::{self, Write},
+        path::Path,
+        process::ExitCode,
+    };
+
+    use blobmesh_simulations::{
+        netns::{
+            calibrate::{self, Calibrated},
+            error::Error as LabError,
+            stop::Stop,
+            validate::{self, Error, Options, Row, Validated, cell_name},
+        },
+        output,
+        world::Calibration,
+    };
+
+    use super::{Calibrate, Validate};
+    use crate::{
+        BAD_PLAN, FAILED,
+        commands::{complain, complain_of, netns},
+    };
+
+    /// Measures this machine.
+    pub(crate) fn calibrate(arguments: &Calibrate) -> ExitCode {
+        let measured = match Stop::on_signals().and_then(|stop| measure(&stop)) {
+            Ok(measured) => measured,
+            Err(error) => return failed_lab(&error),
+        };
+        let text = measured.calibration.to_toml();
+        let written = if arguments.out == Path::new("-") {
+            io::stdout().write_all(text.as_bytes()).map_err(|error| error.to_string())
+        } else {
+            let written = output::write_file(&arguments.out, text.as_bytes());
+            written.map_err(|error| error.to_string())
+        };
+        match written {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(problem) => {
+                complain(&problem);
+                ExitCode::from(FAILED)
+            }
+        }
+    }
+
+    fn measure(stop: &Stop) -> Result<Calibrated, LabError> {
+        let binary = netns::binary()
+            .map_err(|source| LabError::System { action: "find blobmesh".to_owned(), source })?;
+        let measured = calibrate::calibrate(&binary, stop, &mut io::stderr())?;
+        let mut talk = io::stderr().lock();
+        for (name, value, unit) in &measured.measured {
+            let _unheard = writeln!(talk, "{name:20} {value:>12.3} {unit}");
+        }
+        let busy = measured.processor_share * 100.0;
+        let _unheard = writeln!(talk, "{:20} {busy:>12.0} %", "processors busy");
+        Ok(measured)
+    }
+
+    /// Validates, prints the table and writes the envelope; fails when a bound does not hold, or a wrong
+    /// model is not found out.
+    pub(crate) fn validate(arguments: &Validate) -> ExitCode {
+        let validated = match validated(arguments) {
+            Ok(validated) => validated,
+            Err(code) => return code,
+        };
+        let text = serde_json::to_string_pretty(&validated.envelope).unwrap_or_default() + "\n";
+        let fitted = arguments.out.join("calibration.toml");
+        for (path, text) in
+            [(&arguments.envelope, text), (&fitted, validated.calibration.to_toml())]
+        {
+            if let Err(error) = output::write_file(path, text.as_bytes()) {
+                complain_of(&error);
+                return ExitCode::from(FAILED);
+            }
+        }
+        match table(&validated, &mut io::stdout().lock()) {
+            Ok(()) if validated.holds && validated.wrong_model_fails => ExitCode::SUCCESS,
+            Ok(()) | Err(_) => ExitCode::from(FAILED),
+        }
+    }
+
+    fn validated(arguments: &Validate) -> Result<Validated, ExitCode> {
+        let stop = Stop::on_signals().map_err(|error| failed_lab(&error))?;
+        let calibration = match &arguments.calibration {
+            Some(path) => Calibration::read(path).map_err(|error| {
+                complain_of(&error);
+                ExitCode::from(BAD_PLAN)
+            })?,
+            None => measure(&stop).map_err(|error| failed_lab(&error))?.calibration,
+        };
+        let binary = netns::binary().map_err(|error| {
+            complain(&format!("no blobmesh binary: {error}"));
+            ExitCode::from(FAILED)
+        })?;
+        let options = Options {
+            binary,
+            repeats: arguments.repeats,
+            out: arguments.out.clone(),
+            calibration,
+            command: format!("blobmesh-sim validate --repeats {}", arguments.repeats),
+        };
+        validate::validate(&options, &stop, &mut io::stderr()).map_err(|error| match &error {
+            Error::Lab(error) => failed_lab(error),
+            Error::Output(_) | Error::Run(_) | Error::Plan(_) => {
+                complain_of(&error);
+                ExitCode::from(FAILED)
+            }
+        })
+    }
+
+    fn failed_lab(error: &LabError) -> ExitCode {
+        complain(&netns::chain(error));
+        ExitCode::from(netns::code_of(error))
+    }
+
+    fn table(validated: &Validated, output: &mut impl Write) -> io::Result<()> {
+        writeln!(
+            output,
+            "{:32} {:>9} {:>9} {:>9} {:>7} {:>7} {:>7} {:>7}  verdict",
+            "cell", "p50 sim", "p50 real", "p50", "p95", "local", "lan", "busy"
+        )?;
+        for held_out in [false, true] {
+            let title = if held_out { "held out" } else { "calibrating" };
+            writeln!(output, "{title}")?;
+            for row in validated.rows.iter().filter(|row| row.cell.held_out == held_out) {
+                line(row, output)?;
+            }
+        }
+        let word = |holds: bool| if holds { "yes" } else { "NO" };
+        writeln!(output, "goodput after the fit: {:.4}", validated.calibration.goodput)?;
+        writeln!(
+            output,
+            "a model of half the goodput fails: {}",
+            word(validated.wrong_model_fails)
+        )?;
+        writeln!(output, "held-out cells that count hold: {}", word(validated.holds))?;
+        output.flush()
+    }
+
+    fn line(row: &Row, output: &mut impl Write) -> io::Result<()> {
+        let p50 = row.compared.metrics.iter().find(|metric| metric.metric == "finish.p50");
+        let seconds = |value: Option<f64>| value.map_or("-".to_owned(), |s| format!("{s:.2} s"));
+        let error = |metric: &str| {
+            row.error(metric).map_or("-".to_owned(), |error| format!("{:+.1} %", error * 100.0))
+        };
+        let verdict = match (row.is_sound(), row.compared.holds) {
+            (false, _) => "saturated",
+            (true, true) => "holds",
+            (true, false) => "DOES NOT HOLD",
+        };
+        writeln!(
+            output,
+            "  {:30} {:>9} {:>9} {:>9} {:>7} {:>7} {:>7} {:>5.0} %  {verdict}",
+            cell_name(&row.cell),
+            seconds(p50.and_then(|metric| metric.a)),
+            seconds(p50.and_then(|metric| metric.b)),
+            error("finish.p50"),
+            error("finish.p95"),
+            error("local.bytes"),
+            error("lan.bytes"),
+            row.processor_share * 100.0,
+        )
+    }
+}

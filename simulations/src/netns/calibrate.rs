@@ -1,0 +1,242 @@
+//! Measures what a machine costs a node beside the wire: the numbers that worlds run on.
+//!
+//! Two nodes of one LAN, driven through the command line. Small blobs over wires that do nothing tell what
+//! a look, a step and the end of a get take; large ones over wires of a known rate tell how much of it
+//! arrives. What a receipt says of a phase is a median over many gets. What is not measured here, as the
+//! behaviour of kernels under loss, stays as it is by default.
+
+use std::{
+    io::Write,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use serde::Deserialize;
+
+use super::{
+    blob,
+    error::Error,
+    lab::Lab,
+    probe,
+    process::{Home, Node, Setting},
+    relay::{Layout, Link, Rate},
+    replay::{Busy, Phases},
+    stop::Stop,
+};
+use crate::{stats, world::Calibration};
+
+/// How many small blobs are got.
+const SMALL_BLOBS: u64 = 40;
+
+/// The length of a small blob: one group.
+const SMALL_BYTES: u64 = 16 << 10;
+
+/// How many large blobs are got, and their length: three seconds on the wire each.
+const LARGE_BLOBS: u64 = 5;
+const LARGE_BYTES: u64 = 40_000_000;
+
+/// The rate of the wire for large blobs.
+const RATE: Rate = Rate::mbit(100);
+
+/// How many round trips of the wires alone are measured.
+const ROUND_TRIPS: u32 = 200;
+
+/// How long the nodes may take to find each other, and filters to arrive.
+const DISCOVER_LIMIT: Duration = Duration::from_secs(30);
+const SETTLE_PAUSE: Duration = Duration::from_secs(3);
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a command may take.
+const COMMAND_LIMIT: Duration = Duration::from_secs(120);
+
+/// Is what was measured.
+#[derive(Clone, Debug)]
+pub struct Calibrated {
+    /// The numbers, those that were not measured by default.
+    pub calibration: Calibration,
+    /// What they were computed from: name, value, unit.
+    pub measured: Vec<(&'static str, f64, &'static str)>,
+    /// The share of processor time that was busy meanwhile.
+    pub processor_share: f64,
+}
+
+/// Measures this machine.
+///
+/// # Errors
+/// [`Error::Unavailable`] on a machine without namespaces, [`Error::Interrupted`], and others when a step
+/// fails. Nothing is left behind.
+pub fn calibrate(binary: &Path, stop: &Stop, talk: &mut dyn Write) -> Result<Calibrated, Error> {
+    if !binary.is_file() {
+        return Err(Error::NoBinary { path: binary.to_owned() });
+    }
+    let lab = Lab::shaped(&Layout::lan(2, Link::default()), stop)?;
+    let bench = Bench::start(Setting { lab: &lab, binary, stop })?;
+    let busy = Busy::begin(&bench.pids());
+    step(talk, "small blobs over wires that do nothing");
+    let small = bench.gets(SMALL_BLOBS, SMALL_BYTES)?;
+    let trips = probe::round_trips(lab.host(1)?, lab.host(2)?, ROUND_TRIPS, stop)?;
+    let wire = median(trips.iter().map(Duration::as_secs_f64));
+    step(talk, "large blobs over wires of 100 Mbit/s");
+    for host in lab.hosts() {
+        lab.network()?.set_link(host, Link::new(RATE, Duration::ZERO), stop)?;
+    }
+    let large = bench.gets(LARGE_BLOBS, LARGE_BYTES)?;
+    let shares = busy.shares(&bench.pids());
+    let processor_share = if bench.first { shares.own } else { shares.machine };
+    bench.stop()?;
+    Ok(calibrated(&small, &large, wire, processor_share))
+}
+
+fn calibrated(small: &[Took], large: &[Took], wire: f64, processor_share: f64) -> Calibrated {
+    let of = |took: &[Took], time: fn(&Took) -> f64| median(took.iter().map(time));
+    let (look, store) = (of(small, |t| t.phases.local_s), of(small, |t| t.phases.store_s));
+    let (ask, first) = (of(small, |t| t.ask_s), of(small, |t| t.phases.first_group_s));
+    // From the request on: when the first group is whole, parts of others have come too.
+    let whole = |took: &Took| {
+        LARGE_BYTES as f64 / (took.phases.first_group_s + took.phases.transfer_s - wire).max(1e-9)
+    };
+    let rate = median(large.iter().map(whole));
+    let share = rate * 8.0 / RATE.bits_per_second() as f64;
+    // A question and its answer: two ways and two steps.
+    let step = ((ask - wire) / 2.0).max(0.0);
+    let time = |seconds: f64| Duration::try_from_secs_f64(seconds).unwrap_or_default();
+    let calibration = Calibration {
+        goodput: share.clamp(0.01, 1.0),
+        look: time(look),
+        finish: time(store),
+        step: time(step),
+        ..Calibration::default()
+    };
+    let measured = vec![
+        ("wire_round_trip", wire * 1e6, "us"),
+        ("look", look * 1e6, "us"),
+        ("ask", ask * 1e6, "us"),
+        ("step", step * 1e6, "us"),
+        ("first_group", first * 1e6, "us"),
+        ("finish", store * 1e6, "us"),
+        ("large_first_group", of(large, |t| t.phases.first_group_s) * 1e6, "us"),
+        ("large_finish", of(large, |t| t.phases.store_s) * 1e6, "us"),
+        ("large_rate", rate / 1e6, "MB/s"),
+        ("goodput", share, "share"),
+    ];
+    Calibrated { calibration, measured, processor_share }
+}
+
+/// Returns the median; 0 of none.
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    stats::median(&stats::sorted(values)).unwrap_or(0.0)
+}
+
+fn step(talk: &mut dyn Write, text: &str) {
+    let _unheard = writeln!(talk, "calibrate: {text}");
+}
+
+/// Is two nodes that know each other.
+struct Bench<'a> {
+    setting: Setting<'a>,
+    holder: Node<'a>,
+    getter: Node<'a>,
+    /// Whether the nodes go before whatever else the machine does.
+    first: bool,
+}
+
+/// Is where the time of a get went.
+struct Took {
+    phases: Phases,
+    /// From the first question to its answer.
+    ask_s: f64,
+}
+
+impl<'a> Bench<'a> {
+    fn start(setting: Setting<'a>) -> Result<Self, Error> {
+        let holder = Home::new(setting, setting.lab.host(1)?, "holder")?;
+        let ticket = holder.invite()?;
+        let getter = Home::new(setting, setting.lab.host(2)?, "getter")?;
+        getter.join(&ticket)?;
+        let mut holder = holder.start(&["--no-adverts"])?;
+        let mut getter = getter.start(&["--no-adverts"])?;
+        let first = holder.hurry() & getter.hurry();
+        holder.ready()?;
+        getter.ready()?;
+        setting.stop.until("discovery", DISCOVER_LIMIT, LOOK_PAUSE, || {
+            let rows = getter.home.peers()?;
+            Ok(rows.iter().any(|row| row.neighbour && row.peer == holder.peer).then_some(()))
+        })?;
+        Ok(Self { setting, holder, getter, first })
+    }
+
+    fn pids(&self) -> Vec<rustix::process::Pid> {
+        [&self.holder, &self.getter].into_iter().filter_map(|node| node.pid().ok()).collect()
+    }
+
+    /// Adds blobs on one side, and gets them on the other, one after another.
+    fn gets(&self, count: u64, bytes: u64) -> Result<Vec<Took>, Error> {
+        let mut hashes = Vec::new();
+        for number in 0..count {
+            let path = self.setting.lab.path().join("blob");
+            hashes.push(blob::write(&path, bytes, bytes.wrapping_mul(31).wrapping_add(number))?);
+            self.holder.home.add(&path)?;
+            std::fs::remove_file(&path).map_err(Error::file("remove", &path))?;
+        }
+        // Filters tell of new blobs a moment later; a get before that waits for it.
+        self.setting.stop.pause(SETTLE_PAUSE)?;
+        hashes.iter().map(|hash| self.get(hash)).collect()
+    }
+
+    fn get(&self, hash: &str) -> Result<Took, Error> {
+        let started = Instant::now();
+        self.getter.home.run(&["get", hash], b"", COMMAND_LIMIT)?.success()?;
+        let finished = self.getter.home.run(&["why", hash], b"", COMMAND_LIMIT)?.success()?;
+        let lines = finished.stdout.lines().rev();
+        let why = lines.filter_map(|line| serde_json::from_str::<Why>(line).ok()).next();
+        let why = why.ok_or_else(|| Error::Answer {
+            command: finished.command.clone(),
+            problem: format!("no receipt, {} s after the get", started.elapsed().as_secs_f64()),
+        })?;
+        let ask_s = why.asked.first().map_or(0.0, |asked| asked.ms / 1e3);
+        Ok(Took { phases: why.phases, ask_s })
+    }
+
+    fn stop(self) -> Result<(), Error> {
+        self.getter.stop()?;
+        self.holder.stop()
+    }
+}
+
+/// Is what is read of a `why`.
+#[derive(Debug, Deserialize)]
+struct Why {
+    phases: Phases,
+    asked: Vec<Asked>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Asked {
+    ms: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_medians_and_the_wire_is_no_part_of_a_step() {
+        let took = |ask_s, transfer_s| {
+            let phases = Phases {
+                local_s: 3e-5,
+                find_s: ask_s,
+                first_group_s: 1e-3,
+                transfer_s,
+                store_s: 2e-3,
+            };
+            Took { phases, ask_s }
+        };
+        let small = [took(3e-4, 0.0), took(5e-4, 0.0), took(9.0, 0.0)];
+        let seconds = LARGE_BYTES as f64 / 12.5e6;
+        let large = [took(1e-3, seconds / 0.9 - 0.9e-3)];
+        let done = calibrated(&small, &large, 1e-4, 0.5).calibration;
+        assert_eq!(done.step, Duration::from_micros(200));
+        assert_eq!((done.look, done.finish), (Duration::from_micros(30), Duration::from_millis(2)));
+        assert!((done.goodput - 0.9).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,267 @@
+//! `holders-fail`: a get goes on with the other holders when one of three fails.
+//!
+//! Three holders with slow uplinks and one getter on one LAN. When a third of a blob's bytes has come down
+//! the getter's wire, something happens to the first holder; the rest must come about as fast as the other
+//! two can send it, and every byte must be right. Each fault has fresh nodes, so that none bears a grudge.
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt as _,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
+
+use super::{Experiment, Trial, lan};
+use crate::netns::{
+    blob,
+    error::Error,
+    lab::{Host, Topology},
+    metric::{Bound, MetricSpec, share},
+    process::Node,
+    relay::{Layout, Link, Rate, Side},
+};
+
+/// The experiment.
+pub static EXPERIMENT: Experiment = Experiment {
+    name: "holders-fail",
+    about: "a get ends in time and right although one of three holders fails under way",
+    topology: Topology::Relay(layout),
+    nodes: 4..=4,
+    metrics: &[
+        WHOLE_OVER_LINK_TIME,
+        OVER_REMAINING_DIE,
+        OVER_REMAINING_STALL,
+        OVER_REMAINING_CUT,
+        OVER_REMAINING_SLOW,
+        OVER_REMAINING_WRONG,
+        WRONG_BYTES,
+        LATE_SHARE,
+    ],
+    run,
+};
+
+const DELAY: Duration = Duration::from_micros(200);
+const GETTER_RATE: Rate = Rate::mbit(1_000);
+const UPLINK_RATE: Rate = Rate::mbit(100);
+
+/// What is left of a holder's uplink that slows down: 64 KiB in a second.
+const SLOW_RATE: Rate = Rate::kbit(524);
+
+/// The holders that remain after a fault.
+const REMAINING: u64 = 2;
+
+/// The share of a blob that has come when the fault strikes: one in so many bytes.
+const STRIKE_PART: u64 = 3;
+
+/// How long a third of a blob may take to come, and how often it is looked.
+const STRIKE_LIMIT: Duration = Duration::from_secs(60);
+const STRIKE_PAUSE: Duration = Duration::from_millis(2);
+
+/// One byte in so many is changed in a blob that rots: one of each group.
+const ROT_STEP: u64 = 64 << 10;
+
+/// What happens to the first holder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    Nothing,
+    Die,
+    Stall,
+    Cut,
+    Slow,
+    Wrong,
+}
+
+const FAULTS: [(Fault, &str, &MetricSpec); 6] = [
+    (Fault::Nothing, "nothing happens", &WHOLE_OVER_LINK_TIME),
+    (Fault::Die, "a holder is killed", &OVER_REMAINING_DIE),
+    (Fault::Stall, "a holder is stopped, and its connections stay", &OVER_REMAINING_STALL),
+    (Fault::Cut, "a holder is cut off", &OVER_REMAINING_CUT),
+    (Fault::Slow, "a holder's uplink gets slow", &OVER_REMAINING_SLOW),
+    (Fault::Wrong, "a holder's disk changes under it", &OVER_REMAINING_WRONG),
+];
+
+const WHOLE_OVER_LINK_TIME: MetricSpec = MetricSpec {
+    name: "whole_over_link_time",
+    unit: "ratio",
+    bound: None,
+    about: "a get from three holders without a fault, over the time that their uplinks need for it",
+};
+const OVER_REMAINING_DIE: MetricSpec = over_remaining(
+    "over_remaining_die",
+    "from the fault to the end of the get, over the time two uplinks need for what had not come: killed",
+);
+const OVER_REMAINING_STALL: MetricSpec = over_remaining(
+    "over_remaining_stall",
+    "the same for a holder whose process is stopped, while its kernel goes on to answer",
+);
+const OVER_REMAINING_CUT: MetricSpec =
+    over_remaining("over_remaining_cut", "the same for a holder whom nothing reaches or leaves");
+const OVER_REMAINING_SLOW: MetricSpec =
+    over_remaining("over_remaining_slow", "the same for a holder whose uplink falls to 64 KiB/s");
+const OVER_REMAINING_WRONG: MetricSpec = over_remaining(
+    "over_remaining_wrong",
+    "the same for a holder whose blob loses a byte of each group after they were verified, as rot would",
+);
+const WRONG_BYTES: MetricSpec = MetricSpec {
+    name: "wrong_bytes",
+    unit: "count",
+    bound: Some(Bound::Exactly(0.0)),
+    about: "bytes of all these blobs, got into files, that differ from the originals or are missing",
+};
+const LATE_SHARE: MetricSpec = MetricSpec {
+    name: "late_share",
+    unit: "share",
+    bound: None,
+    about: "frames that the relay handed over more than 1 ms late",
+};
+
+const fn over_remaining(name: &'static str, about: &'static str) -> MetricSpec {
+    MetricSpec { name, unit: "ratio", bound: Some(Bound::AtMost(1.5)), about }
+}
+
+fn layout(nodes: u8) -> Layout {
+    let mut layout = Layout::lan(nodes, Link::new(GETTER_RATE, DELAY));
+    let hosts = layout.sites.iter_mut().flat_map(|site| &mut site.hosts);
+    for host in hosts.take(usize::from(nodes.saturating_sub(1))) {
+        *host = uplink(UPLINK_RATE);
+    }
+    layout
+}
+
+fn uplink(rate: Rate) -> Link {
+    Link { up: Some(rate), ..Link::new(GETTER_RATE, DELAY) }
+}
+
+fn run(trial: &mut Trial<'_, '_>) -> Result<(), Error> {
+    let mut wrong = 0;
+    for (seed, (fault, step, metric)) in (1..).zip(FAULTS) {
+        trial.report.step(step);
+        let (ratio, differing) = get_through(trial, fault, seed)?;
+        wrong += differing;
+        trial.report.record(metric, ratio)?;
+    }
+    trial.report.record(&WRONG_BYTES, share(wrong, 1))?;
+    let pace = trial.setting.lab.network()?.counters()?.pace;
+    trial.report.record(&LATE_SHARE, share(pace.late_frames, pace.frames))
+}
+
+/// Has one blob got while a fault strikes; returns the ratio of times, NaN for a get that failed, and how
+/// many bytes are wrong.
+fn get_through(trial: &mut Trial<'_, '_>, fault: Fault, seed: u64) -> Result<(f64, u64), Error> {
+    let bytes = trial.blob_bytes / 2;
+    let mut nodes = lan::start(trial, 1..=trial.nodes, &format!("-{fault:?}").to_lowercase())?;
+    let getters = nodes.split_off(usize::from(trial.nodes - 1));
+    let mut hash = String::new();
+    for holder in &nodes {
+        hash = trial.add(&holder.home, bytes, seed)?;
+    }
+    lan::know(trial, &getters, &nodes, 1)?;
+
+    let getter = trial.setting.lab.host(trial.nodes)?;
+    let Some(first) = nodes.first() else { return Err(Error::NoHost { number: 1 }) };
+    let (started, before) = (Instant::now(), came(trial, getter)?);
+    let (gets, struck) = lan::get_at_once(&getters, &hash, started, || {
+        if fault == Fault::Nothing {
+            return Ok(Struck { at: started, came: 0 });
+        }
+        let struck = Struck::wait(trial, getter, bytes, before)?;
+        strike(trial, fault, first, &hash)?;
+        Ok(struck)
+    })?;
+    let holders = if fault == Fault::Nothing { REMAINING + 1 } else { REMAINING };
+    let link_time = UPLINK_RATE.time_of(bytes.saturating_sub(struck.came) / holders);
+    let got = gets.first().filter(|got| got.receipt.is_some());
+    let took = got.map(|got| got.took.saturating_sub(struck.at - started));
+    let ratio = took.map_or(f64::NAN, |took| took.as_secs_f64() / link_time.as_secs_f64());
+
+    let mut wrong = bytes;
+    if let (Some(_), Some(getter)) = (got, getters.first()) {
+        wrong = wrong_bytes(trial, getter, &hash, (bytes, seed))?;
+    }
+    heal(trial, first.home.host)?;
+    nodes.into_iter().chain(getters).try_for_each(Node::discard)?;
+    Ok((ratio, wrong))
+}
+
+/// Says when a fault struck, and how much had come.
+struct Struck {
+    at: Instant,
+    /// All bytes that had come down the getter's wire, headers included: rather more than of the blob.
+    came: u64,
+}
+
+impl Struck {
+    /// Waits until a part of the blob has come.
+    fn wait(trial: &Trial<'_, '_>, getter: &Host, bytes: u64, before: u64) -> Result<Self, Error> {
+        trial.setting.stop.until("a part of the blob", STRIKE_LIMIT, STRIKE_PAUSE, || {
+            let came = came(trial, getter)?.saturating_sub(before);
+            Ok((came >= bytes / STRIKE_PART).then(|| Self { at: Instant::now(), came }))
+        })
+    }
+}
+
+/// Returns the bytes that came down a host's wire.
+fn came(trial: &Trial<'_, '_>, host: &Host) -> Result<u64, Error> {
+    let index = trial.setting.lab.hosts().iter().position(|other| other == host);
+    let counters = trial.setting.lab.network()?.counters()?;
+    Ok(index.and_then(|index| counters.hosts.get(index)).map_or(0, |wire| wire.down.bytes))
+}
+
+/// Does to a holder what the fault is.
+fn strike(trial: &Trial<'_, '_>, fault: Fault, holder: &Node<'_>, hash: &str) -> Result<(), Error> {
+    let network = trial.setting.lab.network()?;
+    let host = holder.home.host;
+    match fault {
+        Fault::Nothing => Ok(()),
+        Fault::Die => holder.signal(Signal::KILL),
+        Fault::Stall => holder.signal(Signal::STOP),
+        Fault::Cut => network.partition(Side::Host(host), Side::Everyone),
+        Fault::Slow => network.set_link(host, uplink(SLOW_RATE), trial.setting.stop),
+        Fault::Wrong => {
+            let path = holder.home.blob_file(hash);
+            rot(&path).map_err(Error::file("change", &path))
+        }
+    }
+}
+
+/// Undoes to the network what a fault did.
+fn heal(trial: &Trial<'_, '_>, host: &Host) -> Result<(), Error> {
+    let network = trial.setting.lab.network()?;
+    network.heal(Side::Host(host), Side::Everyone)?;
+    network.set_link(host, uplink(UPLINK_RATE), trial.setting.stop)
+}
+
+/// Changes a byte in each group of a file and leaves its times alone, as a failing disk does: a node that
+/// has verified the groups before has no reason to look again.
+fn rot(path: &Path) -> std::io::Result<()> {
+    let file = File::options().read(true).write(true).open(path)?;
+    let meta = file.metadata()?;
+    let mut at = 0;
+    while at < meta.len() {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at)?;
+        file.write_all_at(&[!byte[0]], at)?;
+        at += ROT_STEP;
+    }
+    file.set_modified(meta.modified()?)
+}
+
+/// Gets a blob into a file from the getter's own store, and counts its bytes that are not the original's.
+fn wrong_bytes(
+    trial: &Trial<'_, '_>,
+    getter: &Node<'_>,
+    hash: &str,
+    (bytes, seed): (u64, u64),
+) -> Result<u64, Error> {
+    let (output, original) =
+        (getter.home.file(".output"), trial.setting.lab.path().join("original"));
+    getter.home.get(hash, Some(&output))?;
+    blob::write(&original, bytes, seed)?;
+    let differing = blob::differing(&output, &original);
+    for path in [&output, &original] {
+        fs::remove_file(path).map_err(Error::file("remove", path))?;
+    }
+    differing
+}

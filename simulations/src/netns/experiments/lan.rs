@@ -1,0 +1,100 @@
+//! What experiments on one LAN share: nodes that all know each other and what each holds.
+
+use std::time::{Duration, Instant};
+
+use super::{ASK_PAUSE, Trial};
+use crate::netns::{
+    client::Receipt,
+    error::Error,
+    process::{Home, Node},
+};
+
+/// How long nodes may take to find each other, and to hear what the others hold.
+const MEET_LIMIT: Duration = Duration::from_secs(30);
+
+/// Is how a get ended, and when.
+pub(super) struct Got {
+    /// None where the blob was not found.
+    pub(super) receipt: Option<Receipt>,
+    /// From `started` to the end of the command.
+    pub(super) took: Duration,
+}
+
+/// Starts a node on each of these hosts, with homes named after the host and a suffix; returns when each
+/// lists all others.
+pub(super) fn start<'a>(
+    trial: &Trial<'a, '_>,
+    hosts: impl IntoIterator<Item = u8>,
+    suffix: &str,
+) -> Result<Vec<Node<'a>>, Error> {
+    let homes = hosts.into_iter().map(|number| trial.home(number, suffix));
+    let homes = homes.collect::<Result<Vec<Home<'a>>, Error>>()?;
+    if let Some((first, others)) = homes.split_first() {
+        let ticket = first.invite()?;
+        others.iter().try_for_each(|home| home.join(&ticket))?;
+    }
+    let nodes = homes.iter().map(|home| home.start(&[]));
+    let mut nodes = nodes.collect::<Result<Vec<Node<'a>>, Error>>()?;
+    nodes.iter_mut().try_for_each(Node::ready)?;
+    trial.setting.stop.until("discovery", MEET_LIMIT, ASK_PAUSE, || {
+        for node in &nodes {
+            let rows = node.home.peers()?;
+            let mut others = nodes.iter().filter(|other| other.peer != node.peer);
+            if !others.all(|other| rows.iter().any(|row| row.peer == other.peer)) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
+    })?;
+    Ok(nodes)
+}
+
+/// Waits until the getters have filters of the holders that hold at least so many blobs.
+pub(super) fn know(
+    trial: &Trial<'_, '_>,
+    getters: &[Node<'_>],
+    holders: &[Node<'_>],
+    blobs: u64,
+) -> Result<(), Error> {
+    trial.setting.stop.until("filters of the holders", MEET_LIMIT, ASK_PAUSE, || {
+        for getter in getters {
+            let rows = getter.home.peers()?;
+            let known = |holder: &Node<'_>| {
+                let row = rows.iter().find(|row| row.peer == holder.peer);
+                row.and_then(|row| row.filter_blobs).is_some_and(|held| held >= blobs)
+            };
+            if !holders.iter().all(known) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
+    })
+}
+
+/// Gets a blob on all getters at once, while `meanwhile` runs; returns how each get ended, in their order,
+/// and what `meanwhile` returned.
+pub(super) fn get_at_once<T>(
+    getters: &[Node<'_>],
+    hash: &str,
+    started: Instant,
+    meanwhile: impl FnOnce() -> Result<T, Error>,
+) -> Result<(Vec<Got>, T), Error> {
+    std::thread::scope(|scope| {
+        let gets: Vec<_> = getters
+            .iter()
+            .map(|getter| {
+                let home = &getter.home;
+                scope.spawn(move || {
+                    let receipt = home.get(hash, None)?;
+                    Ok(Got { receipt, took: started.elapsed() })
+                })
+            })
+            .collect();
+        let returned = meanwhile();
+        let ended = gets
+            .into_iter()
+            .map(|get| get.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        let ended = ended.collect::<Result<Vec<Got>, Error>>()?;
+        Ok((ended, returned?))
+    })
+}
