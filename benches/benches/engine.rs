@@ -55,7 +55,10 @@ fn drive(engine: &mut Engine, now: Time) {
                 engine.handle(now, Input::Message { peer, message });
             }
             Output::Fetch { fetch, .. } => {
-                engine.handle(now, Input::Progress { fetch, bytes: 4_096, size: 4_096 });
+                engine.handle(
+                    now,
+                    Input::Progress { fetch, bytes: 4_096, groups: 0..1, size: 4_096 },
+                );
                 let outcome = FetchOutcome::Complete { size: 4_096 };
                 engine.handle(now, Input::FetchEnded { fetch, outcome });
             }
