@@ -39,7 +39,7 @@ fn blobs_come_out_as_they_went_in() {
         (&summary["blobs"], &summary["bytes"]),
         (&LENS.len().into(), &LENS.iter().sum::<usize>().into())
     );
-    let verified = place.run(&["verify", "--json"]).succeeded().lines();
+    let verified = place.run(&["verify", "--json"]).succeeded().answers();
     assert_eq!((&verified[0]["blobs"], &verified[0]["bad"]), (&LENS.len().into(), &0.into()));
 }
 
@@ -47,7 +47,7 @@ fn blobs_come_out_as_they_went_in() {
 fn stdin_is_added_whole_and_a_second_time_found_there() {
     let place = Place::new();
     let input = bytes(1 << 20);
-    let add = || place.run_with_input(&["add", "-", "--json"], &input).succeeded().lines();
+    let add = || place.run_with_input(&["add", "-", "--json"], &input).succeeded().answers();
     let (first, second) = (add(), add());
     assert_eq!((&first[0]["existed"], &second[0]["existed"]), (&false.into(), &true.into()));
     assert_eq!(first[0]["hash"], Hash::of(&input).to_hex().as_str());

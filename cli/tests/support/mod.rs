@@ -118,6 +118,15 @@ impl Run {
         }
         lines
     }
+
+    /// Returns the JSON lines but those that tell how far it is: how many of them there are is a matter of
+    /// time.
+    #[track_caller]
+    pub(crate) fn answers(&self) -> Vec<Value> {
+        let mut lines = self.lines();
+        lines.retain(|line| line["type"] != "progress" && line["type"] != "phase");
+        lines
+    }
 }
 
 /// Returns the names in a directory, sorted.
