@@ -97,6 +97,11 @@ impl Dialled {
         }
     }
 
+    /// Returns whether everything that came was taken, and everything queued was sent.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.start == self.end && self.queued.is_empty() && self.outgoing.is_empty()
+    }
+
     /// Queues bytes to be sent with the next [`receive`](Self::receive).
     pub(super) fn queue(&mut self, bytes: &[u8]) {
         self.queued.extend_from_slice(bytes);

@@ -25,6 +25,7 @@ use tokio::task::JoinSet;
 use super::dialled::{Dialled, Received};
 use super::receive::{Receiver, Run};
 use super::wait::Patience;
+use super::warm::WarmLane;
 use super::{Lanes, OF_FETCH_MAX, lock};
 use crate::transfer::{FetchError, Meter, StreamError};
 
@@ -38,12 +39,17 @@ const LOAD_WINDOW: Duration = Duration::from_millis(10);
 /// The share of its time for which a lane's thread works when it is the limit.
 const LOAD_FULL: f64 = 0.5;
 
+/// Says how a fetch comes to its lanes.
+pub(crate) enum Door {
+    /// The peer has offered some, at the host of its control connection: an IP address or a name.
+    Offer { host: String, offer: LaneOffer },
+    /// One is open.
+    Warm(WarmLane),
+}
+
 /// Says what is fetched over lanes.
 pub(crate) struct Work {
     pub(crate) peer: PeerId,
-    /// The host of the peer's control connection: an IP address or a name.
-    pub(crate) host: String,
-    pub(crate) offer: LaneOffer,
     /// The list that proves every group.
     pub(crate) list: Arc<GroupList>,
     /// The groups wanted, in rising order.
@@ -74,6 +80,25 @@ fn is_of_the_way(error: &FetchError) -> bool {
     )
 }
 
+/// Says how one lane of a fetch begins.
+enum Start {
+    Dial { host: String, port: u16, token: LaneToken },
+    Warm(WarmLane),
+}
+
+impl Door {
+    /// Returns the lanes that may be opened through it, one after another.
+    fn into_starts(self) -> Vec<Start> {
+        match self {
+            Self::Warm(lane) => vec![Start::Warm(lane)],
+            Self::Offer { host, offer: LaneOffer { port, tokens } } => {
+                let dial = |token| Start::Dial { host: host.clone(), port, token };
+                tokens.into_iter().take(OF_FETCH_MAX).map(dial).collect()
+            }
+        }
+    }
+}
+
 /// What the lanes of one fetch share.
 struct Common<S> {
     lanes: Lanes,
@@ -98,13 +123,14 @@ impl<S> Drop for Guard<S> {
 }
 
 impl Lanes {
-    /// Fetches ranges over lanes that a peer offered, and hands `store` checked runs, on threads that may
-    /// block. Dropping the future stops the lanes; what was handed on stays.
+    /// Fetches ranges over lanes to a peer, and hands `store` checked runs, on threads that may block.
+    /// Lanes on which everything has come are kept [warm](Self::warm). Dropping the future stops the
+    /// lanes; what was handed on stays.
     ///
     /// # Errors
     /// The error that decided, and what is missing. A peer of which no lane could be opened is not tried
     /// again for a while.
-    pub(crate) async fn fetch<S>(&self, work: Work, store: S) -> Result<(), LaneEnd>
+    pub(crate) async fn fetch<S>(&self, work: Work, door: Door, store: S) -> Result<(), LaneEnd>
     where
         S: Fn(Run) -> Result<(), FetchError> + Send + Sync + 'static,
     {
@@ -112,7 +138,6 @@ impl Lanes {
             return Err(LaneEnd { error: FetchError::NoBuffer, rest: work.ranges });
         };
         let peer = work.peer;
-        let tokens: Vec<LaneToken> = work.offer.tokens.iter().copied().take(OF_FETCH_MAX).collect();
         let common = Arc::new(Common {
             lanes: self.clone(),
             left: Mutex::new(Ranges::new(&work.ranges)),
@@ -123,7 +148,7 @@ impl Lanes {
             is_reached: AtomicBool::new(false),
         });
         let guard = Guard(Arc::clone(&common));
-        let error = run_all(&common, tokens).await;
+        let error = run_all(&common, door.into_starts()).await;
         drop(guard);
         let rest = lock(&common.left).take_all();
         let error = match error {
@@ -141,16 +166,16 @@ impl Lanes {
 }
 
 /// Runs lanes until all have ended, and returns the error that counts most.
-async fn run_all<S>(common: &Arc<Common<S>>, tokens: Vec<LaneToken>) -> Option<FetchError>
+async fn run_all<S>(common: &Arc<Common<S>>, starts: Vec<Start>) -> Option<FetchError>
 where
     S: Fn(Run) -> Result<(), FetchError> + Send + Sync + 'static,
 {
-    let mut tokens = tokens.into_iter();
+    let mut starts = starts.into_iter();
     let mut lanes = JoinSet::new();
     let mut start = |lanes: &mut JoinSet<Result<(), FetchError>>| {
-        if let Some(token) = tokens.next() {
+        if let Some(start) = starts.next() {
             let common = Arc::clone(common);
-            lanes.spawn_blocking(move || common.run(token));
+            lanes.spawn_blocking(move || common.run(start));
         }
     };
     start(&mut lanes);
@@ -176,23 +201,35 @@ where
 
 impl<S: Fn(Run) -> Result<(), FetchError>> Common<S> {
     /// Runs one lane from its first packet until nothing is left to ask for.
-    fn run(&self, token: LaneToken) -> Result<(), FetchError> {
-        let Work { peer, host, offer, list, meter, .. } = &self.work;
-        let (stop, started) = (&self.stop, Instant::now());
-        let tls = self.lanes.0.tls.connect(*peer).map_err(io::Error::other);
-        let patience = Patience { stop, deadline: started + OPEN_TIMEOUT };
-        let lane = tls.and_then(|tls| Dialled::open(tls, *peer, (host, offer.port), patience));
-        let mut lane = lane.map_err(StreamError::from)?;
-        meter.lane_opened(started.elapsed());
+    fn run(&self, start: Start) -> Result<(), FetchError> {
+        let Work { peer, list, meter, .. } = &self.work;
+        let mut lane = match start {
+            Start::Warm(lane) => lane,
+            Start::Dial { host, port, token } => WarmLane(Box::new(self.dial(&host, port, token)?)),
+        };
         self.is_reached.store(true, Ordering::Relaxed);
-        lane.queue(&frame::encode(LANE_OPEN, &LaneOpen { token })?);
         let mut receiver = Receiver::new(Arc::clone(list), &self.lanes.0.buffers, &self.store);
-        let received = self.receive(&mut lane, &mut receiver);
+        let received = self.receive(&mut lane.0, &mut receiver);
         meter.verified(receiver.verifying);
         // What was checked is kept, however the lane ended.
         let stored = receiver.finish();
         lock(&self.left).give_back(receiver.into_rest());
-        received.and(stored)
+        received.and(stored)?;
+        self.lanes.keep(*peer, lane);
+        Ok(())
+    }
+
+    /// Opens a lane and shows its token.
+    fn dial(&self, host: &str, port: u16, token: LaneToken) -> Result<Dialled, FetchError> {
+        let Work { peer, meter, .. } = &self.work;
+        let started = Instant::now();
+        let tls = self.lanes.0.tls.connect(*peer).map_err(io::Error::other);
+        let patience = Patience { stop: &self.stop, deadline: started + OPEN_TIMEOUT };
+        let lane = tls.and_then(|tls| Dialled::open(tls, *peer, (host, port), patience));
+        let mut lane = lane.map_err(StreamError::from)?;
+        meter.lane_opened(started.elapsed());
+        lane.queue(&frame::encode(LANE_OPEN, &LaneOpen { token })?);
+        Ok(lane)
     }
 
     fn receive(&self, lane: &mut Dialled, receiver: &mut Receiver<'_>) -> Result<(), FetchError> {

@@ -24,6 +24,7 @@ mod tests;
 mod tls;
 mod tokens;
 mod wait;
+mod warm;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -35,13 +36,15 @@ use blobmesh_protocol::PeerId;
 use blobmesh_protocol::wire::lane::{LaneOffer, LaneToken};
 use tokio::sync::Semaphore;
 
-pub(crate) use fetch::{LaneEnd, Work};
+pub(crate) use fetch::{Door, LaneEnd, Work};
 pub(crate) use receive::Run;
 pub(crate) use serve::{Admission, Slot};
+pub(crate) use warm::WarmLane;
 
 use self::buffers::Buffers;
 use self::tls::Tls;
 use self::tokens::Tokens;
+use self::warm::{WARM_FOR, Warm};
 use crate::identity::Identity;
 
 /// How many lanes one peer may have to this node: as many as blobs are served to it at once.
@@ -95,6 +98,9 @@ struct Shared {
     pending: Arc<Semaphore>,
     fetches: Arc<Semaphore>,
     avoided: Mutex<HashMap<PeerId, Instant>>,
+    warm: Mutex<Warm>,
+    /// Set while somebody looks after the warm lanes.
+    is_kept: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -140,6 +146,8 @@ impl Lanes {
             pending: Arc::new(Semaphore::new(PENDING_MAX)),
             fetches: Arc::new(Semaphore::new(FETCHES_MAX)),
             avoided: Mutex::default(),
+            warm: Mutex::default(),
+            is_kept: AtomicBool::new(false),
         })))
     }
 
@@ -169,6 +177,32 @@ impl Lanes {
         !is_avoided && shared.fetches.available_permits() > 0
     }
 
+    /// Takes a lane to a peer that is open and asks for nothing.
+    pub(crate) fn warm(&self, peer: PeerId) -> Option<WarmLane> {
+        lock(&self.0.warm).take(&peer, Instant::now())
+    }
+
+    /// Keeps a lane for the next range. Must be called within the runtime.
+    fn keep(&self, peer: PeerId, lane: WarmLane) {
+        lock(&self.0.warm).put(peer, lane, Instant::now());
+        if self.0.is_kept.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let shared = Arc::downgrade(&self.0);
+        // It ends with the last warm lane, or the node.
+        drop(tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(WARM_FOR / 2).await;
+                let Some(shared) = shared.upgrade() else { return };
+                let mut warm = lock(&shared.warm);
+                if !warm.expire(Instant::now()) {
+                    shared.is_kept.store(false, Ordering::Relaxed);
+                    return;
+                }
+            }
+        }));
+    }
+
     /// Notes that a peer's lanes failed, so that the next fetches do without them.
     fn avoid(&self, peer: PeerId) {
         let mut avoided = lock(&self.0.avoided);
@@ -182,6 +216,7 @@ impl Lanes {
     /// Ends all lanes of a peer and takes its tokens back.
     pub(crate) fn drop_peer(&self, peer: PeerId) {
         lock(&self.0.tokens).revoke(&peer);
+        lock(&self.0.warm).drop_peer(&peer);
         let accepted = lock(&self.0.accepted);
         let of_peer = accepted.lanes.values().filter(|(of, _)| *of == Some(peer));
         of_peer.for_each(|(_, stop)| stop.store(true, Ordering::Relaxed));
@@ -189,6 +224,7 @@ impl Lanes {
 
     /// Ends all lanes that serve, and takes no more. Their threads end within a moment.
     fn close(&self) {
+        lock(&self.0.warm).clear();
         let mut accepted = lock(&self.0.accepted);
         accepted.closed = true;
         accepted.lanes.values().for_each(|(_, stop)| stop.store(true, Ordering::Relaxed));

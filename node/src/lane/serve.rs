@@ -18,9 +18,9 @@ use blobmesh_protocol::wire::message::{
 use super::accepted::Accepted;
 use super::buffers::{BUFFER_WAIT, Buffers};
 use super::wait::{self, Patience};
-use crate::store::{BlobReader, Store};
-use crate::transfer::StreamError;
+use crate::store::Store;
 use crate::transfer::provider::{self, ServeError};
+use crate::transfer::{Holding, StreamError};
 
 /// How long a lane may ask for nothing.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -63,7 +63,7 @@ pub(super) struct Service<'a, A: Admission> {
 /// The blob that a lane is about.
 struct Current<S> {
     hash: Hash,
-    reader: BlobReader,
+    reader: Holding,
     compressor: Compressor,
     encoded: Vec<Vec<u8>>,
     slot: S,
@@ -99,7 +99,10 @@ impl<A: Admission> Service<'_, A> {
         request: &BlobRequest,
         current: Option<Current<A::Slot>>,
     ) -> Result<Option<Current<A::Slot>>, ServeError> {
-        let mut current = match current.filter(|current| current.hash == request.hash) {
+        let goes_on = |current: &Current<A::Slot>| {
+            current.hash == request.hash && current.reader.has(request)
+        };
+        let mut current = match current.filter(goes_on) {
             Some(current) => current,
             None => match self.begin(request)? {
                 Ok(current) => current,
@@ -140,15 +143,16 @@ impl<A: Admission> Service<'_, A> {
             }
             Err(None) => return Err(ServeError::Worker),
         };
-        let Some(reader) = provider::open(self.store, &request.hash)? else {
+        let Some(reader) = Holding::find(self.store, request)? else {
             return Ok(Err(BlobHead::Absent));
         };
-        let compressor = provider::compressor(&reader, request.codecs)?;
+        let first = request.runs.first().map_or(0, |(start, _)| *start);
+        let compressor = reader.compressor(request.codecs, first)?;
         let encoded = Vec::new();
         Ok(Ok(Current { hash: request.hash, reader, compressor, encoded, slot }))
     }
 
-    fn send_list(&mut self, reader: &BlobReader) -> Result<(), ServeError> {
+    fn send_list(&mut self, reader: &Holding) -> Result<(), ServeError> {
         let list = reader.list()?;
         let piece = usize::try_from(LIST_PIECE_LEN_MAX / 32).unwrap_or(usize::MAX);
         for values in list.values().chunks(piece) {

@@ -1,5 +1,7 @@
 //! Both ends of lanes over loopback, and whoever else comes to a lane port.
 
+mod warm;
+
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::AtomicUsize;
@@ -30,7 +32,7 @@ struct Holder {
     bytes: Vec<u8>,
     admitted: Arc<AtomicUsize>,
     accepting: JoinHandle<()>,
-    _store: Store,
+    store: Store,
     _dir: TempDir,
 }
 
@@ -107,18 +109,22 @@ impl Holder {
         let accepting = tokio::spawn(lanes.clone().accept(listener, store.clone(), gate));
         let list = Arc::new(hasher.finish());
         let (lanes, peer) = (OpenLanes(lanes), identity.peer());
-        Self { lanes, peer, list, bytes, admitted, accepting, _store: store, _dir: dir }
+        Self { lanes, peer, list, bytes, admitted, accepting, store, _dir: dir }
     }
 
     fn offer(&self, to: &Getter) -> LaneOffer {
         self.lanes.0.offer(to.peer, u64::MAX).expect("an offer")
     }
 
-    fn work(&self, offer: LaneOffer) -> Work {
+    /// Offers lanes to a getter.
+    fn door(&self, to: &Getter) -> Door {
+        Door::Offer { host: "127.0.0.1".to_owned(), offer: self.offer(to) }
+    }
+
+    /// Says that everything is wanted.
+    fn work(&self) -> Work {
         Work {
             peer: self.peer,
-            host: "127.0.0.1".to_owned(),
-            offer,
             list: Arc::clone(&self.list),
             ranges: std::iter::once(0..group_count(self.list.size())).collect(),
             meter: Arc::new(Meter::default()),
@@ -162,11 +168,11 @@ impl Getter {
     }
 
     /// Fetches, and returns what came and how it ended.
-    async fn fetch(&self, work: Work) -> (Vec<u8>, Result<(), LaneEnd>) {
+    async fn fetch(&self, work: Work, door: Door) -> (Vec<u8>, Result<(), LaneEnd>) {
         let size = usize::try_from(work.list.size()).expect("small");
         let got = Arc::new(Mutex::new(vec![0; size]));
         let to = Arc::clone(&got);
-        let result = self.lanes.fetch(work, move |run| {
+        let result = self.lanes.fetch(work, door, move |run| {
             put(&mut lock(&to), &run);
             Ok(())
         });
@@ -222,10 +228,10 @@ async fn blobs_of_boundary_sizes_come_whole_over_lanes() {
     for size in [GROUP + 1, 16 * GROUP, 64 * GROUP, 64 * GROUP + 1, 300 * GROUP + 77] {
         for bytes in [noise(size), vec![b'a'; size]] {
             let (holder, getter) = (Holder::start(bytes, Mode::Everybody), Getter::new());
-            let work = holder.work(holder.offer(&getter));
-            let (got, result) = getter.fetch(work).await;
+            let (got, result) = getter.fetch(holder.work(), holder.door(&getter)).await;
             result.expect("fetched");
             assert!(got == holder.bytes, "{size}");
+            drop(getter);
             holder.is_quiet().await;
         }
     }
@@ -236,8 +242,8 @@ async fn only_the_ranges_asked_for_come() {
     let (holder, getter) = (Holder::start(noise(200 * GROUP), Mode::Everybody), Getter::new());
     let meter = Arc::new(Meter::default());
     let ranges = vec![3..4, 60..70, 199..200];
-    let work = Work { ranges, meter: Arc::clone(&meter), ..holder.work(holder.offer(&getter)) };
-    let (got, result) = getter.fetch(work).await;
+    let work = Work { ranges, meter: Arc::clone(&meter), ..holder.work() };
+    let (got, result) = getter.fetch(work, holder.door(&getter)).await;
     result.expect("fetched");
     for group in 0..200 {
         let wanted = group == 3 || (60..70).contains(&group) || group == 199;
@@ -278,8 +284,8 @@ async fn token_opens_no_second_lane_and_a_guess_opens_none() {
 async fn peer_with_another_key_is_refused_and_its_lanes_are_avoided() {
     let (holder, getter) = (Holder::start(noise(GROUP * 2), Mode::Everybody), Getter::new());
     let someone = Getter::new().peer;
-    let work = Work { peer: someone, ..holder.work(holder.offer(&getter)) };
-    let (_, result) = getter.fetch(work).await;
+    let work = Work { peer: someone, ..holder.work() };
+    let (_, result) = getter.fetch(work, holder.door(&getter)).await;
     let end = result.expect_err("not whom it dialled");
     assert!(end.is_of_the_way(), "{:?}", end.error);
     assert!(matches!(&end.rest[..], [rest] if *rest == (0..2)), "{:?}", end.rest);
@@ -290,7 +296,7 @@ async fn peer_with_another_key_is_refused_and_its_lanes_are_avoided() {
 #[tokio::test(flavor = "multi_thread")]
 async fn busy_provider_says_so_on_the_lane() {
     let (holder, getter) = (Holder::start(noise(GROUP * 2), Mode::Nobody), Getter::new());
-    let (_, result) = getter.fetch(holder.work(holder.offer(&getter))).await;
+    let (_, result) = getter.fetch(holder.work(), holder.door(&getter)).await;
     let end = result.expect_err("busy");
     let asked = Duration::from_secs(1);
     assert!(matches!(end.error, FetchError::Busy { retry_after } if retry_after == asked));
@@ -302,8 +308,8 @@ async fn absent_blob_is_absent_on_a_lane() {
     let (holder, getter) = (Holder::start(noise(GROUP * 2), Mode::Everybody), Getter::new());
     let mut other = BlobHasher::new();
     other.update(&vec![1; 3 * GROUP]);
-    let work = Work { list: Arc::new(other.finish()), ..holder.work(holder.offer(&getter)) };
-    let (_, result) = getter.fetch(work).await;
+    let work = Work { list: Arc::new(other.finish()), ..holder.work() };
+    let (_, result) = getter.fetch(work, holder.door(&getter)).await;
     assert!(matches!(result.expect_err("absent").error, FetchError::Absent));
 }
 
@@ -352,7 +358,7 @@ async fn connections_that_say_nothing_are_few_and_do_not_stay() {
     }
     holder.is_quiet().await;
     let getter = Getter::new();
-    let (got, result) = getter.fetch(holder.work(holder.offer(&getter))).await;
+    let (got, result) = getter.fetch(holder.work(), holder.door(&getter)).await;
     result.expect("fetched");
     assert!(got == holder.bytes);
 }
@@ -416,8 +422,7 @@ async fn dropped_fetch_stops_its_lanes_at_both_ends() {
     let (holder, getter) = (Holder::start(noise(40 * GROUP), mode), Getter::new());
     let state = Arc::new(());
     let weak = Arc::downgrade(&state);
-    let work = holder.work(holder.offer(&getter));
-    let fetch = getter.lanes.fetch(work, move |_| {
+    let fetch = getter.lanes.fetch(holder.work(), holder.door(&getter), move |_| {
         let _alive = &state;
         Ok(())
     });
@@ -465,8 +470,8 @@ fn handshake_proves_both_keys_or_fails() {
 #[tokio::test(flavor = "multi_thread")]
 async fn store_that_fails_ends_the_fetch() {
     let (holder, getter) = (Holder::start(noise(40 * GROUP), Mode::Everybody), Getter::new());
-    let work = holder.work(holder.offer(&getter));
-    let result = getter.lanes.fetch(work, |_| Err(FetchError::Worker)).await;
+    let (work, door) = (holder.work(), holder.door(&getter));
+    let result = getter.lanes.fetch(work, door, |_| Err(FetchError::Worker)).await;
     assert!(matches!(result.expect_err("nothing is stored").error, FetchError::Worker));
     holder.is_quiet().await;
 }
@@ -474,9 +479,9 @@ async fn store_that_fails_ends_the_fetch() {
 #[tokio::test(flavor = "multi_thread")]
 async fn lanes_that_are_closed_take_nobody() {
     let (holder, getter) = (Holder::start(noise(2 * GROUP), Mode::Everybody), Getter::new());
-    let offer = holder.offer(&getter);
+    let door = holder.door(&getter);
     holder.lanes.0.close();
-    let (_, result) = getter.fetch(holder.work(offer)).await;
+    let (_, result) = getter.fetch(holder.work(), door).await;
     assert!(result.expect_err("closed").is_of_the_way());
     holder.is_quiet().await;
 }

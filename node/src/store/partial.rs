@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex};
 
 use blobmesh_protocol::Hash;
 use blobmesh_protocol::blob::{
-    GroupList, GroupSet, ProvisionalList, group_count, group_len, group_offset,
+    GROUP_LEN, GroupList, GroupSet, ProvisionalList, group_count, group_len, group_offset,
 };
 
 use super::error::StoreError;
@@ -197,6 +197,28 @@ impl Partial {
             buf.clear();
         }
         Ok(held)
+    }
+
+    /// Reads groups in a row, the first of them `first`, into `buf`, which is exactly as long as they are;
+    /// false when one of them is not held, and `buf` may hold anything then.
+    ///
+    /// Groups that were written before a restart are checked as by [`read_group`](Self::read_group).
+    pub fn read_run(&self, first: u64, buf: &mut [u8]) -> Result<bool, StoreError> {
+        let shared = &self.0;
+        let group = usize::try_from(GROUP_LEN).unwrap_or(usize::MAX);
+        let count = u64::try_from(buf.len().div_ceil(group)).unwrap_or(u64::MAX);
+        let groups = first..first.saturating_add(count);
+        let is_held = groups.end <= group_count(shared.list.size()) && {
+            let state = lock(&shared.state);
+            groups.clone().all(|index| state.held.contains(index))
+        };
+        let len = |index| group_len(shared.list.size(), index);
+        if !is_held || groups.clone().map(len).sum::<usize>() != buf.len() {
+            return Ok(false);
+        }
+        sys::read_exact_at(&shared.file, buf, group_offset(first))
+            .map_err(StoreError::io("read", &shared.data_path()))?;
+        Ok(groups.zip(buf.chunks(group)).all(|(index, part)| shared.check(index, part)))
     }
 
     /// Syncs what was written and saves which groups are held, so that a restart finds them. Call it

@@ -11,6 +11,7 @@
 pub(crate) mod edge;
 mod error;
 mod frames;
+mod holding;
 mod meter;
 pub(crate) mod provider;
 pub(crate) mod requester;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 
 pub(crate) use error::FetchError;
 pub(crate) use frames::{FrameIo, StreamError};
+pub(crate) use holding::Holding;
 pub(crate) use meter::{Carried, Meter};
 
 /// How many bytes of groups travel between a stream's task and the thread that reads or writes them.

@@ -1,15 +1,9 @@
 //! Serving a peer: the provider's side of a blob stream (SPEC.md, "Blob stream").
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use blobmesh_protocol::Hash;
-use blobmesh_protocol::blob::{
-    GROUP_LEN, GroupList, GroupSet, group_count, group_len, group_offset,
-};
-use blobmesh_protocol::compress::{
-    Codec, Compressor, PROBE_SAMPLE_LEN, Probe, probe, probe_offsets,
-};
+use blobmesh_protocol::blob::{group_count, group_len, group_offset};
+use blobmesh_protocol::compress::{Codec, Compressor};
 use blobmesh_protocol::wire::frame::{self, FrameHeader};
 use blobmesh_protocol::wire::lane::{LaneOffer, TAKES_LANE};
 use blobmesh_protocol::wire::message::{
@@ -20,9 +14,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use super::holding::Holding;
 use super::{BATCH_BYTES, BATCHES_MAX, FrameIo, StreamError};
 use crate::compute;
-use crate::store::{BlobReader, Partial, Store, StoreError};
+use crate::store::{Store, StoreError};
 
 /// How long a peer that opened a blob stream may take to say what it wants.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -81,8 +76,8 @@ pub(crate) async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(
 /// Every group is verified by the store before it is sent, so nothing wrong leaves this node. Ends
 /// when the peer stops taking what it asked for. Dropping the future ends the service.
 ///
-/// Where the peer takes lanes, `offer` may make an offer for the bytes it wants; the groups then stay
-/// behind for the lanes, but for the last one that proves the list.
+/// Where the peer takes lanes, `offer` may make an offer for the bytes that it wants, or is going to want;
+/// the groups then stay behind for the lanes, but for the last one that proves the list.
 pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     io: &mut FrameIo<S>,
     request: BlobRequest,
@@ -101,9 +96,8 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         return Ok(0);
     };
     answer(io, BlobHead::Ok { size }).await?;
-    // Lanes serve whole blobs.
-    let takes_lane = request.codecs & TAKES_LANE != 0 && group_count(size) > 1 && reader.is_whole();
-    if let Some(offer) = takes_lane.then(|| offer(bytes_of(&groups, size))).flatten() {
+    let takes_lane = request.codecs & TAKES_LANE != 0 && group_count(size) > 1;
+    if let Some(offer) = takes_lane.then(|| offer(bytes_coming(&groups, size))).flatten() {
         write(io, &frame::encode(LANE_OFFER, &offer).map_err(StreamError::from)?).await?;
         groups.clear();
     }
@@ -116,92 +110,6 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     write(io, &FrameHeader { kind: END, len: 0 }.encode()).await?;
     timeout(WRITE_TIMEOUT, io.close()).await.map_err(|_| ServeError::TooSlow)??;
     Ok(sent)
-}
-
-/// Is what can be served of a blob.
-enum Holding {
-    /// All of it.
-    Whole(BlobReader),
-    /// The groups that a fetch of our own has brought so far.
-    Part(Partial),
-}
-
-impl Holding {
-    /// Finds a blob, or a part of one that has all that is asked for.
-    fn find(store: &Store, request: &BlobRequest) -> Result<Option<Self>, StoreError> {
-        let hash = &request.hash;
-        if let Some(reader) = open(store, hash)? {
-            return Ok(Some(Self::Whole(reader)));
-        }
-        let partial = if request.runs.is_empty() { None } else { store.find_partial(hash)? };
-        let has = |partial: &Partial| holds(&partial.held(), request);
-        Ok(partial.filter(has).map(Self::Part))
-    }
-
-    fn is_whole(&self) -> bool {
-        matches!(self, Self::Whole(_))
-    }
-
-    fn size(&self) -> u64 {
-        match self {
-            Self::Whole(reader) => reader.size(),
-            Self::Part(partial) => partial.list().size(),
-        }
-    }
-
-    fn list(&self) -> Result<Arc<GroupList>, StoreError> {
-        match self {
-            Self::Whole(reader) => reader.list(),
-            Self::Part(partial) => Ok(partial.list()),
-        }
-    }
-
-    /// Reads a group, which is checked once by this process; an error if it is not held any more.
-    fn read_group(&self, index: u64, buf: &mut Vec<u8>) -> Result<(), StoreError> {
-        match self {
-            Self::Whole(reader) => reader.read_group(index, buf),
-            Self::Part(partial) if partial.read_group(index, buf)? => Ok(()),
-            Self::Part(partial) => Err(StoreError::Absent { hash: partial.list().hash() }),
-        }
-    }
-
-    /// Makes what compresses groups for a requester of these codecs. Of a part the first group that was
-    /// asked for stands for all.
-    fn compressor(&self, codecs: u8, first: u64) -> Result<Compressor, StoreError> {
-        match self {
-            Self::Whole(reader) => compressor(reader, codecs),
-            Self::Part(_) if codecs & Codec::Lz4.bit() == 0 => {
-                Ok(Compressor::new(Probe::Incompressible))
-            }
-            Self::Part(_) => {
-                let mut sample = Vec::new();
-                self.read_group(first, &mut sample)?;
-                sample.truncate(PROBE_SAMPLE_LEN);
-                Ok(Compressor::new(probe(std::iter::once(&sample[..]))))
-            }
-        }
-    }
-}
-
-/// Returns whether all groups that are asked for are held, and the last one if it is to prove the list.
-fn holds(held: &GroupSet, request: &BlobRequest) -> bool {
-    let proves = !request.with_list || held.contains(held.groups().saturating_sub(1));
-    proves
-        && request.runs.iter().all(|(start, count)| {
-            let end = start.saturating_add(*count);
-            end <= held.groups() && (*start..end).all(|group| held.contains(group))
-        })
-}
-
-/// Opens a blob with its list, `None` if it is not there or has rotted. A list that is lost is made
-/// anew of all the blob's bytes: who waits for it has had no promise yet, and goes elsewhere.
-pub(crate) fn open(store: &Store, hash: &Hash) -> Result<Option<BlobReader>, StoreError> {
-    let Some(reader) = store.open_blob(hash)? else { return Ok(None) };
-    match reader.list() {
-        Ok(_) => Ok(Some(reader)),
-        Err(StoreError::Rot { .. } | StoreError::Absent { .. }) => Ok(None),
-        Err(error) => Err(error),
-    }
 }
 
 async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
@@ -217,6 +125,13 @@ async fn write<S: AsyncRead + AsyncWrite + Unpin>(
     frames: &[u8],
 ) -> Result<(), ServeError> {
     Ok(timeout(WRITE_TIMEOUT, io.write(frames)).await.map_err(|_| ServeError::TooSlow)??)
+}
+
+/// Returns how many bytes a requester of some runs is likely to want of a blob. Who asks for a range in
+/// the middle is dividing the blob among its holders, and comes again.
+fn bytes_coming(runs: &[(u64, u64)], size: u64) -> u64 {
+    let goes_on = runs.last().is_some_and(|(start, count)| start + count < group_count(size));
+    if goes_on { size } else { bytes_of(runs, size) }
 }
 
 /// Returns how many bytes of a blob of `size` bytes are in some runs of groups.
@@ -254,7 +169,8 @@ fn read(
     let size = reader.size();
     let last = group_count(size) - 1;
     let with_list = request.with_list && last > 0;
-    let first = runs.first().map_or(0, |(start, _)| *start);
+    // Where lanes bring the groups there are none to send here; of a part only these may be read.
+    let first = request.runs.first().map_or(0, |(start, _)| *start);
     let compressor = reader.compressor(request.codecs, first)?;
     let mut framer = Framer::new(reader, compressor, batches);
     if with_list {
@@ -335,22 +251,4 @@ impl<'a> Framer<'a> {
         let batch = std::mem::replace(&mut self.batch, next);
         batch.is_empty() || self.batches.blocking_send(batch).is_ok()
     }
-}
-
-/// Makes what compresses a blob's groups for a requester of these codecs, as far as a probe says that it
-/// is worth it.
-pub(crate) fn compressor(reader: &BlobReader, codecs: u8) -> Result<Compressor, StoreError> {
-    let is_wanted = codecs & Codec::Lz4.bit() != 0;
-    Ok(Compressor::new(if is_wanted { probe_blob(reader)? } else { Probe::Incompressible }))
-}
-
-fn probe_blob(reader: &BlobReader) -> Result<Probe, StoreError> {
-    let mut samples: Vec<Vec<u8>> = Vec::new();
-    for offset in probe_offsets(reader.size()) {
-        let mut sample = Vec::new();
-        reader.read_group(offset / GROUP_LEN, &mut sample)?;
-        sample.truncate(PROBE_SAMPLE_LEN);
-        samples.push(sample);
-    }
-    Ok(probe(samples.iter().map(Vec::as_slice)))
 }

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::sink::{self, GroupSink, RawGroup, Start};
 use super::{FetchError, FrameIo, Report};
 use crate::compute;
-use crate::lane::{self, LaneEnd, Lanes};
+use crate::lane::{self, Door, LaneEnd, Lanes};
 use crate::store::Store;
 
 /// Leads to one peer.
@@ -62,7 +62,8 @@ pub(crate) async fn fetch<W: Way>(
 /// Returns the blob's size once it is whole, verified and in the store; `None` says that the groups are
 /// stored and others are missing.
 ///
-/// What is asked for first goes over a blob stream. Where the peer answers with an offer of lanes, the
+/// Groups of a blob whose list is proven come over a lane to the peer that is open, if there is one. Else
+/// what is asked for first goes over a blob stream. Where the peer answers with an offer of lanes, the
 /// groups come over those, and over another blob stream if that fails. Waits as long as the peer keeps it
 /// waiting: whoever calls decides when it is too long, and drops the future. What was verified until then
 /// stays in the store as a partial blob.
@@ -77,11 +78,8 @@ pub(crate) async fn fetch_groups<W: Way>(
     if let Start::Whole { size } = start {
         return Ok(Some(size));
     }
-    let started = Instant::now();
-    let io = FrameIo::new(way.open().await?);
-    report.meter().connected(started.elapsed());
     let takes_lane = way.lanes().is_some_and(|of| of.lanes.takes(of.peer));
-    let offer = None;
+    let (io, offer) = (None, None);
     let mut fetch =
         Fetch { way, io, hash, groups, store, blob_bytes_max, report, takes_lane, offer };
     match start {
@@ -93,7 +91,8 @@ pub(crate) async fn fetch_groups<W: Way>(
 
 struct Fetch<'a, W: Way, P> {
     way: &'a W,
-    io: FrameIo<W::Stream>,
+    /// The blob stream; none before the first request.
+    io: Option<FrameIo<W::Stream>>,
     hash: Hash,
     /// The groups wanted; none for all.
     groups: Option<Range<u64>>,
@@ -138,19 +137,34 @@ impl<W: Way, P: Report> Fetch<'_, W, P> {
         missing: &[Range<u64>],
     ) -> Result<Option<u64>, FetchError> {
         let missing = self.wanted(missing);
-        // A request that names no groups would ask for all of them.
-        if !missing.is_empty() {
-            let claimed = self.request(false, runs_of(&missing)).await?;
-            if claimed != size {
-                return Err(FetchError::other_size(size, claimed));
-            }
-        }
-        let received = match &missing[..] {
-            [] => Ok(()),
-            missing => self.groups_or_lanes(&mut sink, missing).await,
-        };
+        let received = self.proven_groups(&mut sink, size, missing).await;
         let whole = sink.finish(received, self.groups.take()).await?;
         Ok(whole.then_some(size))
+    }
+
+    /// Takes groups of a blob whose list is proven: over a lane that is open, or as the peer offers.
+    async fn proven_groups(
+        &mut self,
+        sink: &mut GroupSink,
+        size: u64,
+        mut missing: Vec<Range<u64>>,
+    ) -> Result<(), FetchError> {
+        // A request that names no groups would ask for all of them.
+        if missing.is_empty() {
+            return Ok(());
+        }
+        if let Some(lane) = self.way.lanes().and_then(|of| of.lanes.warm(of.peer)) {
+            match self.over_lanes(sink, Door::Warm(lane), &missing).await? {
+                Ok(()) => return Ok(()),
+                Err(end) if end.is_of_the_way() => missing = end.rest,
+                Err(end) => return Err(end.error),
+            }
+        }
+        let claimed = self.request(false, runs_of(&missing)).await?;
+        if claimed != size {
+            return Err(FetchError::other_size(size, claimed));
+        }
+        self.groups_or_lanes(sink, &missing).await
     }
 
     /// Returns what of these runs is wanted.
@@ -160,13 +174,16 @@ impl<W: Way, P: Report> Fetch<'_, W, P> {
         cut.filter(|run| !run.is_empty()).collect()
     }
 
-    /// Asks for groups and returns the size that the peer claims.
+    /// Asks for groups on a fresh blob stream and returns the size that the peer claims.
     async fn request(&mut self, with_list: bool, runs: Vec<(u64, u64)>) -> Result<u64, FetchError> {
         let lane = if self.takes_lane { TAKES_LANE } else { 0 };
         let codecs = Codec::Raw.bit() | Codec::Lz4.bit() | lane;
         let request = BlobRequest { hash: self.hash, with_list, codecs, runs };
+        let connecting = Instant::now();
+        let io = self.io.insert(FrameIo::new(self.way.open().await?));
+        self.report.meter().connected(connecting.elapsed());
         let started = Instant::now();
-        self.io.write(&frame::encode(REQUEST, &request)?).await?;
+        io.write(&frame::encode(REQUEST, &request)?).await?;
         let head = self.frame().await?;
         self.report.meter().answered(started.elapsed());
         if head.kind != HEAD {
@@ -234,11 +251,14 @@ impl<W: Way, P: Report> Fetch<'_, W, P> {
     ) -> Result<(), FetchError> {
         self.groups(sink).await?;
         let Some(offer) = self.offer.take() else { return Ok(()) };
-        let Err(end) = self.over_lanes(sink, offer, missing).await? else { return Ok(()) };
+        let came = match self.way.host().await {
+            Some(host) => self.over_lanes(sink, Door::Offer { host, offer }, missing).await?,
+            None => Err(LaneEnd { error: FetchError::Short, rest: missing.to_vec() }),
+        };
+        let Err(end) = came else { return Ok(()) };
         if !end.is_of_the_way() {
             return Err(end.error);
         }
-        self.io = FrameIo::new(self.way.open().await?);
         self.takes_lane = false;
         let claimed = self.request(false, runs_of(&end.rest)).await?;
         let proven = sink.list().size();
@@ -248,21 +268,18 @@ impl<W: Way, P: Report> Fetch<'_, W, P> {
         self.groups(sink).await
     }
 
-    /// Fetches groups over the lanes that the peer offers.
+    /// Fetches groups over lanes to the peer.
     async fn over_lanes(
         &mut self,
         sink: &mut GroupSink,
-        offer: LaneOffer,
+        door: Door,
         missing: &[Range<u64>],
     ) -> Result<Result<(), LaneEnd>, FetchError> {
-        let unreachable = || LaneEnd { error: FetchError::Short, rest: missing.to_vec() };
-        let (Some(of), Some(host)) = (self.way.lanes(), self.way.host().await) else {
-            return Ok(Err(unreachable()));
+        let Some(of) = self.way.lanes() else {
+            return Ok(Err(LaneEnd { error: FetchError::Short, rest: missing.to_vec() }));
         };
         let work = lane::Work {
             peer: of.peer,
-            host,
-            offer,
             list: sink.list(),
             ranges: missing.to_vec(),
             meter: Arc::clone(self.report.meter()),
@@ -270,7 +287,7 @@ impl<W: Way, P: Report> Fetch<'_, W, P> {
         // The group that proved the list first, as above.
         sink.flush().await?;
         let runs = sink.runs();
-        sink.attend(of.lanes.fetch(work, runs)).await
+        sink.attend(of.lanes.fetch(work, door, runs)).await
     }
 
     /// Takes an offer of lanes, where one was asked for and has not come; false for another frame.
@@ -310,7 +327,8 @@ impl<W: Way, P: Report> Fetch<'_, W, P> {
     /// Takes the next frame of a kind that this version knows.
     async fn frame(&mut self) -> Result<Frame, FetchError> {
         loop {
-            let frame = self.io.read().await?.ok_or(FetchError::Short)?;
+            let io = self.io.as_mut().ok_or(FetchError::Short)?;
+            let frame = io.read().await?.ok_or(FetchError::Short)?;
             if is_of_response(frame.kind) {
                 return Ok(frame);
             }
