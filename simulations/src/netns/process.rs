@@ -121,6 +121,8 @@ impl<'a> Home<'a> {
     /// # Errors
     /// [`Error::System`] and [`Error::File`] when it cannot be started.
     pub fn start(&self, flags: &[&str]) -> Result<Node<'a>, Error> {
+        // That of an earlier node here speaks of another process.
+        fs::remove_file(self.file(".ready")).ok();
         let log_path = self.file(".log");
         let log = File::create(&log_path).map_err(Error::file("make the log", &log_path))?;
         let errors = log.try_clone().map_err(Error::file("make the log", &log_path))?;
@@ -165,7 +167,7 @@ pub struct Node<'a> {
     process: Reaped,
 }
 
-impl Node<'_> {
+impl<'a> Node<'a> {
     /// Waits until the node serves.
     ///
     /// # Errors
@@ -233,6 +235,12 @@ impl Node<'_> {
         let path = format!("/proc/{}/stat", self.process.pid()?.as_raw_nonzero());
         let text = fs::read_to_string(path).unwrap_or_default();
         Ok(machine::processor_time(&text))
+    }
+
+    /// Kills the node, whatever it does, and returns its home, in which it can be started again.
+    #[must_use]
+    pub fn kill(self) -> Home<'a> {
+        self.home
     }
 
     /// Kills the node, whatever it does, and removes its home.

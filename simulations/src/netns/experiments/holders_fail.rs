@@ -5,7 +5,7 @@
 //! two can send it, and every byte must be right. Each fault has fresh nodes, so that none bears a grudge.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     os::unix::fs::FileExt as _,
     path::Path,
     time::{Duration, Instant},
@@ -15,7 +15,6 @@ use rustix::process::Signal;
 
 use super::{Experiment, Trial, lan};
 use crate::netns::{
-    blob,
     error::Error,
     lab::{Host, Topology},
     metric::{Bound, MetricSpec, share},
@@ -161,7 +160,7 @@ fn get_through(trial: &mut Trial<'_, '_>, fault: Fault, seed: u64) -> Result<(f6
 
     let getter = trial.setting.lab.host(trial.nodes)?;
     let Some(first) = nodes.first() else { return Err(Error::NoHost { number: 1 }) };
-    let (started, before) = (Instant::now(), came(trial, getter)?);
+    let (started, before) = (Instant::now(), lan::came(trial, getter)?);
     let (gets, struck) = lan::get_at_once(&getters, &hash, started, || {
         if fault == Fault::Nothing {
             return Ok(Struck { at: started, came: 0 });
@@ -178,7 +177,7 @@ fn get_through(trial: &mut Trial<'_, '_>, fault: Fault, seed: u64) -> Result<(f6
 
     let mut wrong = bytes;
     if let (Some(_), Some(getter)) = (got, getters.first()) {
-        wrong = wrong_bytes(trial, getter, &hash, (bytes, seed))?;
+        wrong = lan::wrong_bytes(trial, getter, &hash, (bytes, seed))?;
     }
     heal(trial, first.home.host)?;
     nodes.into_iter().chain(getters).try_for_each(Node::discard)?;
@@ -196,17 +195,10 @@ impl Struck {
     /// Waits until a part of the blob has come.
     fn wait(trial: &Trial<'_, '_>, getter: &Host, bytes: u64, before: u64) -> Result<Self, Error> {
         trial.setting.stop.until("a part of the blob", STRIKE_LIMIT, STRIKE_PAUSE, || {
-            let came = came(trial, getter)?.saturating_sub(before);
+            let came = lan::came(trial, getter)?.saturating_sub(before);
             Ok((came >= bytes / STRIKE_PART).then(|| Self { at: Instant::now(), came }))
         })
     }
-}
-
-/// Returns the bytes that came down a host's wire.
-fn came(trial: &Trial<'_, '_>, host: &Host) -> Result<u64, Error> {
-    let index = trial.setting.lab.hosts().iter().position(|other| other == host);
-    let counters = trial.setting.lab.network()?.counters()?;
-    Ok(index.and_then(|index| counters.hosts.get(index)).map_or(0, |wire| wire.down.bytes))
 }
 
 /// Does to a holder what the fault is.
@@ -246,22 +238,4 @@ fn rot(path: &Path) -> std::io::Result<()> {
         at += ROT_STEP;
     }
     file.set_modified(meta.modified()?)
-}
-
-/// Gets a blob into a file from the getter's own store, and counts its bytes that are not the original's.
-fn wrong_bytes(
-    trial: &Trial<'_, '_>,
-    getter: &Node<'_>,
-    hash: &str,
-    (bytes, seed): (u64, u64),
-) -> Result<u64, Error> {
-    let (output, original) =
-        (getter.home.file(".output"), trial.setting.lab.path().join("original"));
-    getter.home.get(hash, Some(&output))?;
-    blob::write(&original, bytes, seed)?;
-    let differing = blob::differing(&output, &original);
-    for path in [&output, &original] {
-        fs::remove_file(path).map_err(Error::file("remove", path))?;
-    }
-    differing
 }

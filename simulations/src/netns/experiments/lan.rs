@@ -1,11 +1,16 @@
 //! What experiments on one LAN share: nodes that all know each other and what each holds.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use super::{ASK_PAUSE, Trial};
 use crate::netns::{
+    blob,
     client::Receipt,
     error::Error,
+    lab::Host,
     process::{Home, Node},
 };
 
@@ -97,4 +102,29 @@ pub(super) fn get_at_once<T>(
         let ended = ended.collect::<Result<Vec<Got>, Error>>()?;
         Ok((ended, returned?))
     })
+}
+
+/// Returns the bytes that came down a host's wire.
+pub(super) fn came(trial: &Trial<'_, '_>, host: &Host) -> Result<u64, Error> {
+    let index = trial.setting.lab.hosts().iter().position(|other| other == host);
+    let counters = trial.setting.lab.network()?.counters()?;
+    Ok(index.and_then(|index| counters.hosts.get(index)).map_or(0, |wire| wire.down.bytes))
+}
+
+/// Gets a blob into a file from the getter's own store, and counts its bytes that are not the original's.
+pub(super) fn wrong_bytes(
+    trial: &Trial<'_, '_>,
+    getter: &Node<'_>,
+    hash: &str,
+    (bytes, seed): (u64, u64),
+) -> Result<u64, Error> {
+    let (output, original) =
+        (getter.home.file(".output"), trial.setting.lab.path().join("original"));
+    getter.home.get(hash, Some(&output))?;
+    blob::write(&original, bytes, seed)?;
+    let differing = blob::differing(&output, &original);
+    for path in [&output, &original] {
+        fs::remove_file(path).map_err(Error::file("remove", path))?;
+    }
+    differing
 }

@@ -18,6 +18,7 @@ pub mod dht_only;
 pub mod holders_fail;
 pub mod impairment;
 mod lan;
+pub mod resume;
 pub mod swarm;
 pub mod three_nodes;
 pub mod two_nodes_shaped;
@@ -30,6 +31,7 @@ pub static CATALOGUE: &[&Experiment] = &[
     &two_nodes_shaped::EXPERIMENT,
     &swarm::EXPERIMENT,
     &holders_fail::EXPERIMENT,
+    &resume::EXPERIMENT,
 ];
 
 /// How often a question is asked again while its answer is waited for.
