@@ -263,7 +263,7 @@ impl<S: Fn(Run) -> Result<(), FetchError>> Common<S> {
         let request = BlobRequest {
             hash: self.work.list.hash(),
             with_list: false,
-            codecs: Codec::Raw.bit() | Codec::Lz4.bit(),
+            codecs: Codec::ALL,
             runs: vec![(range.start, range.end - range.start)],
         };
         Ok(frame::encode(REQUEST, &request)?)

@@ -392,7 +392,8 @@ mod tests {
         let mut encoded = Vec::new();
         let part = bytes.chunks(usize::try_from(GROUP_LEN).expect("small"));
         let part = part.clone().nth(usize::try_from(index).expect("small")).expect("a group");
-        let codec = Compressor::new(Probe::Compressible).encode_group(part, &mut encoded);
+        let codec =
+            Compressor::new(Probe::Compressible, Codec::ALL).encode_group(part, &mut encoded);
         let payload = if codec == Codec::Raw { part } else { &encoded };
         let body = [&index.to_le_bytes()[..], &[codec.number()], payload].concat();
         let len = u32::try_from(body.len()).expect("small");

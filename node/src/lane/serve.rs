@@ -201,11 +201,13 @@ impl<A: Admission> Service<'_, A> {
         let groups: Vec<&[u8]> = bytes.chunks(group).collect();
         current.encoded.resize_with(groups.len(), Vec::new);
         let mut headers: Vec<[u8; GROUP_HEADER_LEN]> = Vec::with_capacity(groups.len());
+        let started = Instant::now();
         for ((index, group), encoded) in (first..).zip(&groups).zip(&mut current.encoded) {
             let codec = current.compressor.encode_group(group, encoded);
             let payload_len = if encoded.is_empty() { group.len() } else { encoded.len() };
             headers.push(group_header(index, codec.number(), payload_len));
         }
+        let encoding = started.elapsed();
         let payloads = groups
             .iter()
             .zip(&current.encoded)
@@ -215,7 +217,11 @@ impl<A: Admission> Service<'_, A> {
             .zip(payloads)
             .flat_map(|(header, payload)| [IoSlice::new(header), IoSlice::new(payload)])
             .collect();
-        self.send(&pieces)
+        let started = Instant::now();
+        self.send(&pieces)?;
+        let len = u64::try_from(bytes.len()).unwrap_or(0);
+        current.compressor.sent(len, encoding, started.elapsed());
+        Ok(())
     }
 
     fn answer(&mut self, head: BlobHead) -> Result<(), ServeError> {

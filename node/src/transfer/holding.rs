@@ -77,13 +77,13 @@ impl Holding {
         match self {
             Self::Whole(reader) => compressor(reader, codecs),
             Self::Part(_) if codecs & Codec::Lz4.bit() == 0 => {
-                Ok(Compressor::new(Probe::Incompressible))
+                Ok(Compressor::new(Probe::Incompressible, codecs))
             }
             Self::Part(_) => {
                 let mut sample = Vec::new();
                 self.read_group(first, &mut sample)?;
                 sample.truncate(PROBE_SAMPLE_LEN);
-                Ok(Compressor::new(probe(std::iter::once(&sample[..]))))
+                Ok(Compressor::new(probe(std::iter::once(&sample[..])), codecs))
             }
         }
     }
@@ -114,7 +114,8 @@ fn open(store: &Store, hash: &Hash) -> Result<Option<BlobReader>, StoreError> {
 /// is worth it.
 fn compressor(reader: &BlobReader, codecs: u8) -> Result<Compressor, StoreError> {
     let is_wanted = codecs & Codec::Lz4.bit() != 0;
-    Ok(Compressor::new(if is_wanted { probe_blob(reader)? } else { Probe::Incompressible }))
+    let probe = if is_wanted { probe_blob(reader)? } else { Probe::Incompressible };
+    Ok(Compressor::new(probe, codecs))
 }
 
 fn probe_blob(reader: &BlobReader) -> Result<Probe, StoreError> {
@@ -157,7 +158,7 @@ mod tests {
     }
 
     fn request(hash: Hash, runs: Vec<(u64, u64)>) -> BlobRequest {
-        let codecs = Codec::Raw.bit() | Codec::Lz4.bit() | TAKES_LANE;
+        let codecs = Codec::ALL | TAKES_LANE;
         BlobRequest { hash, with_list: false, codecs, runs }
     }
 

@@ -1,6 +1,6 @@
 //! Serving a peer: the provider's side of a blob stream (SPEC.md, "Blob stream").
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use blobmesh_protocol::blob::{group_count, group_len, group_offset};
 use blobmesh_protocol::compress::{Codec, Compressor};
@@ -195,6 +195,9 @@ struct Framer<'a> {
     batch: Vec<u8>,
     group: Vec<u8>,
     encoded: Vec<u8>,
+    /// The bytes of the groups in the batch, and how long they took to encode.
+    batched: u64,
+    encoding: Duration,
     sent: u64,
 }
 
@@ -205,7 +208,8 @@ impl<'a> Framer<'a> {
         batches: &'a mpsc::Sender<Vec<u8>>,
     ) -> Self {
         let (batch, group, encoded) = (Vec::new(), Vec::new(), Vec::new());
-        Self { reader, batches, compressor, batch, group, encoded, sent: 0 }
+        let (batched, encoding, sent) = (0, Duration::ZERO, 0);
+        Self { reader, batches, compressor, batch, group, encoded, batched, encoding, sent }
     }
 
     fn list(&mut self) -> Result<(), StoreError> {
@@ -224,10 +228,12 @@ impl<'a> Framer<'a> {
     /// Frames one group, and returns whether anybody still listens.
     fn group(&mut self, index: u64) -> Result<bool, StoreError> {
         self.reader.read_group(index, &mut self.group)?;
+        let started = Instant::now();
         let codec = self.compressor.encode_group(&self.group, &mut self.encoded);
+        self.encoding += started.elapsed();
         let payload_len = match codec {
             Codec::Raw => self.group.len(),
-            Codec::Lz4 => self.encoded.len(),
+            Codec::Lz4 | Codec::Zstd => self.encoded.len(),
         };
         let prefix = usize::try_from(GROUP_PREFIX_LEN).unwrap_or(usize::MAX);
         self.frame(GROUP, prefix + payload_len);
@@ -235,9 +241,9 @@ impl<'a> Framer<'a> {
         self.batch.push(codec.number());
         match codec {
             Codec::Raw => self.batch.extend_from_slice(&self.group),
-            Codec::Lz4 => self.batch.extend_from_slice(&self.encoded),
+            Codec::Lz4 | Codec::Zstd => self.batch.extend_from_slice(&self.encoded),
         }
-        self.sent += u64::try_from(group_len(self.reader.size(), index)).unwrap_or(0);
+        self.batched += u64::try_from(group_len(self.reader.size(), index)).unwrap_or(0);
         Ok(self.batch.len() < BATCH_BYTES || self.flush())
     }
 
@@ -249,6 +255,15 @@ impl<'a> Framer<'a> {
     fn flush(&mut self) -> bool {
         let next = Vec::with_capacity(self.batch.capacity());
         let batch = std::mem::replace(&mut self.batch, next);
-        batch.is_empty() || self.batches.blocking_send(batch).is_ok()
+        if batch.is_empty() {
+            return true;
+        }
+        // Where the link is the limit, this waits for it.
+        let started = Instant::now();
+        let is_heard = self.batches.blocking_send(batch).is_ok();
+        self.compressor.sent(self.batched, self.encoding, started.elapsed());
+        self.sent += self.batched;
+        (self.batched, self.encoding) = (0, Duration::ZERO);
+        is_heard
     }
 }

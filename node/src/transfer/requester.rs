@@ -177,7 +177,7 @@ impl<W: Way, P: Report> Fetch<'_, W, P> {
     /// Asks for groups on a fresh blob stream and returns the size that the peer claims.
     async fn request(&mut self, with_list: bool, runs: Vec<(u64, u64)>) -> Result<u64, FetchError> {
         let lane = if self.takes_lane { TAKES_LANE } else { 0 };
-        let codecs = Codec::Raw.bit() | Codec::Lz4.bit() | lane;
+        let codecs = Codec::ALL | lane;
         let request = BlobRequest { hash: self.hash, with_list, codecs, runs };
         let connecting = Instant::now();
         let io = self.io.insert(FrameIo::new(self.way.open().await?));

@@ -22,7 +22,7 @@ use crate::store::{Partial, Store};
 /// unseen, and with it how slow a source may be before it is taken for a dead one.
 const BATCH_TIME: Duration = Duration::from_millis(50);
 /// How often what was stored is made to survive a crash while a fetch is slow; a fast one has the
-/// store do it every 64 MiB.
+/// store do it every [`CHECKPOINT_BYTES`](crate::store::CHECKPOINT_BYTES).
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Is a group as it came: nothing of it is believed yet.
@@ -306,7 +306,7 @@ fn store_group(
     let len = group_len(list.size(), group.index);
     let is_new = match group.codec {
         Codec::Raw => partial.write_group(group.index, &group.payload)?,
-        Codec::Lz4 => {
+        Codec::Lz4 | Codec::Zstd => {
             buffer.resize(len, 0);
             decode_group(group.codec, &group.payload, buffer)?;
             partial.write_group(group.index, buffer)?

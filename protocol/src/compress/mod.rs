@@ -3,17 +3,24 @@
 //! A provider probes a few samples of a blob, and if they shrink, compresses each group it sends with
 //! LZ4; a group that does not shrink by a twentieth goes raw. One core of LZ4 handles about 0.7 GB/s:
 //! a gain on a link of 1 Gbit/s, a brake above that, so the probe must be cheap and its "no" final.
+//! Where the link is slower than that, zstd makes fewer bytes of them ([`pace`]).
 //!
 //! Compression never touches identity: hashes are of the raw bytes, the receiver knows each group's
 //! raw length from the blob's size, decodes into a buffer of exactly that length and verifies the
 //! result. A length that a peer claims is not an allocation here: the block API is used without the
 //! size in front of it, of which five bytes would reserve 4 GiB. What is on disk stays raw.
 //!
-//! Source: the LZ4 block format, as its project describes it.
+//! Sources: the LZ4 block format, as its project describes it; RFC 8878 for zstd.
+
+mod pace;
+
+use std::time::Duration;
 
 use lz4_flex::block::{
     CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size,
 };
+
+use self::pace::{Effort, Pace};
 
 /// How many samples a [`probe`] looks at.
 pub const PROBE_SAMPLES: usize = 4;
@@ -37,9 +44,14 @@ pub enum Codec {
     Raw = 0,
     /// One LZ4 block without a length or checksum of its own.
     Lz4 = 1,
+    /// One zstd frame without a dictionary.
+    Zstd = 2,
 }
 
 impl Codec {
+    /// The bits of all codecs: what a requester of this version takes.
+    pub const ALL: u8 = Self::Raw.bit() | Self::Lz4.bit() | Self::Zstd.bit();
+
     /// Returns the number on the wire.
     pub const fn number(self) -> u8 {
         self as u8
@@ -58,6 +70,7 @@ impl TryFrom<u8> for Codec {
         match number {
             0 => Ok(Self::Raw),
             1 => Ok(Self::Lz4),
+            2 => Ok(Self::Zstd),
             found => Err(CodecError::Unknown { found }),
         }
     }
@@ -88,8 +101,8 @@ pub enum CodecError {
         /// How many the group has.
         expected: usize,
     },
-    /// The payload is no LZ4 block, or one that decodes to more bytes than the group has.
-    #[error("the payload is not an lz4 block of at most {expected} bytes")]
+    /// The payload is not of its codec, or decodes to more bytes than the group has.
+    #[error("the payload does not decode to {expected} bytes or fewer")]
     Malformed {
         /// How many bytes the group has.
         expected: usize,
@@ -138,24 +151,27 @@ pub fn probe<'a>(samples: impl IntoIterator<Item = &'a [u8]>) -> Probe {
 
 /// Compresses the groups of one blob, or leaves them raw as the [`probe`] said.
 ///
-/// Keeps LZ4's table of 8 to 16 KiB from group to group.
+/// Keeps LZ4's table of 8 to 16 KiB from group to group, and zstd's state of about 1 MiB once it was worth
+/// it.
 pub struct Compressor {
     table: Option<CompressTable>,
+    zstd: Zstd,
+    pace: Pace,
 }
 
 impl Compressor {
-    /// Starts with a blob that was probed.
-    pub fn new(probe: Probe) -> Self {
-        let table = match probe {
-            // A whole group is one byte too long for the small table.
-            Probe::Compressible => Some(CompressTable::large()),
-            Probe::Incompressible => None,
-        };
-        Self { table }
+    /// Starts with a blob that was probed, for a requester that takes these codecs, by their
+    /// [bits](Codec::bit). Without LZ4 everything goes raw.
+    pub fn new(probe: Probe, codecs: u8) -> Self {
+        let has = |codec: Codec| codecs & codec.bit() != 0;
+        // A whole group is one byte too long for the small table.
+        let table = (probe == Probe::Compressible && has(Codec::Lz4)).then(CompressTable::large);
+        let most = if has(Codec::Zstd) { Effort::Zstd3 } else { Effort::Lz4 };
+        Self { table, zstd: Zstd::default(), pace: Pace::new(most) }
     }
 
-    /// Encodes one group, and returns what to send: for [`Codec::Lz4`] the bytes in `encoded`, for
-    /// [`Codec::Raw`] the bytes of `group` itself, which are not copied.
+    /// Encodes one group, and returns what to send: the bytes in `encoded`, or for [`Codec::Raw`] the bytes
+    /// of `group` itself, which are not copied.
     ///
     /// What was in `encoded` is dropped, its capacity kept: hand in the same buffer for each group.
     pub fn encode_group(&mut self, group: &[u8], encoded: &mut Vec<u8>) -> Codec {
@@ -164,10 +180,47 @@ impl Compressor {
             return Codec::Raw;
         };
         encoded.resize(get_maximum_output_size(group.len()), 0);
-        let len = compress_into_with_table(group, encoded, table).unwrap_or(group.len());
+        let by_zstd = self
+            .zstd
+            .at(self.pace.effort())
+            .and_then(|zstd| zstd.compress_to_buffer(group, &mut encoded[..]).ok());
+        let (codec, len) = match by_zstd {
+            Some(len) => (Codec::Zstd, len),
+            None => {
+                let len = compress_into_with_table(group, encoded, table);
+                (Codec::Lz4, len.unwrap_or(group.len()))
+            }
+        };
         let shrinks = len * 100 <= group.len() * GROUP_KEEPS_MAX && !group.is_empty();
         encoded.truncate(if shrinks { len } else { 0 });
-        if shrinks { Codec::Lz4 } else { Codec::Raw }
+        if shrinks { codec } else { Codec::Raw }
+    }
+
+    /// Tells how long it took to encode and to send some groups of `raw_bytes` bytes: where the link is the
+    /// limit, the next are compressed harder.
+    pub fn sent(&mut self, raw_bytes: u64, encoding: Duration, sending: Duration) {
+        if self.table.is_some() {
+            self.pace.note(raw_bytes, encoding, sending);
+        }
+    }
+}
+
+/// Keeps zstd's state for the effort it was last used at.
+#[derive(Default)]
+struct Zstd(Option<(Effort, zstd::bulk::Compressor<'static>)>);
+
+impl Zstd {
+    /// Returns what compresses at an effort; none where LZ4 does.
+    fn at(&mut self, effort: Effort) -> Option<&mut zstd::bulk::Compressor<'static>> {
+        let level = match effort {
+            Effort::Lz4 => return None,
+            Effort::Zstd1 => 1,
+            Effort::Zstd3 => 3,
+        };
+        if self.0.as_ref().is_none_or(|(of, _)| *of != effort) {
+            self.0 = zstd::bulk::Compressor::new(level).ok().map(|zstd| (effort, zstd));
+        }
+        self.0.as_mut().map(|(_, zstd)| zstd)
     }
 }
 
@@ -179,7 +232,8 @@ impl std::fmt::Debug for Compressor {
 
 /// Decodes a group into `group`, whose length is the group's.
 ///
-/// Allocates nothing. What `group` holds after an error is unspecified; what it holds after `Ok` is
+/// Allocates nothing that a peer's bytes decide: for [`Codec::Zstd`] the decoder's state of 100 KiB, and no
+/// window, since `group` serves as it. What `group` holds after an error is unspecified; what it holds after `Ok` is
 /// still to be verified.
 ///
 /// # Errors
@@ -196,6 +250,11 @@ pub fn decode_group(codec: Codec, payload: &[u8], group: &mut [u8]) -> Result<()
         }
         Codec::Lz4 => {
             decompress_into(payload, group).map_err(|_| CodecError::Malformed { expected })?
+        }
+        Codec::Zstd => {
+            let decoded = zstd::bulk::Decompressor::new()
+                .and_then(|mut zstd| zstd.decompress_to_buffer(payload, group));
+            decoded.map_err(|_| CodecError::Malformed { expected })?
         }
     };
     if found == expected { Ok(()) } else { Err(CodecError::Length { found, expected }) }
@@ -220,10 +279,22 @@ mod tests {
         (0u32..).flat_map(|n| format!("line {n} of a log\n").into_bytes()).take(len).collect()
     }
 
-    /// Encodes and decodes a group, and returns the codec and the payload's length.
+    /// Returns a compressor for a requester that takes everything, on a link that leaves time for `efforts`
+    /// more than the least.
+    fn compressor(efforts: u32) -> Compressor {
+        let mut compressor = Compressor::new(Probe::Compressible, Codec::ALL);
+        (0..efforts).for_each(|_| compressor.sent(1 << 20, Duration::ZERO, Duration::MAX));
+        compressor
+    }
+
+    /// Encodes and decodes a group with LZ4, and returns the codec and the payload's length.
     fn round_trip(group: &[u8]) -> (Codec, usize) {
+        round_trip_with(0, group)
+    }
+
+    fn round_trip_with(efforts: u32, group: &[u8]) -> (Codec, usize) {
         let mut encoded = vec![1, 2, 3];
-        let codec = Compressor::new(Probe::Compressible).encode_group(group, &mut encoded);
+        let codec = compressor(efforts).encode_group(group, &mut encoded);
         let payload = if codec == Codec::Raw { group } else { &encoded };
         let mut decoded = vec![0xaa; group.len()];
         assert_eq!(decode_group(codec, payload, &mut decoded), Ok(()));
@@ -242,6 +313,36 @@ mod tests {
     }
 
     #[test]
+    fn slow_link_makes_fewer_bytes_of_the_same_group() {
+        let lens: Vec<(Codec, usize)> =
+            (0..=3).map(|efforts| round_trip_with(efforts, &text(GROUP))).collect();
+        let codecs: Vec<Codec> = lens.iter().map(|(codec, _)| *codec).collect();
+        assert_eq!(codecs, [Codec::Lz4, Codec::Zstd, Codec::Zstd, Codec::Zstd]);
+        assert!(lens[1].1 < lens[0].1 * 2 / 3, "{lens:?}");
+        assert_eq!(lens[2], lens[3], "the third level is the last");
+        for efforts in 1..=2 {
+            for len in [0, 1, 100, 4_095, GROUP - 1, GROUP] {
+                round_trip_with(efforts, &noise(len));
+                round_trip_with(efforts, &vec![7; len]);
+            }
+            assert_eq!(round_trip_with(efforts, &noise(GROUP)), (Codec::Raw, GROUP));
+        }
+    }
+
+    #[test]
+    fn requester_gets_no_codec_that_it_does_not_take() {
+        let codec_for = |codecs| {
+            let mut compressor = Compressor::new(Probe::Compressible, codecs);
+            compressor.sent(1 << 20, Duration::ZERO, Duration::MAX);
+            compressor.encode_group(&text(GROUP), &mut Vec::new())
+        };
+        let [raw, lz4, zstd] = [Codec::Raw, Codec::Lz4, Codec::Zstd].map(Codec::bit);
+        assert_eq!([0, raw, zstd].map(codec_for), [Codec::Raw; 3]);
+        assert_eq!(codec_for(raw | lz4), Codec::Lz4);
+        assert_eq!(codec_for(raw | lz4 | zstd), Codec::Zstd);
+    }
+
+    #[test]
     fn incompressible_group_goes_raw_and_costs_nothing() {
         assert_eq!(round_trip(&noise(GROUP)), (Codec::Raw, GROUP));
         let mut mixed = noise(GROUP);
@@ -255,13 +356,15 @@ mod tests {
     #[test]
     fn incompressible_blob_is_not_even_tried() {
         let mut encoded = Vec::new();
-        let codec = Compressor::new(Probe::Incompressible).encode_group(&text(GROUP), &mut encoded);
+        let mut compressor = Compressor::new(Probe::Incompressible, Codec::ALL);
+        compressor.sent(1 << 20, Duration::ZERO, Duration::MAX);
+        let codec = compressor.encode_group(&text(GROUP), &mut encoded);
         assert_eq!((codec, encoded.capacity()), (Codec::Raw, 0));
     }
 
     #[test]
     fn one_compressor_encodes_many_groups_independently() {
-        let mut compressor = Compressor::new(Probe::Compressible);
+        let mut compressor = compressor(0);
         let mut encoded = Vec::new();
         for len in [GROUP, 10, GROUP, 4_000, 0, GROUP] {
             let group = text(len);
@@ -328,6 +431,30 @@ mod tests {
     }
 
     #[test]
+    fn zstd_bomb_stops_at_the_end_of_the_group() {
+        let bomb = zstd::bulk::compress(&vec![0; 16 << 20], 3).expect("compresses");
+        assert!(bomb.len() < GROUP);
+        let mut group = vec![0; GROUP];
+        let expected = CodecError::Malformed { expected: GROUP };
+        assert_eq!(decode_group(Codec::Zstd, &bomb, &mut group), Err(expected));
+        let short = zstd::bulk::compress(&text(GROUP - 1), 1).expect("compresses");
+        let length = CodecError::Length { found: GROUP - 1, expected: GROUP };
+        assert_eq!(decode_group(Codec::Zstd, &short, &mut group), Err(length));
+        // A frame that claims a window of 2 GiB, and 2^62 bytes.
+        let claims = [0x28, 0xb5, 0x2f, 0xfd, 0xc0, 0xa8, 0, 0, 0, 0, 0, 0, 0, 0x40, 1, 0, 0];
+        assert!(decode_group(Codec::Zstd, &claims, &mut group).is_err());
+    }
+
+    #[test]
+    fn truncated_zstd_frame_never_decodes_to_the_group() {
+        let frame = zstd::bulk::compress(&text(GROUP), 1).expect("compresses");
+        let mut group = vec![0; GROUP];
+        for cut in (0..frame.len()).step_by(97) {
+            assert!(decode_group(Codec::Zstd, &frame[..cut], &mut group).is_err(), "cut at {cut}");
+        }
+    }
+
+    #[test]
     fn payload_of_another_length_is_refused() {
         let mut group = [0; 100];
         let short = lz4_flex::block::compress(&[7; 99]);
@@ -352,11 +479,11 @@ mod tests {
 
     #[test]
     fn codec_numbers_are_those_of_the_wire() {
-        for codec in [Codec::Raw, Codec::Lz4] {
+        for codec in [Codec::Raw, Codec::Lz4, Codec::Zstd] {
             assert_eq!(Codec::try_from(codec.number()), Ok(codec));
         }
-        assert_eq!((Codec::Raw.bit(), Codec::Lz4.bit()), (1, 2));
-        for found in 2..=u8::MAX {
+        assert_eq!((Codec::Raw.bit(), Codec::Lz4.bit(), Codec::Zstd.bit()), (1, 2, 4));
+        for found in 3..=u8::MAX {
             assert_eq!(Codec::try_from(found), Err(CodecError::Unknown { found }));
         }
     }
@@ -371,6 +498,7 @@ mod tests {
             let mut group = vec![0; len];
             decode_group(Codec::Lz4, &payload, &mut group).ok();
             decode_group(Codec::Raw, &payload, &mut group).ok();
+            decode_group(Codec::Zstd, &payload, &mut group).ok();
         }
 
         #[test]
@@ -380,6 +508,10 @@ mod tests {
             block[at] ^= 1 << bit;
             let mut group = vec![0; 4_096];
             decode_group(Codec::Lz4, &block, &mut group).ok();
+            let mut frame = zstd::bulk::compress(&text(4_096), 1).expect("compresses");
+            let at = at % frame.len();
+            frame[at] ^= 1 << bit;
+            decode_group(Codec::Zstd, &frame, &mut group).ok();
         }
 
         #[test]
