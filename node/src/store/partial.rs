@@ -32,8 +32,9 @@ use super::space::Reservation;
 use super::sys::{self, lock};
 use super::{Added, Inner, Store};
 
-/// How many bytes of groups may be written before the bits are saved.
-pub const CHECKPOINT_BYTES: u64 = 64 << 20;
+/// How many bytes of groups may be written before the bits are saved: half of the 64 MiB that may be fetched
+/// twice after a crash. What was on its way when it came is fetched twice too.
+pub const CHECKPOINT_BYTES: u64 = 32 << 20;
 
 impl Store {
     /// Returns the partial blob of a proven list: the one that is being filled, the one on disk, or a
@@ -69,8 +70,8 @@ impl Store {
 /// Is a blob that is being fetched. Clones share it.
 ///
 /// Dropping the last clone saves the bits, and syncs the data written since the last checkpoint unless
-/// that is more than [`CHECKPOINT_BYTES`]: do it where blocking is allowed. The partial then stays on disk for a later get, and is evicted like a
-/// blob when space is needed.
+/// that is more than [`CHECKPOINT_BYTES`]: do it where blocking is allowed. The partial then stays on disk
+/// for a later get, and is evicted like a blob when space is needed.
 #[derive(Clone, Debug)]
 pub struct Partial(Arc<Shared>);
 
