@@ -137,6 +137,19 @@ fn port_of_lanes_is_a_port_any_or_off() {
 }
 
 #[test]
+fn upload_rate_is_a_size_a_second_or_off() {
+    let place = Place::new();
+    for text in ["20MiB/s", "1MiB", "1GiB/s", "off"] {
+        let run = show(&place, &format!("upload_rate_max = \"{text}\"\n"));
+        assert!(run.succeeded().stdout.contains(&format!("\"{text}\"")), "{run:?}");
+    }
+    for text in ["\"1KiB/s\"", "\"0\"", "\"-1MiB\"", "\"fast\"", "\"20MiB/min\"", "true", "[1]"] {
+        let run = show(&place, &format!("upload_rate_max = {text}\n"));
+        run.failed(exit::CONFIGURATION, "upload_rate_max");
+    }
+}
+
+#[test]
 fn secrets_are_never_shown() {
     let place = Place::new();
     let env = [

@@ -34,6 +34,10 @@ pub struct NodeConfig {
     /// The bound of the buffers of all lanes together in bytes, in steps of 1 MiB, 2 MiB at least. A
     /// fetch uses up to 8, a service 1; where all are in use, lanes wait. Default 64 MiB.
     pub lane_buffer_bytes_max: usize,
+    /// The bound of what is served to all peers together in bytes a second, by content as it is sent; whoever
+    /// is served shares it. A bound below about 1 MiB makes getters take this node for a dead one when many
+    /// ask at once. None by default.
+    pub upload_rate_max: Option<u64>,
 }
 
 impl NodeConfig {
@@ -62,6 +66,7 @@ impl NodeConfig {
             lane_port: Some(0),
             lane_bytes_min: Self::LANE_BYTES_MIN_DEFAULT,
             lane_buffer_bytes_max: Self::LANE_BUFFER_BYTES_MAX_DEFAULT,
+            upload_rate_max: None,
         }
     }
 

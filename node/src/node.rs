@@ -22,6 +22,7 @@ use crate::mesh::MeshKey;
 use crate::service::{Facts, NodeService, Receipts};
 use crate::store::{BlobInfo, OpenReport, Origin, RebuildReason, Store, StoreConfig, StoreError};
 use crate::swarm::{Swarm, SwarmConfig, SwarmError, SwarmEvent, SwarmHandle, convert};
+use crate::transfer::UploadRate;
 
 /// Is one running node: a store, and unless it was started offline, its place in a mesh.
 #[derive(Debug)]
@@ -225,6 +226,7 @@ fn open_lanes(
     let lane_config = LaneConfig {
         bytes_min: config.lane_bytes_min,
         buffer_bytes_max: config.lane_buffer_bytes_max,
+        upload: UploadRate::new(config.upload_rate_max),
     };
     let lanes = Lanes::new(identity, lane_config, port)
         .map_err(|error| Failure::new(Trouble::Other, driver::describe(&error)))?;

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 pub(crate) enum Key {
     Listen,
     LanePort,
+    UploadRateMax,
     Peers,
     Mdns,
     Adverts,
@@ -53,9 +54,10 @@ const fn spec(key: Key, name: &'static str, env: &'static str, shape: Shape) -> 
 pub(crate) const SECRET: &str = "edge.secret_access_key";
 
 /// Every setting.
-pub(crate) const SPECS: [Spec; 13] = [
+pub(crate) const SPECS: [Spec; 14] = [
     spec(Key::Listen, "listen", "BLOBMESH_LISTEN", Shape::List),
     spec(Key::LanePort, "lane_port", "BLOBMESH_LANE_PORT", Shape::Port),
+    spec(Key::UploadRateMax, "upload_rate_max", "BLOBMESH_UPLOAD_RATE_MAX", Shape::Text),
     spec(Key::Peers, "peers", "BLOBMESH_PEERS", Shape::List),
     spec(Key::Mdns, "mdns", "BLOBMESH_MDNS", Shape::Switch),
     spec(Key::Adverts, "adverts", "BLOBMESH_ADVERTS", Shape::Switch),

@@ -142,6 +142,7 @@ impl Resolver<'_> {
         if let Some(port) = self.parsed(Key::LanePort, parse_lane_port)? {
             node.lane_port = port;
         }
+        node.upload_rate_max = self.parsed(Key::UploadRateMax, parse_rate)?.flatten();
         node.peers = self.list(Key::Peers, parse_peer)?.unwrap_or_default();
         node.mdns = self.switch(Key::Mdns).unwrap_or(node.mdns);
         node.adverts = self.switch(Key::Adverts).unwrap_or(node.adverts);
@@ -324,6 +325,7 @@ fn default_of(key: Key, node: &NodeConfig) -> Option<String> {
     Some(match key {
         Key::Listen => shown_list(&node.listen),
         Key::LanePort => shown_text("any"),
+        Key::UploadRateMax => shown_text("off"),
         Key::Peers => shown_list(&[]),
         Key::Mdns => node.mdns.to_string(),
         Key::Adverts => node.adverts.to_string(),
@@ -338,6 +340,9 @@ fn default_of(key: Key, node: &NodeConfig) -> Option<String> {
     })
 }
 
+/// The least bound of a rate in bytes a second: below it peers take this node for a dead one.
+const RATE_MIN: u64 = 1 << 20;
+
 /// Reads where lanes are: a port, `any` for one that is free, or `off`.
 fn parse_lane_port(text: &str) -> Result<Option<u16>, String> {
     match text.trim() {
@@ -348,6 +353,18 @@ fn parse_lane_port(text: &str) -> Result<Option<u16>, String> {
             Ok(_) | Err(_) => Err("it is a port from 1 to 65535, `any` or `off`".to_owned()),
         },
     }
+}
+
+/// Reads a bound of a rate: a size for each second, or `off`.
+fn parse_rate(text: &str) -> Result<Option<u64>, String> {
+    let text = text.trim();
+    if text == "off" {
+        return Ok(None);
+    }
+    let size = parse_size(text.strip_suffix("/s").unwrap_or(text)).ok();
+    size.filter(|rate| *rate >= RATE_MIN)
+        .map(Some)
+        .ok_or_else(|| "it is a size of 1MiB/s or more, such as 20MiB/s, or `off`".to_owned())
 }
 
 fn shown_list(items: &[String]) -> String {

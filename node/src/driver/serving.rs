@@ -65,7 +65,7 @@ async fn serve_one(
         Ok(Verdict::Busy { retry_after }) => provider::turn_away(io, retry_after).await,
         Ok(Verdict::Admit(mut slot)) => {
             let offer = |bytes| lanes.offer(peer, bytes);
-            slot.bytes = provider::serve(io, request, store, offer).await?;
+            slot.bytes = provider::serve(io, request, (store, lanes.upload()), offer).await?;
             Ok(())
         }
     }

@@ -15,6 +15,7 @@ use crate::lane::{LaneConfig, Lanes};
 use crate::mesh::MeshKey;
 use crate::store::{Store, StoreConfig};
 use crate::swarm::{Swarm, SwarmConfig, SwarmHandle};
+use crate::transfer::UploadRate;
 
 /// How long anything may take that should come soon.
 const SOON: Duration = Duration::from_secs(20);
@@ -34,7 +35,8 @@ impl Alone {
         let store = Store::open(config).expect("opens").0;
         let identity = Identity::load_or_create(&dir.path().join("identity")).expect("an identity");
         let me = identity.peer();
-        let lane_config = LaneConfig { bytes_min: 0, buffer_bytes_max: 0 };
+        let lane_config =
+            LaneConfig { bytes_min: 0, buffer_bytes_max: 0, upload: UploadRate::default() };
         let lanes = Lanes::new(&identity, lane_config, None).expect("a key");
         let config = SwarmConfig { identity, mesh: MeshKey::open(), listen: Vec::new() };
         let (swarm, swarm_events) = Swarm::start(config).expect("a swarm");

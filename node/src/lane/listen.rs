@@ -63,8 +63,9 @@ impl Lanes {
                 drop(pending);
                 let result = opened.and_then(|(lane, peer, place)| {
                     let (buffers, stop) = (&lanes.0.buffers, &*place.stop);
+                    let upload = lanes.upload();
                     let admission = admission(peer);
-                    Service { lane, admission, store: &store, buffers, stop }.run()
+                    Service { lane, admission, store: &store, buffers, upload, stop }.run()
                 });
                 if let Err(error) = result {
                     tracing::debug!(%error, "lane ended early");

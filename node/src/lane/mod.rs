@@ -46,6 +46,7 @@ use self::tls::Tls;
 use self::tokens::Tokens;
 use self::warm::{WARM_FOR, Warm};
 use crate::identity::Identity;
+use crate::transfer::UploadRate;
 
 /// How many lanes one peer may have to this node: as many as blobs are served to it at once.
 const OF_PEER_MAX: usize = 16;
@@ -64,12 +65,14 @@ const AVOIDED_FOR: Duration = Duration::from_secs(60);
 const AVOIDED_MAX: usize = 1_024;
 
 /// Configures lanes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct LaneConfig {
     /// From how many wanted bytes on a lane is offered.
     pub(crate) bytes_min: u64,
     /// The bound of the buffers of all lanes together in bytes.
     pub(crate) buffer_bytes_max: usize,
+    /// What is served is bound by this, over blob streams too.
+    pub(crate) upload: UploadRate,
 }
 
 /// Is a node's part in lanes. Clones share it.
@@ -137,10 +140,10 @@ impl Lanes {
         let known = Arc::clone(&tokens);
         let tls = Tls::new(identity, move |peer| lock(&known).expects(peer, Instant::now()))?;
         Ok(Self(Arc::new(Shared {
+            buffers: Buffers::new(config.buffer_bytes_max),
             config,
             tls,
             tokens,
-            buffers: Buffers::new(config.buffer_bytes_max),
             accepted: Mutex::default(),
             port,
             pending: Arc::new(Semaphore::new(PENDING_MAX)),
@@ -167,6 +170,11 @@ impl Lanes {
             }
         }
         Some(LaneOffer { port, tokens }).filter(LaneOffer::is_valid)
+    }
+
+    /// Returns the bound of what is served.
+    pub(crate) fn upload(&self) -> &UploadRate {
+        &self.0.config.upload
     }
 
     /// Returns whether this node would take an offer of the peer's now.

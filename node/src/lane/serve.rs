@@ -4,7 +4,7 @@
 //! follow each other, and given back when the peer is quiet or turns to another.
 
 use std::io::{self, IoSlice};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use blobmesh_protocol::Hash;
@@ -20,7 +20,7 @@ use super::buffers::{BUFFER_WAIT, Buffers};
 use super::wait::{self, Patience};
 use crate::store::Store;
 use crate::transfer::provider::{self, ServeError};
-use crate::transfer::{Holding, StreamError};
+use crate::transfer::{Holding, StreamError, UploadRate};
 
 /// How long a lane may ask for nothing.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -57,6 +57,7 @@ pub(super) struct Service<'a, A: Admission> {
     pub(super) admission: A,
     pub(super) store: &'a Store,
     pub(super) buffers: &'a Buffers,
+    pub(super) upload: &'a UploadRate,
     pub(super) stop: &'a AtomicBool,
 }
 
@@ -178,9 +179,10 @@ impl<A: Admission> Service<'_, A> {
             return Err(ServeError::NoBuffer);
         };
         let size = current.reader.size();
+        let groups = self.upload.piece(PIECE_GROUPS * GROUP_LEN) / GROUP_LEN;
         let mut index = first;
         while index < end {
-            let after = (index + PIECE_GROUPS).min(end);
+            let after = (index + groups).min(end);
             let len: usize = (index..after).map(|index| group_len(size, index)).sum();
             let bytes = buffer.get_mut(..len).unwrap_or_default();
             current.reader.read_run(index, bytes)?;
@@ -218,6 +220,10 @@ impl<A: Admission> Service<'_, A> {
             .flat_map(|(header, payload)| [IoSlice::new(header), IoSlice::new(payload)])
             .collect();
         let started = Instant::now();
+        let len: usize = pieces.iter().map(|piece| piece.len()).sum();
+        if !self.upload.wait(len, || !self.stop.load(Ordering::Relaxed)) {
+            return Err(ServeError::Worker);
+        }
         self.send(&pieces)?;
         let len = u64::try_from(bytes.len()).unwrap_or(0);
         current.compressor.sent(len, encoding, started.elapsed());

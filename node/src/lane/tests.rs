@@ -79,7 +79,7 @@ impl Admission for Gate {
 }
 
 fn config() -> LaneConfig {
-    LaneConfig { bytes_min: 0, buffer_bytes_max: 16 << 20 }
+    LaneConfig { bytes_min: 0, buffer_bytes_max: 16 << 20, upload: UploadRate::default() }
 }
 
 fn noise(len: usize) -> Vec<u8> {

@@ -138,7 +138,7 @@ mod tests {
 
     use super::*;
     use crate::store::StoreConfig;
-    use crate::transfer::{FrameIo, provider};
+    use crate::transfer::{FrameIo, UploadRate, provider};
 
     const GROUP: usize = 64 * 1024;
 
@@ -174,7 +174,9 @@ mod tests {
             let tokens = vec![LaneToken::from_bytes([1; 16])];
             Some(LaneOffer { port: 1, tokens })
         };
-        let served = provider::serve(&mut theirs, request(hash, vec![(4, 2)]), &store, offer);
+        let upload = UploadRate::default();
+        let request = request(hash, vec![(4, 2)]);
+        let served = provider::serve(&mut theirs, request, (&store, &upload), offer);
         assert_eq!(served.await.expect("served"), 0);
         let head = ours.read().await.expect("readable").expect("a head");
         assert_eq!(head.decode::<BlobHead>(), Ok(BlobHead::Ok { size: 8 * 64 * 1024 }));

@@ -18,6 +18,7 @@ pub(crate) mod requester;
 mod sink;
 #[cfg(test)]
 mod tests;
+mod upload;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ pub(crate) use error::FetchError;
 pub(crate) use frames::{FrameIo, StreamError};
 pub(crate) use holding::Holding;
 pub(crate) use meter::{Carried, Meter};
+pub(crate) use upload::UploadRate;
 
 /// How many bytes of groups travel between a stream's task and the thread that reads or writes them.
 /// One MiB is what the file system likes; three batches of it are the memory of one transfer.

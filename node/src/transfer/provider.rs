@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::holding::Holding;
-use super::{BATCH_BYTES, BATCHES_MAX, FrameIo, StreamError};
+use super::{BATCH_BYTES, BATCHES_MAX, FrameIo, StreamError, UploadRate};
 use crate::compute;
 use crate::store::{Store, StoreError};
 
@@ -81,7 +81,7 @@ pub(crate) async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(
 pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     io: &mut FrameIo<S>,
     request: BlobRequest,
-    store: &Store,
+    (store, upload): (&Store, &UploadRate),
     offer: impl FnOnce(u64) -> Option<LaneOffer>,
 ) -> Result<u64, ServeError> {
     let wanted = request.clone();
@@ -102,7 +102,9 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         groups.clear();
     }
     let (batches, mut queue) = mpsc::channel(BATCHES_MAX);
-    let worker = tokio::task::spawn_blocking(move || read(&reader, &request, groups, &batches));
+    let upload = upload.clone();
+    let worker =
+        tokio::task::spawn_blocking(move || read(&reader, &request, groups, (&batches, &upload)));
     while let Some(batch) = queue.recv().await {
         write(io, &batch).await?;
     }
@@ -164,7 +166,7 @@ fn read(
     reader: &Holding,
     request: &BlobRequest,
     runs: Vec<(u64, u64)>,
-    batches: &mpsc::Sender<Vec<u8>>,
+    (batches, upload): (&mpsc::Sender<Vec<u8>>, &UploadRate),
 ) -> Result<u64, StoreError> {
     let size = reader.size();
     let last = group_count(size) - 1;
@@ -172,7 +174,7 @@ fn read(
     // Where lanes bring the groups there are none to send here; of a part only these may be read.
     let first = request.runs.first().map_or(0, |(start, _)| *start);
     let compressor = reader.compressor(request.codecs, first)?;
-    let mut framer = Framer::new(reader, compressor, batches);
+    let mut framer = Framer::new(reader, compressor, (batches, upload));
     if with_list {
         framer.list()?;
         framer.group(last)?;
@@ -191,6 +193,7 @@ fn read(
 struct Framer<'a> {
     reader: &'a Holding,
     batches: &'a mpsc::Sender<Vec<u8>>,
+    upload: &'a UploadRate,
     compressor: Compressor,
     batch: Vec<u8>,
     group: Vec<u8>,
@@ -205,11 +208,11 @@ impl<'a> Framer<'a> {
     fn new(
         reader: &'a Holding,
         compressor: Compressor,
-        batches: &'a mpsc::Sender<Vec<u8>>,
+        (batches, upload): (&'a mpsc::Sender<Vec<u8>>, &'a UploadRate),
     ) -> Self {
         let (batch, group, encoded) = (Vec::new(), Vec::new(), Vec::new());
         let (batched, encoding, sent) = (0, Duration::ZERO, 0);
-        Self { reader, batches, compressor, batch, group, encoded, batched, encoding, sent }
+        Self { reader, batches, upload, compressor, batch, group, encoded, batched, encoding, sent }
     }
 
     fn list(&mut self) -> Result<(), StoreError> {
@@ -244,7 +247,8 @@ impl<'a> Framer<'a> {
             Codec::Lz4 | Codec::Zstd => self.batch.extend_from_slice(&self.encoded),
         }
         self.batched += u64::try_from(group_len(self.reader.size(), index)).unwrap_or(0);
-        Ok(self.batch.len() < BATCH_BYTES || self.flush())
+        let is_full = self.batched >= self.upload.piece(BATCH_BYTES as u64);
+        Ok(!is_full || self.flush())
     }
 
     fn frame(&mut self, kind: u8, len: usize) {
@@ -260,7 +264,8 @@ impl<'a> Framer<'a> {
         }
         // Where the link is the limit, this waits for it.
         let started = Instant::now();
-        let is_heard = self.batches.blocking_send(batch).is_ok();
+        let is_wanted = self.upload.wait(batch.len(), || !self.batches.is_closed());
+        let is_heard = is_wanted && self.batches.blocking_send(batch).is_ok();
         self.compressor.sent(self.batched, self.encoding, started.elapsed());
         self.sent += self.batched;
         (self.batched, self.encoding) = (0, Duration::ZERO);

@@ -21,7 +21,7 @@ use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
 use super::provider::ServeError;
 use super::requester::{LaneWay, Way};
 use super::sink::{GroupSink, RawGroup};
-use super::{FetchError, FrameIo, Meter, Report, edge, provider, requester};
+use super::{FetchError, FrameIo, Meter, Report, UploadRate, edge, provider, requester};
 use crate::edge::{Edge, EdgeOptions};
 use crate::store::{Store, StoreConfig, StoreError};
 
@@ -159,7 +159,7 @@ async fn fetch_between(from: &TestStore, to: &TestStore, hash: Hash) -> Result<u
     let serving = tokio::spawn(async move {
         let mut io = FrameIo::new(theirs);
         let request = provider::request(&mut io).await.expect("a request");
-        provider::serve(&mut io, request, &store, |_| None).await
+        provider::serve(&mut io, request, (&store, &UploadRate::default()), |_| None).await
     });
     let result =
         requester::fetch(&Pipe::of(ours), hash, &to.store, SIZE_MAX, Arc::new(Recorder::default()))
@@ -245,7 +245,9 @@ async fn partial_blob_is_resumed_with_its_missing_groups_only() {
         let request = provider::request(&mut io).await.expect("a request");
         assert_eq!(request.runs, vec![(2, 2), (5, 5)]);
         assert!(!request.with_list, "the list is proven already");
-        provider::serve(&mut io, request, &store, |_| None).await.expect("served")
+        provider::serve(&mut io, request, (&store, &UploadRate::default()), |_| None)
+            .await
+            .expect("served")
     });
     let recorder = Arc::new(Recorder::default());
     let hash = list.hash();
@@ -460,7 +462,9 @@ async fn ask(store: &TestStore, request: &[u8]) -> Option<Frame> {
     let serving = tokio::spawn(async move {
         let mut io = FrameIo::new(theirs);
         if let Ok(request) = provider::request(&mut io).await {
-            provider::serve(&mut io, request, &store, |_| None).await.ok();
+            provider::serve(&mut io, request, (&store, &UploadRate::default()), |_| None)
+                .await
+                .ok();
         }
     });
     let mut ours = ours;
@@ -617,7 +621,8 @@ async fn serve_unread(holder: &TestStore, hash: Hash, room: usize) -> Result<u64
     let (ours, theirs) = duplex(room);
     let mut io = FrameIo::new(theirs);
     let request = BlobRequest { hash, with_list: true, codecs: 1, runs: Vec::new() };
-    let served = provider::serve(&mut io, request, &holder.store, |_| None).await;
+    let served =
+        provider::serve(&mut io, request, (&holder.store, &UploadRate::default()), |_| None).await;
     drop(ours);
     served
 }
