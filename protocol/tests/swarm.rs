@@ -212,6 +212,62 @@ fn block_of_a_partner_is_left_to_it_and_taken_after_patience() {
     assert!(!take_ranges(&mut rig).is_empty(), "and not for ever");
 }
 
+/// Starts a get from a holder and a partner that has one block; returns the holder's first range, which has
+/// proven the size, and that of the partner.
+fn range_of_a_partner(rig: &mut Rig) -> (PeerId, Asked, Asked) {
+    get_from(rig, &[1]);
+    let partner = rig.silent_neighbour(9);
+    rig.say(partner, groups_message(true, &[(GROUPS - BLOCK, BLOCK)]));
+    let first = take_range(rig);
+    give(rig, first.fetch, 0..1);
+    let from_partner = take_ranges(rig).into_iter().find(|asked| asked.from == partner);
+    (partner, first, from_partner.expect("a range of the partner"))
+}
+
+#[test]
+fn blocks_of_a_partner_that_ended_amid_a_range_are_not_waited_for() {
+    let mut rig = lan_only();
+    let (partner, first, its) = range_of_a_partner(&mut rig);
+    // The connection goes before the range is known to have failed.
+    rig.tell(Input::Disconnected { peer: partner });
+    rig.end(its.fetch, FetchOutcome::Failed { detail: "reset".to_owned() });
+    give(&mut rig, first.fetch, 1..BLOCK);
+    rig.end(first.fetch, FetchOutcome::Part);
+    let mut all = vec![first];
+    all.extend(deliver_all(&mut rig, 10 * MS));
+    assert_once_each(&all);
+    assert!(all.iter().all(|asked| asked.from == peer(1)), "{all:?}");
+}
+
+#[test]
+fn partner_that_ended_amid_a_range_is_asked_again_once_it_is_back() {
+    let mut rig = lan_only();
+    let (partner, _first, mut its) = range_of_a_partner(&mut rig);
+    for _ in 0..Config::default().attempts_max {
+        rig.tell(Input::Disconnected { peer: partner });
+        rig.end(its.fetch, FetchOutcome::Failed { detail: "reset".to_owned() });
+        rig.pass(Config::default().backoff_initial);
+        assert!(take_ranges(&mut rig).iter().all(|asked| asked.from != partner));
+        assert_eq!(rig.silent_neighbour(9), partner);
+        rig.say(partner, groups_message(true, &[(GROUPS - BLOCK, BLOCK)]));
+        let again = take_ranges(&mut rig).into_iter().find(|asked| asked.from == partner);
+        its = again.expect("it is asked again");
+    }
+}
+
+#[test]
+fn blocks_of_a_partner_that_is_given_up_are_not_waited_for() {
+    let mut rig = lan_only();
+    let (partner, first, its) = range_of_a_partner(&mut rig);
+    rig.end(its.fetch, FetchOutcome::Misbehaved { detail: "an end".to_owned() });
+    give(&mut rig, first.fetch, 1..BLOCK);
+    rig.end(first.fetch, FetchOutcome::Part);
+    let mut all = vec![first];
+    all.extend(deliver_all(&mut rig, 10 * MS));
+    assert_once_each(&all);
+    assert!(all.iter().all(|asked| asked.from != partner), "{all:?}");
+}
+
 #[test]
 fn range_of_a_member_that_fails_goes_to_another_once() {
     let outcomes = [

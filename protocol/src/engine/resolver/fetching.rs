@@ -90,6 +90,7 @@ impl Resolver {
             }
             // What a member failed at that was let go is for others to bring.
             FetchOutcome::Busy { .. } | FetchOutcome::Failed { .. } if running.let_go(&ended) => {}
+            FetchOutcome::Failed { .. } if running.parts_from_gone(source, peers) => {}
             FetchOutcome::Busy { retry_after } => {
                 self.retry_busy(hash, source, ended.found, retry_after, shell);
             }
@@ -122,7 +123,7 @@ impl Resolver {
         self.range_over(hash, fetch, shell);
         let Some(running) = self.resolutions.get_mut(&hash) else { return };
         stop_fetch(running, fetch, "stalled", &mut self.fetches, shell);
-        if !running.let_go(&silent) {
+        if !running.let_go(&silent) && !running.parts_from_gone(silent.source, peers) {
             self.retry_failed(hash, silent.source, silent.found, shell);
         }
         self.advance(hash, peers, shell);
@@ -280,7 +281,12 @@ impl Resolution {
         self.sources.spend(source);
         match (source, &mut self.swarm) {
             (Source::Edge, _) => self.edge = EdgeState::Spent,
-            (Source::Peer(peer), Some(swarm)) => swarm.forget(peer),
+            (Source::Peer(peer), Some(swarm)) => {
+                swarm.getters.remove(&peer);
+                swarm.forget(peer);
+                // What was for it to bring is for others.
+                swarm.divide();
+            }
             (Source::Peer(_), None) => {}
         }
     }

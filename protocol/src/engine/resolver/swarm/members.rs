@@ -55,7 +55,7 @@ pub(crate) struct Swarm {
     pub(super) greeted_at: Time,
     /// Neighbours that said that they fetch the blob, and when: more than are partners. They are who the
     /// blocks are divided among.
-    pub(super) getters: BTreeMap<PeerId, Time>,
+    pub(crate) getters: BTreeMap<PeerId, Time>,
     /// Neighbours that take groups from us, and are told of new ones.
     pub(super) followers: BTreeSet<PeerId>,
 }
@@ -236,6 +236,13 @@ impl Swarm {
             Have::Blocks(blocks) => !blocks.is_full(),
         });
         partners.map(|(peer, _)| *peer).collect()
+    }
+
+    /// Divides the blocks among us and all who fetch them.
+    pub(crate) fn divide(&mut self) {
+        let mut getters = self.partners();
+        getters.extend(self.getters.keys().copied());
+        self.pieces.divide(&getters);
     }
 
     /// Takes in that a member gave bytes in a time.

@@ -365,6 +365,20 @@ impl Resolution {
         }
     }
 
+    /// Takes in that a source failed. A partner that is no neighbour any more has ended: it is forgotten, and
+    /// not tried again before it says that it is back. Returns whether it was one.
+    pub(super) fn parts_from_gone(&mut self, source: Source, peers: &Peers) -> bool {
+        let (Source::Peer(peer), Some(swarm)) = (source, &self.swarm) else { return false };
+        if peers.contains(peer) || !swarm.is_partner(source) {
+            return false;
+        }
+        self.forget_partner(peer);
+        if let Some(swarm) = &mut self.swarm {
+            swarm.divide();
+        }
+        true
+    }
+
     /// Takes in that the control connection with a peer is gone: what it brings may still come.
     pub(super) fn part_from(&mut self, peer: PeerId) {
         let ranges = self.ranges_of(peer);

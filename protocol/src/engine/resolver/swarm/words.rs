@@ -111,9 +111,7 @@ impl Resolver {
     pub(crate) fn divide(&mut self, hash: Hash) {
         let Some(running) = self.resolutions.get_mut(&hash) else { return };
         if let Some(swarm) = &mut running.swarm {
-            let mut getters = swarm.partners();
-            getters.extend(swarm.getters.keys().copied());
-            swarm.pieces.divide(&getters);
+            swarm.divide();
         }
     }
 
