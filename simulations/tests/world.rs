@@ -22,7 +22,7 @@ fn two_nodes_find_each_blob_where_it_is() {
     let took = |place: usize| Duration::from_nanos(outcome.fetches[place].took_ns);
     let goodput = 125e6 * Calibration::default().goodput;
     let link_time = Duration::from_secs_f64(f64::from(64 << 20) / goodput);
-    assert!(took(0) >= link_time && took(0) < link_time + Duration::from_millis(2), "{outcome:?}");
+    assert!(took(0) >= link_time && took(0) < link_time + Duration::from_millis(10), "{outcome:?}");
     assert!(took(1) < Duration::from_millis(1));
 }
 

@@ -26,10 +26,24 @@ pub struct Calibration {
     pub finish: Duration,
     /// What an engine's step costs between an event's arrival and its answer leaving.
     pub step: Duration,
-    /// Round trips until a new connection to a peer carries a request: TCP, Noise, Yamux.
+    /// Round trips until a new connection to a peer has streams: TCP, Noise, Yamux.
     pub dial_round_trips: u32,
     /// The processor's part of such a handshake, both sides.
     pub dial: Duration,
+    /// How long a connection to a peer that is no neighbour stays after its last stream.
+    pub connection_idle: Duration,
+    /// Round trips until a new stream on an open connection carries its request: both ends agree on the
+    /// protocol first.
+    pub stream_round_trips: u32,
+    /// The processor's part of a fetch from its request to its first group, both sides.
+    pub fetch: Duration,
+    /// Round trips from the answer to a long fetch to the first bytes over its lane: TCP, TLS 1.3, the
+    /// request.
+    pub lane_round_trips: u32,
+    /// The processor's part of opening a lane, both sides.
+    pub lane: Duration,
+    /// The processor's part of a question of the DHT, both sides.
+    pub question: Duration,
     /// Round trips until a new connection to the edge carries a request: TCP and TLS 1.3.
     pub edge_dial_round_trips: u32,
     /// How long a connection to the edge stays fast after its last byte; a later request grows again
@@ -53,6 +67,12 @@ impl Default for Calibration {
             step: Duration::from_micros(30),
             dial_round_trips: 4,
             dial: Duration::from_millis(1),
+            connection_idle: Duration::from_secs(90),
+            stream_round_trips: 1,
+            fetch: Duration::from_millis(1),
+            lane_round_trips: 3,
+            lane: Duration::from_millis(2),
+            question: Duration::from_micros(500),
             edge_dial_round_trips: 2,
             edge_idle: Duration::from_secs(1),
             silence: Duration::from_secs(30),
@@ -120,6 +140,12 @@ struct Numbers {
     step_s: f64,
     dial_round_trips: u32,
     dial_s: f64,
+    connection_idle_s: f64,
+    stream_round_trips: u32,
+    fetch_s: f64,
+    lane_round_trips: u32,
+    lane_s: f64,
+    question_s: f64,
     edge_dial_round_trips: u32,
     edge_idle_s: f64,
     silence_s: f64,
@@ -142,6 +168,12 @@ impl Numbers {
             step_s: from.step.as_secs_f64(),
             dial_round_trips: from.dial_round_trips,
             dial_s: from.dial.as_secs_f64(),
+            connection_idle_s: from.connection_idle.as_secs_f64(),
+            stream_round_trips: from.stream_round_trips,
+            fetch_s: from.fetch.as_secs_f64(),
+            lane_round_trips: from.lane_round_trips,
+            lane_s: from.lane.as_secs_f64(),
+            question_s: from.question.as_secs_f64(),
             edge_dial_round_trips: from.edge_dial_round_trips,
             edge_idle_s: from.edge_idle.as_secs_f64(),
             silence_s: from.silence.as_secs_f64(),
@@ -169,6 +201,12 @@ impl Numbers {
             step: time("step_s", self.step_s)?,
             dial_round_trips: self.dial_round_trips,
             dial: time("dial_s", self.dial_s)?,
+            connection_idle: time("connection_idle_s", self.connection_idle_s)?,
+            stream_round_trips: self.stream_round_trips,
+            fetch: time("fetch_s", self.fetch_s)?,
+            lane_round_trips: self.lane_round_trips,
+            lane: time("lane_s", self.lane_s)?,
+            question: time("question_s", self.question_s)?,
             edge_dial_round_trips: self.edge_dial_round_trips,
             edge_idle: time("edge_idle_s", self.edge_idle_s)?,
             silence: time("silence_s", self.silence_s)?,
@@ -188,6 +226,9 @@ mod tests {
             goodput: 0.5,
             look: Duration::from_nanos(1),
             dial_round_trips: 9,
+            stream_round_trips: 3,
+            lane_round_trips: 7,
+            question: Duration::from_micros(3),
             silence: Duration::from_secs(7),
             ..Calibration::default()
         };

@@ -1,11 +1,15 @@
 //! The model of the Kademlia DHT: routing tables as they would be, lookups walked through in full.
 //!
 //! Maymounkov and Mazières, *Kademlia* (2002): a node knows up to `k` nodes in each subtree that it is
-//! not in; a lookup asks the closest known ones, `alpha` at a time, and takes in the `k` closest that
-//! each of them knows, until the `k` closest have answered. The tables are not stored: which nodes of a
-//! subtree a node knows is drawn again from the same stream each time, so it is the same each time as
-//! long as those are up. A lookup is walked through at the moment it starts, in times of its own, and
-//! its ends become events.
+//! not in; a lookup asks the closest known ones, and takes in the `k` closest that each of them knows, until
+//! the `k` closest have answered. It asks as libp2p does: `alpha` nodes at a time while answers bring closer
+//! ones, and `k` at a time after `alpha` answers in a row brought none. The tables are not stored: which
+//! nodes of a subtree a node knows is drawn again from the same stream each time, so it is the same each
+//! time as long as those are up. A lookup is walked through at the moment it starts, in times of its own,
+//! and its ends become events.
+//!
+//! A question takes a stream of its own, over a connection that is dialled where there is none
+//! ([`super::connections`]).
 //!
 //! Provide records lie with the `k` closest nodes that the provider's own lookup found, in memory: they
 //! go when their keeper ends, and expire.
@@ -26,7 +30,7 @@ use crate::random::Random;
 /// Draws from a subtree for each place of a bucket; nodes that are down are passed over.
 const DRAWS_PER_PLACE: usize = 3;
 /// The most nodes that one lookup asks.
-const ASKED_MAX: usize = 256;
+const ASKED_MAX: u64 = 256;
 
 #[derive(Debug)]
 pub(super) struct Dht {
@@ -72,21 +76,100 @@ struct Walk {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Question {
     ends: Duration,
+    distance: u64,
     node: NodeIndex,
-    depth: u32,
     answered: bool,
 }
 
-/// Is a node that a lookup may ask.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// Is whom a lookup knows of, closest first, and how far it is with each.
+#[derive(Debug)]
+struct Lookup {
+    k: usize,
+    alpha: usize,
+    known: BTreeMap<(u64, NodeIndex), Candidate>,
+    waiting: usize,
+    /// Answers in a row that brought nobody closer.
+    in_vain: usize,
+}
+
+/// Is a node that a lookup knows of.
+#[derive(Clone, Copy, Debug)]
 struct Candidate {
-    distance: u64,
-    node: NodeIndex,
+    state: State,
+    /// How many answers led to it.
     depth: u32,
 }
 
-/// Says how a node takes a question: how long it takes, and whether an answer comes.
-type Reach<'a> = dyn FnMut(NodeIndex) -> (Duration, bool) + 'a;
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    New,
+    Asked,
+    Answered,
+    Failed,
+}
+
+impl Lookup {
+    fn new((k, alpha): (usize, usize), known: Vec<(u64, NodeIndex)>) -> Self {
+        let new = Candidate { state: State::New, depth: 1 };
+        let known = known.into_iter().map(|place| (place, new)).collect();
+        Self { k, alpha, known, waiting: 0, in_vain: 0 }
+    }
+
+    /// Takes the next node to ask; none as long as enough are asked, or when the lookup is over.
+    fn next_to_ask(&mut self) -> Option<(u64, NodeIndex)> {
+        let stalled = self.in_vain >= self.alpha;
+        let room = if stalled { self.k.max(self.alpha) } else { self.alpha };
+        if self.waiting >= room || self.is_over() {
+            return None;
+        }
+        let mut new = self.known.iter_mut().filter(|(_, of)| of.state == State::New);
+        let (place, candidate) = new.next()?;
+        candidate.state = State::Asked;
+        self.waiting += 1;
+        Some(*place)
+    }
+
+    /// Returns whether the `k` closest have answered, those that failed left out.
+    fn is_over(&self) -> bool {
+        let closest = self.known.values().filter(|of| of.state != State::Failed).take(self.k);
+        closest.clone().count() == self.k && closest.clone().all(|of| of.state == State::Answered)
+    }
+
+    /// Takes in that a node did not answer.
+    fn failed(&mut self, place: (u64, NodeIndex)) {
+        self.waiting -= 1;
+        self.known.entry(place).and_modify(|of| of.state = State::Failed);
+    }
+
+    /// Takes in that a node answered, and whom it named.
+    fn answered(&mut self, place: (u64, NodeIndex), named: Vec<(u64, NodeIndex)>) {
+        self.waiting -= 1;
+        let Some(candidate) = self.known.get_mut(&place) else { return };
+        candidate.state = State::Answered;
+        let depth = candidate.depth + 1;
+        let farthest = self.known.keys().take(self.k).next_back().map_or(place.0, |(far, _)| *far);
+        let mut closer = self.known.len() < self.k;
+        for other in named {
+            self.known.entry(other).or_insert_with(|| {
+                closer |= other.0 < farthest;
+                Candidate { state: State::New, depth }
+            });
+        }
+        self.in_vain = if closer { 0 } else { self.in_vain + 1 };
+    }
+
+    /// Returns the closest nodes that answered, at most `k`, and after how many answers the first was known.
+    fn into_closest(self) -> (Vec<NodeIndex>, u32) {
+        let mut answered =
+            self.known.into_iter().filter(|(_, of)| of.state == State::Answered).peekable();
+        let hops = answered.peek().map_or(0, |(_, of)| of.depth);
+        (answered.take(self.k).map(|((_, node), _)| node).collect(), hops)
+    }
+}
+
+/// Says how a node takes a question that is asked after a while: how long it takes, and whether an answer
+/// comes.
+type Reach<'a> = dyn FnMut(NodeIndex, Duration) -> (Duration, bool) + 'a;
 
 /// Returns the place of a node in the key space.
 fn place_of(node: NodeIndex) -> u64 {
@@ -146,60 +229,35 @@ impl Dht {
         self.sort();
         let key = place(blake3::hash(hash.as_bytes()));
         let mut walk = Walk::default();
-        let mut seen = BTreeSet::from([node]);
-        let mut waiting = BTreeSet::new();
-        let mut answered: BTreeSet<Candidate> = BTreeSet::new();
+        let mut lookup = Lookup::new((self.spec.k, self.spec.alpha), self.closest_known(node, key));
         let mut running: BinaryHeap<Reverse<Question>> = BinaryHeap::new();
-        for (distance, other) in self.closest_known(node, key) {
-            if seen.insert(other) {
-                waiting.insert(Candidate { distance, node: other, depth: 1 });
-            }
-        }
         loop {
-            while running.len() < self.spec.alpha && seen.len() < ASKED_MAX {
-                let Some(next) = self.next_to_ask(&mut waiting, &answered) else { break };
-                let (takes, answers) = reach(next.node);
+            while walk.requests < ASKED_MAX
+                && let Some((distance, other)) = lookup.next_to_ask()
+            {
+                let (takes, answered) = reach(other, walk.took);
                 walk.requests += 1;
                 let ends = walk.took + takes;
-                running.push(Reverse(Question {
-                    ends,
-                    node: next.node,
-                    depth: next.depth,
-                    answered: answers,
-                }));
+                running.push(Reverse(Question { ends, distance, node: other, answered }));
+            }
+            if lookup.is_over() {
+                break;
             }
             let Some(Reverse(question)) = running.pop() else { break };
             walk.took = question.ends;
+            let place = (question.distance, question.node);
             if !question.answered {
+                lookup.failed(place);
                 continue;
             }
-            let distance = place_of(question.node) ^ key;
-            answered.insert(Candidate { distance, node: question.node, depth: question.depth });
-            let named = self.providers(question.node, hash, now);
-            walk.named.extend(named.into_iter().map(|provider| (question.ends, provider)));
-            for (distance, other) in self.closest_known(question.node, key) {
-                if seen.insert(other) {
-                    waiting.insert(Candidate { distance, node: other, depth: question.depth + 1 });
-                }
-            }
+            let providers = self.providers(question.node, hash, now);
+            walk.named.extend(providers.into_iter().map(|provider| (question.ends, provider)));
+            let mut named = self.closest_known(question.node, key);
+            named.retain(|(_, other)| *other != node);
+            lookup.answered(place, named);
         }
-        walk.hops = answered.first().map_or(0, |closest| closest.depth);
-        walk.closest = answered.iter().take(self.spec.k).map(|candidate| candidate.node).collect();
+        (walk.closest, walk.hops) = lookup.into_closest();
         walk
-    }
-
-    /// Takes the closest node that was not asked, as long as it is closer than the `k` that answered.
-    fn next_to_ask(
-        &self,
-        waiting: &mut BTreeSet<Candidate>,
-        answered: &BTreeSet<Candidate>,
-    ) -> Option<Candidate> {
-        let farthest = answered.iter().nth(self.spec.k.saturating_sub(1));
-        let next = waiting.first().copied()?;
-        if farthest.is_some_and(|farthest| next.distance > farthest.distance) {
-            return None;
-        }
-        waiting.pop_first()
     }
 
     /// Returns the `k` nodes closest to `key` that a node knows, with their distance.
@@ -335,6 +393,7 @@ impl World {
         let Some(walk) = self.walk(node, &hash) else { return };
         let keepers = walk.closest;
         let way = keepers.first().map(|keeper| self.delay(node, *keeper)).unwrap_or_default();
+        let way = way * (1 + 2 * self.model.stream_round_trips);
         if let Some(dht) = &mut self.dht {
             dht.stats.requests += u64::try_from(keepers.len()).unwrap_or(0);
         }
@@ -354,29 +413,33 @@ impl World {
         let mut dht = self.dht.take()?;
         let (now, timeout) = (self.now, dht.spec.timeout);
         let walk = (!dht.out).then(|| {
-            dht.walk(node, hash, now, &mut |other| self.question_time(node, other, timeout))
+            dht.walk(node, hash, now, &mut |other, after| {
+                self.question_time((node, other), now + after, timeout)
+            })
         });
         dht.stats.requests += walk.as_ref().map_or(0, |walk| walk.requests);
         self.dht = Some(dht);
         walk
     }
 
-    /// Returns how long a question to a node takes, and whether it answers.
+    /// Returns how long a question to a node takes that is asked at a moment to come, and whether it answers.
     fn question_time(
         &mut self,
-        node: NodeIndex,
-        other: NodeIndex,
+        (node, other): (NodeIndex, NodeIndex),
+        at: Time,
         timeout: Duration,
     ) -> (Duration, bool) {
         if self.are_apart(node, other) {
             return (timeout, false);
         }
-        let round_trip = self.delay(node, other) * 2 + self.model.step * 2;
-        let Some(host) = self.hosts.get(other).filter(|host| host.is_up()) else {
+        let round_trip = self.delay(node, other) * 2;
+        if self.hosts.get(other).is_none_or(|host| !host.is_up()) {
             return (round_trip, false);
-        };
-        let dial = self.model.dial + round_trip * self.model.dial_round_trips;
-        let linked = host.links.contains_key(&node);
-        (if linked { round_trip } else { dial + round_trip }, true)
+        }
+        let connect = self.connect_time(node, other, round_trip, at);
+        let asked = round_trip * (self.model.stream_round_trips + 1) + self.model.question;
+        let takes = connect + asked;
+        self.use_connection(node, other, at + takes);
+        (takes, true)
     }
 }

@@ -14,6 +14,7 @@
 
 mod calibration;
 mod checks;
+mod connections;
 mod dht;
 mod discovery;
 mod edge;
@@ -50,6 +51,7 @@ use crate::outcome::Detail;
 use crate::plan::{self, Behaviour, Site, SiteId};
 use crate::random::Random;
 use checks::Checks;
+use connections::Connections;
 use dht::Dht;
 use edge::Edge;
 use faults::Faults;
@@ -200,6 +202,7 @@ pub struct World {
     queue: Queue<Planned>,
     flows: Flows,
     sites: Sites,
+    connections: Connections,
     hosts: Vec<Host>,
     edge: Option<Edge>,
     dht: Option<Dht>,
@@ -221,13 +224,13 @@ pub struct World {
 impl World {
     /// Makes a world without nodes: one office, no edge, no DHT.
     pub fn new(seed: u64) -> Self {
-        let mut world = Self::with(seed, Calibration::default());
+        let mut world = Self::calibrated(seed, Calibration::default());
         world.add_site(&Site::office("office"));
         world
     }
 
     /// Makes a world without nodes and sites on a machine of these speeds.
-    fn with(seed: u64, model: Calibration) -> Self {
+    pub fn calibrated(seed: u64, model: Calibration) -> Self {
         let random = Random::new(seed);
         Self {
             sites: Sites::new(&random),
@@ -237,6 +240,7 @@ impl World {
             now: Time::ZERO,
             queue: Queue::new(),
             flows: Flows::default(),
+            connections: Connections::default(),
             hosts: Vec::new(),
             edge: None,
             dht: None,

@@ -94,7 +94,7 @@ struct Stage<'a> {
 
 impl<'a> Stage<'a> {
     fn new(plan: &'a Plan, options: &RunOptions) -> Result<Self, RunError> {
-        let mut world = World::with(plan.seed, options.calibration.clone());
+        let mut world = World::calibrated(plan.seed, options.calibration.clone());
         world.set_detail(options.detail.clone());
         if let Some(path) = &options.event_log {
             world

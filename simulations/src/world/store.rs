@@ -102,6 +102,13 @@ impl Store {
         new
     }
 
+    /// Writes down what is held of a part, as when the last fetch of its blob ends.
+    pub(super) fn save_part(&mut self, hash: &Hash) {
+        if let Some(part) = self.parts.get_mut(hash) {
+            part.saved = Some((part.groups.clone(), part.bytes));
+        }
+    }
+
     /// Returns whether every group of a part is held.
     pub(super) fn is_full(&self, hash: &Hash) -> bool {
         self.parts.get(hash).is_some_and(|part| part.groups.is_full())
@@ -191,6 +198,11 @@ mod tests {
         assert_eq!(held, Some((size, CHECKPOINT_BYTES)));
         assert_eq!(store.missing(&large, size).first().map(|run| run.start), Some(checkpoint));
         assert!(store.part(&small).is_none());
+        store.insert_group(small, size, 3);
+        store.save_part(&small);
+        store.insert_group(small, size, 4);
+        store.forget_unsaved();
+        assert_eq!(store.part(&small).map(|(_, bytes, _)| bytes), Some(65_536));
     }
 
     #[test]

@@ -22,6 +22,10 @@ use crate::plan::Behaviour;
 const PROGRESS_BYTES: u64 = 4 << 20;
 /// A transfer tells of its progress about this often, as long as bytes come.
 const PROGRESS_TIME: Duration = Duration::from_millis(500);
+/// How a transfer ends whose requester's process ends.
+const KILLED: &str = "killed";
+/// From how many bytes on a fetch uses a lane: what nodes are configured with.
+const LANE_BYTES_MIN: u64 = 4 << 20;
 /// A way of a shorter round trip than this has its whole window open before it matters.
 const SLOW_START_FROM: Duration = Duration::from_millis(2);
 
@@ -80,6 +84,8 @@ pub(super) struct Transfer {
     limit: f64,
     /// Whether what comes is not of the blob.
     wrong: bool,
+    /// Whether the bytes come over a lane.
+    lane: bool,
 }
 
 /// Is a window of TCP in slow start.
@@ -138,14 +144,11 @@ impl World {
             return;
         }
         let way = self.delay(node, provider);
-        let linked = self.hosts.get(node).is_some_and(|host| host.links.contains_key(&provider));
-        let dial = if linked {
-            Duration::ZERO
-        } else {
-            self.model.dial + way * 2 * self.model.dial_round_trips
-        };
         if self.hosts.get(provider).is_some_and(host::Host::is_up) {
-            let after = dial + way + self.model.step;
+            let dial = self.connect_time(node, provider, way * 2, self.now);
+            let stream = way * 2 * self.model.stream_round_trips + self.model.fetch;
+            let after = dial + stream + way + self.model.step;
+            self.use_connection(node, provider, self.now + after);
             self.schedule(after, provider, Event::Asked { transfer: id });
         } else {
             let response = Response::Failed { detail: "connection refused" };
@@ -180,6 +183,7 @@ impl World {
             window: None,
             limit: f64::INFINITY,
             wrong: false,
+            lane: false,
         };
         self.transfers.running.insert(id, transfer);
         if let Some(host) = self.hosts.get_mut(node) {
@@ -216,17 +220,46 @@ impl World {
         let Some(transfer) = self.transfers.get_mut(id) else { return };
         transfer.wrong = corrupt;
         if !stalls {
-            self.respond(provider, id, Response::Begins);
+            let lane = self.lane_time(provider, id);
+            self.respond_after(lane, provider, id, Response::Begins);
         }
+    }
+
+    /// Returns how long it takes until the bytes of a long transfer flow over a lane, counted from the answer;
+    /// nothing for one that has none.
+    fn lane_time(&mut self, provider: NodeIndex, id: TransferId) -> Duration {
+        let Some(transfer) = self.transfers.get(id) else { return Duration::ZERO };
+        let (node, size) = (transfer.node, transfer.size);
+        let missing = self.hosts.get(node).map(|host| host.store.missing(&transfer.hash, size));
+        let wanted = cut_to(missing.unwrap_or_default(), transfer.groups.as_ref());
+        let bytes: u64 = wanted.iter().map(|run| run_len(size, run)).sum();
+        if bytes < LANE_BYTES_MIN {
+            return Duration::ZERO;
+        }
+        if let Some(transfer) = self.transfers.get_mut(id) {
+            transfer.lane = true;
+        }
+        let round_trip = self.delay(provider, node) * 2;
+        round_trip * self.model.lane_round_trips + self.model.lane
     }
 
     /// Sends a provider's word to the requester.
     pub(super) fn respond(&mut self, provider: NodeIndex, id: TransferId, response: Response) {
+        self.respond_after(Duration::ZERO, provider, id, response);
+    }
+
+    fn respond_after(
+        &mut self,
+        wait: Duration,
+        provider: NodeIndex,
+        id: TransferId,
+        response: Response,
+    ) {
         let Some(requester) = self.transfers.get(id).map(|transfer| transfer.node) else { return };
         if self.are_apart(provider, requester) {
             return;
         }
-        let after = self.delay(provider, requester) + self.model.step;
+        let after = wait + self.delay(provider, requester) + self.model.step;
         self.schedule(after, requester, Event::Answered { transfer: id, response });
     }
 
@@ -245,7 +278,7 @@ impl World {
     fn begin_flow(&mut self, id: TransferId) {
         let Some(transfer) = self.transfers.get(id) else { return };
         let (node, from, hash, size) = (transfer.node, transfer.from, transfer.hash, transfer.size);
-        let groups = transfer.groups.clone();
+        let (groups, lane) = (transfer.groups.clone(), transfer.lane);
         let route = match from {
             From::Node(provider) => self.route(provider, node),
             From::Edge => self.route_from_edge(node),
@@ -253,7 +286,7 @@ impl World {
         let missing = self.hosts.get(node).map(|host| host.store.missing(&hash, size));
         let pieces = cut_to(missing.unwrap_or_default(), groups.as_ref());
         let wanted: u64 = pieces.iter().map(|run| run_len(size, run)).sum();
-        let window = self.initial_window(node, from, &route);
+        let window = self.initial_window((node, from, lane), &route);
         let limit = route.loss_limit().min(self.edge_limit(from));
         let apart = matches!(from, From::Node(provider) if self.are_apart(provider, node));
         let allowed = window.map_or(f64::INFINITY, |window| window.rate()).min(limit);
@@ -271,18 +304,22 @@ impl World {
     }
 
     /// Returns the window a flow begins with; none where slow start does not matter.
-    fn initial_window(&mut self, node: NodeIndex, from: From, route: &Route) -> Option<Window> {
+    fn initial_window(
+        &mut self,
+        (node, from, lane): (NodeIndex, From, bool),
+        route: &Route,
+    ) -> Option<Window> {
         let round_trip = route.delay * 2;
         if round_trip < SLOW_START_FROM {
             return None;
         }
         let warm = match from {
             From::Edge => self.take_edge_window(node),
-            // Neighbours keep their connection, and so its window.
+            // Neighbours keep their connection, and so its window; a lane is a new one.
             From::Node(provider) => {
                 let linked =
                     self.hosts.get(node).is_some_and(|host| host.links.contains_key(&provider));
-                linked.then_some(f64::INFINITY)
+                (linked && !lane).then_some(f64::INFINITY)
             }
         };
         let bytes = warm.unwrap_or(self.model.window_initial);
@@ -447,14 +484,15 @@ impl World {
         let fetched: Vec<TransferId> = host.fetches.values().copied().collect();
         let served: Vec<TransferId> = host.serves.values().copied().collect();
         for id in fetched {
-            self.close_transfer(id, "killed");
+            self.close_transfer(id, KILLED);
         }
         for id in served {
             let Some(transfer) = self.transfers.get(id) else { continue };
             let requester = transfer.node;
             self.close_flow(id);
             if !self.are_apart(node, requester) {
-                let after = self.delay(node, requester);
+                // A requester hears that the connection is gone before what that did to its streams.
+                let after = self.delay(node, requester) + self.model.step;
                 let response = Response::Failed { detail: "connection lost" };
                 self.schedule(after, requester, Event::Answered { transfer: id, response });
             }
@@ -471,9 +509,16 @@ impl World {
         let transfer = self.transfers.running.remove(&id)?;
         if let Some(host) = self.hosts.get_mut(transfer.node) {
             host.fetches.remove(&transfer.fetch);
+            let of_blob = |other: &TransferId| {
+                self.transfers.get(*other).is_some_and(|other| other.hash == transfer.hash)
+            };
+            if outcome != KILLED && !host.fetches.values().any(of_blob) {
+                host.store.save_part(&transfer.hash);
+            }
         }
         self.tally.transfer_ended(&transfer, self.now, outcome);
         if let (From::Node(provider), Some(serve)) = (transfer.from, transfer.serve) {
+            self.use_connection(transfer.node, provider, self.now);
             let after = self.delay(transfer.node, provider);
             let known =
                 self.hosts.get(provider).is_some_and(|host| host.serves.contains_key(&serve));
