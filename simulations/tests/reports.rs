@@ -66,6 +66,7 @@ fn a_hostile_plan_cannot_write_markup() {
             worst: 0.2,
             bound: 0.15,
         }],
+        replays: Vec::new(),
     };
     let report = rendered(&plan, &outcome, Some(&envelope));
 
@@ -187,6 +188,7 @@ fn a_page_says_what_was_validated_or_that_nothing_was() {
         cells: 6,
         ranges: vec![range],
         errors: vec![error],
+        replays: Vec::new(),
     };
     let html = rendered(&plan, &outcome, Some(&envelope)).html;
     assert!(html.contains("blobmesh-sim compare a b") && html.contains("20\u{a0}%"));

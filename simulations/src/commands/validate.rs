@@ -15,12 +15,21 @@ pub(crate) struct Calibrate {
 /// What is validated.
 #[derive(Debug, Args)]
 pub(crate) struct Validate {
-    /// With how many seeds each cell is replayed; a seed takes about four minutes
+    /// With how many seeds each cell is replayed; a seed takes about five minutes
     #[arg(long, value_name = "N", default_value_t = 3)]
     repeats: u64,
-    /// What `calibrate` wrote; without it, it is measured first
+    /// What `calibrate` wrote; without it, it is measured first, or with --stored taken from beside it
     #[arg(long, value_name = "FILE")]
     calibration: Option<PathBuf>,
+    /// Compare with the replays that an envelope keeps: no real node runs, nothing is fitted, and no
+    /// envelope is written
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["repeats", "envelope"])]
+    stored: Option<PathBuf>,
+    /// With --stored: the model that is compared; half-goodput and double-latency are wrong on purpose, and
+    /// fail
+    #[arg(long, value_name = "NAME", default_value = "right", requires = "stored")]
+    #[arg(value_parser = ["right", "half-goodput", "double-latency"])]
+    model: String,
     /// Where results go; replays that lie there from before are taken and not made again
     #[arg(long, value_name = "DIR", default_value = "blobmesh-sim-out/validation")]
     out: PathBuf,
@@ -59,9 +68,10 @@ mod linux {
             calibrate::{self, Calibrated},
             error::Error as LabError,
             stop::Stop,
-            validate::{self, Error, Options, Row, Validated, cell_name},
+            validate::{self, Error, Model, Options, Rechecked, Row, Validated},
         },
         output,
+        report::Envelope,
         world::Calibration,
     };
 
@@ -109,6 +119,9 @@ mod linux {
     /// Validates, prints the table and writes the envelope; fails when a bound does not hold, or a wrong
     /// model is not found out.
     pub(crate) fn validate(arguments: &Validate) -> ExitCode {
+        if let Some(stored) = &arguments.stored {
+            return recheck(arguments, stored);
+        }
         let validated = match validated(arguments) {
             Ok(validated) => validated,
             Err(code) => return code,
@@ -123,19 +136,52 @@ mod linux {
                 return ExitCode::from(FAILED);
             }
         }
-        match table(&validated, &mut io::stdout().lock()) {
-            Ok(()) if validated.holds && validated.wrong_model_fails => ExitCode::SUCCESS,
+        let sound = validated.holds && validated.found_out.iter().all(|(_, found_out)| *found_out);
+        match tell(&validated, &mut io::stdout().lock()) {
+            Ok(()) if sound => ExitCode::SUCCESS,
             Ok(()) | Err(_) => ExitCode::from(FAILED),
         }
+    }
+
+    /// Holds a model to kept replays and prints the table; fails when a bound does not hold.
+    fn recheck(arguments: &Validate, stored: &Path) -> ExitCode {
+        let beside = stored.with_file_name("calibration.toml");
+        let calibration = match read(arguments.calibration.as_deref().unwrap_or(&beside)) {
+            Ok(calibration) => calibration,
+            Err(code) => return code,
+        };
+        let envelope = match Envelope::read(stored) {
+            Ok(envelope) => envelope,
+            Err(error) => {
+                complain_of(&error);
+                return ExitCode::from(FAILED);
+            }
+        };
+        let named = Model::ALL.into_iter().find(|model| model.name() == arguments.model);
+        let model = named.unwrap_or(Model::Right);
+        match validate::recheck(&envelope, &calibration, model, &arguments.out) {
+            Ok(Rechecked { rows, holds }) => {
+                let told = tell_rechecked(model, &rows, holds, &mut io::stdout().lock());
+                if told.is_ok() && holds { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
+            }
+            Err(error) => {
+                complain_of(&error);
+                ExitCode::from(FAILED)
+            }
+        }
+    }
+
+    fn read(path: &Path) -> Result<Calibration, ExitCode> {
+        Calibration::read(path).map_err(|error| {
+            complain_of(&error);
+            ExitCode::from(BAD_PLAN)
+        })
     }
 
     fn validated(arguments: &Validate) -> Result<Validated, ExitCode> {
         let stop = Stop::on_signals().map_err(|error| failed_lab(&error))?;
         let calibration = match &arguments.calibration {
-            Some(path) => Calibration::read(path).map_err(|error| {
-                complain_of(&error);
-                ExitCode::from(BAD_PLAN)
-            })?,
+            Some(path) => read(path)?,
             None => measure(&stop).map_err(|error| failed_lab(&error))?.calibration,
         };
         let binary = netns::binary().map_err(|error| {
@@ -151,7 +197,7 @@ mod linux {
         };
         validate::validate(&options, &stop, &mut io::stderr()).map_err(|error| match &error {
             Error::Lab(error) => failed_lab(error),
-            Error::Output(_) | Error::Run(_) | Error::Plan(_) => {
+            Error::Output(_) | Error::Run(_) | Error::Plan(_) | Error::NoCell => {
                 complain_of(&error);
                 ExitCode::from(FAILED)
             }
@@ -163,33 +209,50 @@ mod linux {
         ExitCode::from(netns::code_of(error))
     }
 
-    fn table(validated: &Validated, output: &mut impl Write) -> io::Result<()> {
+    fn tell(validated: &Validated, output: &mut impl Write) -> io::Result<()> {
+        table(&validated.rows, output)?;
+        writeln!(output, "goodput after the fit: {:.4}", validated.calibration.goodput)?;
+        for (model, found_out) in &validated.found_out {
+            writeln!(output, "{model} fails: {}", word(*found_out))?;
+        }
+        writeln!(output, "held-out cells that count hold: {}", word(validated.holds))?;
+        output.flush()
+    }
+
+    fn tell_rechecked(
+        model: Model,
+        rows: &[Row],
+        holds: bool,
+        output: &mut impl Write,
+    ) -> io::Result<()> {
+        table(rows, output)?;
+        writeln!(output, "{model}: held-out cells that count hold: {}", word(holds))?;
+        output.flush()
+    }
+
+    fn word(holds: bool) -> &'static str {
+        if holds { "yes" } else { "NO" }
+    }
+
+    fn table(rows: &[Row], output: &mut impl Write) -> io::Result<()> {
         writeln!(
             output,
             "{:32} {:>9} {:>9} {:>9} {:>7} {:>7} {:>7} {:>7}  verdict",
             "cell", "p50 sim", "p50 real", "p50", "p95", "local", "lan", "busy"
         )?;
         for held_out in [false, true] {
-            let title = if held_out { "held out" } else { "calibrating" };
-            writeln!(output, "{title}")?;
-            for row in validated.rows.iter().filter(|row| row.cell.held_out == held_out) {
+            writeln!(output, "{}", if held_out { "held out" } else { "calibrating" })?;
+            for row in rows.iter().filter(|row| row.cell.held_out == held_out) {
                 line(row, output)?;
             }
         }
-        let word = |holds: bool| if holds { "yes" } else { "NO" };
-        writeln!(output, "goodput after the fit: {:.4}", validated.calibration.goodput)?;
-        writeln!(
-            output,
-            "a model of half the goodput fails: {}",
-            word(validated.wrong_model_fails)
-        )?;
-        writeln!(output, "held-out cells that count hold: {}", word(validated.holds))?;
-        output.flush()
+        Ok(())
     }
 
     fn line(row: &Row, output: &mut impl Write) -> io::Result<()> {
-        let p50 = row.compared.metrics.iter().find(|metric| metric.metric == "finish.p50");
-        let seconds = |value: Option<f64>| value.map_or("-".to_owned(), |s| format!("{s:.2} s"));
+        let [median, slow, ..] = row.cell.metrics();
+        let p50 = row.difference(median);
+        let seconds = |value: Option<f64>| value.map_or("-".to_owned(), |s| format!("{s:.3} s"));
         let error = |metric: &str| {
             row.error(metric).map_or("-".to_owned(), |error| format!("{:+.1} %", error * 100.0))
         };
@@ -201,11 +264,11 @@ mod linux {
         writeln!(
             output,
             "  {:30} {:>9} {:>9} {:>9} {:>7} {:>7} {:>7} {:>5.0} %  {verdict}",
-            cell_name(&row.cell),
+            row.cell.name(),
             seconds(p50.and_then(|metric| metric.a)),
             seconds(p50.and_then(|metric| metric.b)),
-            error("finish.p50"),
-            error("finish.p95"),
+            error(median),
+            error(slow),
             error("local.bytes"),
             error("lan.bytes"),
             row.processor_share * 100.0,

@@ -62,6 +62,13 @@ impl Bounds {
         Ok(())
     }
 
+    /// Keeps the bounds of these metrics and of no other.
+    #[must_use]
+    pub fn only(mut self, metrics: &[&str]) -> Self {
+        self.metrics.retain(|metric, _| metrics.contains(metric));
+        self
+    }
+
     /// Takes what a Kolmogorov-Smirnov distance may be; by default nothing bounds it.
     pub fn with_distance(self, distance: Option<f64>) -> Self {
         Self { distance, ..self }

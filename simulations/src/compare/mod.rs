@@ -60,7 +60,7 @@ pub struct MetricRow {
     /// Spearman's correlation of both sides over the cells; none with fewer than three, or where
     /// one side is the same in all.
     pub rank_correlation: Option<f64>,
-    /// What an error may be.
+    /// What an error may be in the cells that bound it.
     pub bound: Option<f64>,
     /// Whether all cells are within.
     pub holds: bool,
@@ -110,11 +110,23 @@ pub struct Difference {
 /// # Errors
 /// Those of reading rows; [`Error::Mismatch`] when the two have no cell in common.
 pub fn compare(a: &Record, b: &Record, bounds: &Bounds) -> Result<Comparison, Error> {
+    compare_cells(a, b, |_| bounds.clone())
+}
+
+/// Compares `a` with the reference `b`, each cell with bounds of its own.
+///
+/// # Errors
+/// As those of [`compare`].
+pub fn compare_cells(
+    a: &Record,
+    b: &Record,
+    bounds: impl Fn(&Settings) -> Bounds,
+) -> Result<Comparison, Error> {
     let (cells_a, cells_b) = (cells_of(a), cells_of(b));
     let mut cells = Vec::new();
     for (settings, runs_a) in &cells_a {
         if let Some(runs_b) = cells_b.get(settings) {
-            cells.push(cell(settings, (a, runs_a), (b, runs_b), bounds)?);
+            cells.push(cell(settings, (a, runs_a), (b, runs_b), &bounds(settings))?);
         }
     }
     // The order of the plan: settings as text would put 100 before 20.
@@ -131,7 +143,7 @@ pub fn compare(a: &Record, b: &Record, bounds: &Bounds) -> Result<Comparison, Er
     };
     Ok(Comparison {
         holds: cells.iter().all(|cell| cell.holds),
-        metrics: METRICS.iter().filter_map(|metric| metric_row(metric.0, &cells, bounds)).collect(),
+        metrics: METRICS.iter().filter_map(|metric| metric_row(metric.0, &cells)).collect(),
         only_in_a: only(&cells_a, &cells_b),
         only_in_b: only(&cells_b, &cells_a),
         cells,
@@ -242,7 +254,7 @@ fn times(record: &Record, runs: &[Measured<'_>]) -> Result<Times, Error> {
     Ok(Times { finish: Cdf::new(finish), fetch: Cdf::new(fetch) })
 }
 
-fn metric_row(metric: &'static str, cells: &[CellRow], bounds: &Bounds) -> Option<MetricRow> {
+fn metric_row(metric: &'static str, cells: &[CellRow]) -> Option<MetricRow> {
     let of = |cell: &'_ CellRow| cell.metrics.iter().find(|row| row.metric == metric).cloned();
     let rows: Vec<Difference> = cells.iter().filter_map(of).collect();
     let errors = stats::sorted(rows.iter().filter_map(|row| row.error).map(f64::abs));
@@ -257,7 +269,7 @@ fn metric_row(metric: &'static str, cells: &[CellRow], bounds: &Bounds) -> Optio
         median_error_interval: interval.map(|interval| [interval.low, interval.high]),
         worst_error: errors.last().copied().filter(|_| complete),
         rank_correlation: correlation,
-        bound: bounds.of(metric),
+        bound: rows.iter().find_map(|row| row.bound),
         holds: rows.iter().all(|row| row.holds),
     })
 }

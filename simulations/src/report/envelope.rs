@@ -1,11 +1,12 @@
 //! Within which ranges the simulator was compared with real nodes, and by how much it was off.
 
+use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::output::Error;
+use crate::output::{Error, Settings};
 
 /// The largest file that is read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -24,6 +25,21 @@ pub struct Envelope {
     pub ranges: Vec<Range>,
     /// By how much the simulator was off.
     pub errors: Vec<MeasuredError>,
+    /// What real nodes did in each cell and with each seed: any model can be held to it again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replays: Vec<ReplayedRun>,
+}
+
+/// Is what is kept of a replay.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReplayedRun {
+    /// What its cell sets.
+    pub settings: Settings,
+    /// Its seed.
+    pub seed: u64,
+    /// Its metrics by name.
+    pub metrics: BTreeMap<String, f64>,
 }
 
 /// Is a range of one quantity.

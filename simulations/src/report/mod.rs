@@ -14,7 +14,7 @@ mod plots;
 mod tables;
 mod value;
 
-pub use envelope::{Envelope, MeasuredError, Range};
+pub use envelope::{Envelope, MeasuredError, Range, ReplayedRun};
 
 use crate::outcome::Outcome;
 use crate::output::{Error, Kind, Record, file, write_file};

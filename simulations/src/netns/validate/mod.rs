@@ -2,39 +2,53 @@
 //!
 //! All cells are replayed with some seeds and written as a directory of results. The calibrating half
 //! sets one number, the goodput, by the median of how much longer or shorter the model takes; every other
-//! number was measured before. Then all cells are simulated with it, and the two directories are compared
-//! with the bounds that `compare` has. A model whose goodput is halved must not pass: if it did, the bounds
-//! would bound nothing.
+//! number was measured before. Then all cells are simulated with it, and the two directories are compared.
+//! [Models](Model) that are wrong on purpose must not pass: if one did, the bounds would bound nothing.
+//!
+//! What the comparison needs of the replays is [kept](stored) beside its result, and can be compared again,
+//! with another version of the simulator or with a wrong model, where no real node runs ([`recheck`]).
 //!
 //! Cells in which the machine's processors were busy tell of the machine. They are shown and marked, and
 //! count neither for nor against the model.
 
 use std::{
     io::Write,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-pub use self::cells::Cell;
+pub use self::{
+    cells::{Cell, Load},
+    model::Model,
+};
 use super::{
     error::Error as LabError,
     replay::{self, DISK_BYTES_MAX_DEFAULT, PROCESSOR_SHARE_MAX},
     stop::Stop,
 };
 use crate::{
-    compare::{Bounds, CellRow, Comparison, compare},
-    output::{self, Head, Keep, Kind, Record, Run, Writer},
+    compare::{CellRow, Difference, compare_cells},
+    output::{self, Head, Keep, Kind, Record, Run, Settings, Writer},
     plan::PlanError,
     report::{Envelope, MeasuredError, Range},
     stats,
-    world::{Calibration, RunError, RunOptions, run_plan},
+    world::{Calibration, RunError},
 };
 
 mod cells;
+mod model;
+mod stored;
 
-/// What is compared, as the table shows it.
-pub const METRICS: [&str; 5] =
-    ["finish.p50", "finish.p95", "local.bytes", "lan.bytes", "edge.bytes"];
+/// What is bounded in some cell.
+const METRICS: [&str; 7] = [
+    "finish.p50",
+    "finish.p95",
+    "fetch.p50",
+    "fetch.p95",
+    "local.bytes",
+    "lan.bytes",
+    "edge.bytes",
+];
 
 /// The least and the most that fitting may make of the goodput.
 const GOODPUT: std::ops::RangeInclusive<f64> = 0.3..=1.0;
@@ -54,6 +68,9 @@ pub enum Error {
     /// A cell is no plan, which is a fault of this program.
     #[error("cannot make a cell")]
     Plan(#[from] PlanError),
+    /// There is no cell, which is a fault of this program.
+    #[error("there is no cell")]
+    NoCell,
 }
 
 /// Says what is validated and where it goes.
@@ -82,8 +99,9 @@ pub struct Validated {
     pub envelope: Envelope,
     /// Whether the bounds hold in all cells that were held out and count; never without such a cell.
     pub holds: bool,
-    /// Whether the model that is wrong on purpose was found out.
-    pub wrong_model_fails: bool,
+    /// Whether each model that is wrong on purpose was found out: in a cell where the right one holds, it
+    /// does not.
+    pub found_out: Vec<(Model, bool)>,
 }
 
 /// Is one cell, simulated and replayed.
@@ -108,9 +126,14 @@ impl Row {
         self.cell.held_out && self.is_sound()
     }
 
+    /// Returns what came of a metric.
+    pub fn difference(&self, metric: &str) -> Option<&Difference> {
+        self.compared.metrics.iter().find(|row| row.metric == metric)
+    }
+
     /// Returns the relative error of a metric.
     pub fn error(&self, metric: &str) -> Option<f64> {
-        self.compared.metrics.iter().find(|row| row.metric == metric)?.error
+        self.difference(metric)?.error
     }
 }
 
@@ -120,21 +143,60 @@ impl Row {
 /// Those of a replay that fails, and of results that cannot be written.
 pub fn validate(options: &Options, stop: &Stop, talk: &mut dyn Write) -> Result<Validated, Error> {
     let real = replays(options, stop, talk)?;
-    let first = simulate(options, &options.calibration, "sim-before-fit")?;
-    let before = compare(&first, &real, &Bounds::default())?;
-    let calibration = fitted(&options.calibration, &rows(&before, &real));
-    let sim = simulate(options, &calibration, "sim")?;
-    let compared = compare(&sim, &real, &Bounds::default())?;
-    let rows = rows(&compared, &real);
-    let wrong = Calibration { goodput: calibration.goodput / 2.0, ..calibration.clone() };
-    let wrong = compare(&simulate(options, &wrong, "sim-wrong")?, &real, &Bounds::default())?;
-    let holds = |rows: &[Row]| {
-        let mut counted = rows.iter().filter(|row| row.counts()).peekable();
-        counted.peek().is_some() && counted.all(|row| row.compared.holds)
+    let seeds: Vec<u64> = (1..=options.repeats).collect();
+    let simulate = |model: Model, calibration: &Calibration, name: &str| {
+        let simulated = model.simulate(calibration, &seeds, &options.out.join(name))?;
+        rows(&simulated, &real)
     };
-    let wrong_model_fails = !holds(&self::rows(&wrong, &real));
-    let envelope = envelope(options, &rows);
-    Ok(Validated { holds: holds(&rows), rows, calibration, envelope, wrong_model_fails })
+    let before = simulate(Model::Right, &options.calibration, "sim-before-fit")?;
+    let calibration = fitted(&options.calibration, &before);
+    let rows = simulate(Model::Right, &calibration, "sim")?;
+    let mut found_out = Vec::new();
+    for wrong in Model::WRONG {
+        let wrong_rows = simulate(wrong, &calibration, &format!("sim-{}", wrong.name()))?;
+        found_out.push((wrong, is_found_out(&wrong_rows, &rows)));
+    }
+    let envelope = envelope(options, &rows, &real);
+    Ok(Validated { holds: holds(&rows), rows, calibration, envelope, found_out })
+}
+
+/// Is how a model compares with replays that were kept.
+#[derive(Clone, Debug)]
+pub struct Rechecked {
+    /// All cells.
+    pub rows: Vec<Row>,
+    /// As of [`Validated`].
+    pub holds: bool,
+}
+
+/// Holds a model to replays that an envelope keeps. Directories of results are written into `out`.
+///
+/// # Errors
+/// When a cell cannot be simulated, or results cannot be written; an [`output::Error`] where the envelope
+/// keeps no replay of any cell.
+pub fn recheck(
+    envelope: &Envelope,
+    calibration: &Calibration,
+    model: Model,
+    out: &Path,
+) -> Result<Rechecked, Error> {
+    let real = stored::unpacked(&envelope.replays, &out.join("stored"))?;
+    let seeds = stored::seeds_of(&envelope.replays);
+    let simulated =
+        model.simulate(calibration, &seeds, &out.join(format!("sim-{}", model.name())))?;
+    let rows = rows(&simulated, &real)?;
+    Ok(Rechecked { holds: holds(&rows), rows })
+}
+
+fn holds(rows: &[Row]) -> bool {
+    let mut counted = rows.iter().filter(|row| row.counts()).peekable();
+    counted.peek().is_some() && counted.all(|row| row.compared.holds)
+}
+
+/// Returns whether a model fails in a cell that counts and in which the right one holds.
+fn is_found_out(wrong: &[Row], right: &[Row]) -> bool {
+    let mut pairs = wrong.iter().zip(right).filter(|(_, right)| right.counts());
+    pairs.any(|(wrong, right)| right.compared.holds && !wrong.compared.holds)
 }
 
 /// Replays all cells, or reads the replays that are there.
@@ -148,7 +210,7 @@ fn replays(options: &Options, stop: &Stop, talk: &mut dyn Write) -> Result<Recor
     let mut writer = Writer::create(&place, Kind::Sweep)?;
     for seed in 1..=options.repeats {
         for (number, cell) in cells.iter().enumerate() {
-            let text = cell_name(cell);
+            let text = cell.name();
             let _unheard = writeln!(talk, "validate: {text}, {seed} of {}", options.repeats);
             let plan = cell.plan(seed)?;
             let disk_bytes_max = DISK_BYTES_MAX_DEFAULT;
@@ -158,11 +220,11 @@ fn replays(options: &Options, stop: &Stop, talk: &mut dyn Write) -> Result<Recor
             let wall = played.wall;
             let run = Run { cell: number, settings: &settings, seed, plan: &plan, wall, outcome };
             writer.add(&run, Keep::Rows)?;
-            let at = |metric: &str| outcome.summary.get(metric).copied().unwrap_or(0.0);
+            let [median, ..] = cell.metrics();
             let _unheard = writeln!(
                 talk,
-                "validate:   finish.p50 {:.2} s, processors {:.0} % busy",
-                at("finish.p50"),
+                "validate:   {median} {:.3} s, processors {:.0} % busy",
+                outcome.summary.get(median).copied().unwrap_or(0.0),
                 played.processor_share * 100.0
             );
         }
@@ -170,26 +232,10 @@ fn replays(options: &Options, stop: &Stop, talk: &mut dyn Write) -> Result<Recor
     finish(writer, begun.elapsed())
 }
 
-/// Simulates all cells with the seeds of the replays.
-fn simulate(options: &Options, calibration: &Calibration, name: &str) -> Result<Record, Error> {
-    let begun = Instant::now();
-    let mut writer = Writer::create(&options.out.join(name), Kind::Sweep)?;
-    let run_options = RunOptions { calibration: calibration.clone(), ..RunOptions::default() };
-    for (number, cell) in Cell::all().iter().enumerate() {
-        for seed in 1..=options.repeats {
-            let (plan, begun) = (cell.plan(seed)?, Instant::now());
-            let outcome = &run_plan(&plan, &run_options, |_| ())?;
-            let (settings, wall) = (cell.settings(), begun.elapsed());
-            let run = Run { cell: number, settings: &settings, seed, plan: &plan, wall, outcome };
-            writer.add(&run, Keep::Rows)?;
-        }
-    }
-    finish(writer, begun.elapsed())
-}
-
 fn finish(writer: Writer, wall: Duration) -> Result<Record, Error> {
     // The plan that the manifest shows; what each cell sets stands with its runs.
-    let cell = Cell { nodes: 2, rate_mbit: 100, kill: false, held_out: false };
+    let cells = Cell::all();
+    let Some(cell) = cells.first() else { return Err(Error::NoCell) };
     let (plan, text) = (cell.plan(1)?, cell.text());
     let head = Head {
         plan: &plan,
@@ -201,44 +247,50 @@ fn finish(writer: Writer, wall: Duration) -> Result<Record, Error> {
     Ok(Record::open(&writer.finish(&head)?.publish()?)?)
 }
 
-/// Sets the goodput by the calibrating cells: a model that takes longer than real nodes gets more of it.
+/// Sets the goodput by the calibrating cells in which rates decide: a model that takes longer than real
+/// nodes gets more of it.
 fn fitted(calibration: &Calibration, rows: &[Row]) -> Calibration {
     let calibrating = rows.iter().filter(|row| !row.cell.held_out && row.is_sound());
-    let ratios = calibrating.filter_map(|row| row.error("finish.p50")).map(|error| 1.0 + error);
+    let crowds = calibrating.filter(|row| row.cell.load == Load::Crowd);
+    let ratios = crowds.filter_map(|row| row.error("finish.p50")).map(|error| 1.0 + error);
     let Some(ratio) = stats::median(&stats::sorted(ratios)) else { return calibration.clone() };
     let goodput = (calibration.goodput * ratio).clamp(*GOODPUT.start(), *GOODPUT.end());
     Calibration { goodput, ..calibration.clone() }
 }
 
-/// Puts each compared cell beside what is known of it.
-fn rows(compared: &Comparison, real: &Record) -> Vec<Row> {
+/// Compares simulated cells with the real ones, each with its own bounds.
+fn rows(simulated: &Record, real: &Record) -> Result<Vec<Row>, Error> {
     let cells = Cell::all();
+    let cell_of = |settings: &Settings| cells.iter().find(|cell| cell.settings() == *settings);
+    let bounds = |settings: &Settings| cell_of(settings).map(Cell::bounds).unwrap_or_default();
+    let compared = compare_cells(simulated, real, bounds)?;
     let row = |compared: &CellRow| {
-        let cell = cells.iter().find(|cell| cell.settings() == compared.settings)?;
+        let cell = cell_of(&compared.settings)?;
         let shares = real.runs().filter(|(run, _)| run.settings == compared.settings);
         let shares = shares.filter_map(|(_, row)| row.metrics.get("processor.share").copied());
         let processor_share = shares.fold(0.0, f64::max);
         Some(Row { cell: *cell, processor_share, compared: compared.clone() })
     };
-    compared.cells.iter().filter_map(row).collect()
+    Ok(compared.cells.iter().filter_map(row).collect())
 }
 
-fn envelope(options: &Options, rows: &[Row]) -> Envelope {
+fn envelope(options: &Options, rows: &[Row], real: &Record) -> Envelope {
     let counted: Vec<&Row> = rows.iter().filter(|row| row.counts()).collect();
     let range = |what: &str, unit: &str, of: fn(&Cell) -> u64| {
         let values = || counted.iter().map(|row| of(&row.cell));
         let text = |value: Option<u64>| format!("{} {unit}", value.unwrap_or(0)).trim().to_owned();
         Range { what: what.to_owned(), from: text(values().min()), to: text(values().max()) }
     };
-    let bounds = Bounds::default();
     let error = |metric: &str| {
-        let errors = counted.iter().filter_map(|row| row.error(metric)).map(f64::abs);
-        let errors = stats::sorted(errors);
+        let bounded = |row: &&&Row| row.cell.metrics().contains(&metric);
+        let rows: Vec<&Difference> =
+            counted.iter().filter(bounded).filter_map(|row| row.difference(metric)).collect();
+        let errors = stats::sorted(rows.iter().filter_map(|row| row.error).map(f64::abs));
         Some(MeasuredError {
             metric: metric.to_owned(),
             median: stats::median(&errors)?,
             worst: errors.last().copied()?,
-            bound: bounds.of(metric)?,
+            bound: rows.iter().find_map(|row| row.bound)?,
         })
     };
     Envelope {
@@ -248,15 +300,13 @@ fn envelope(options: &Options, rows: &[Row]) -> Envelope {
         ranges: vec![
             range("nodes", "", |cell| cell.nodes),
             range("rate of every wire", "Mbit/s", |cell| cell.rate_mbit),
+            range("time from node to node", "us", |cell| {
+                u64::try_from(cell.latency.as_micros()).unwrap_or(u64::MAX)
+            }),
             range("blob", "bytes", Cell::bytes),
             range("killed nodes", "", |cell| u64::from(cell.kill)),
         ],
         errors: METRICS.iter().filter_map(|metric| error(metric)).collect(),
+        replays: stored::taken_from(real),
     }
-}
-
-/// Returns a cell in words.
-pub fn cell_name(cell: &Cell) -> String {
-    let kill = if cell.kill { ", one killed" } else { "" };
-    format!("{} nodes, {} Mbit/s{kill}", cell.nodes, cell.rate_mbit)
 }
