@@ -1,9 +1,11 @@
 //! Measures what a machine costs a node beside the wire: the numbers that worlds run on.
 //!
 //! Two nodes of one LAN, driven through the command line. Small blobs over wires that do nothing tell what
-//! a look, a step and the end of a get take; large ones over wires of a known rate tell how much of it
-//! arrives. What a receipt says of a phase is a median over many gets. What is not measured here, as the
-//! behaviour of kernels under loss, stays as it is by default.
+//! a look, a step, a fetch and the end of a get take; large ones over wires of a known rate tell how much of
+//! it arrives. Both again over wires of a known delay tell in how many round trips a stream and a lane are
+//! opened. What a receipt says of a phase is a median over many gets. What is not measured here, as the
+//! behaviour of kernels under loss, stays as it is by default; the DHT and dials have a
+//! [calibration of their own](super::lookups).
 
 use std::{
     io::Write,
@@ -37,6 +39,16 @@ const LARGE_BYTES: u64 = 40_000_000;
 
 /// The rate of the wire for large blobs.
 const RATE: Rate = Rate::mbit(100);
+
+/// How many small and how many long blobs are got from afar, and the length of the latter: they come over
+/// lanes, within what the window of a new connection allows in a few round trips.
+const FAR_SMALL_BLOBS: u64 = 20;
+const FAR_LONG_BLOBS: u64 = 5;
+const FAR_LONG_BYTES: u64 = 6 << 20;
+
+/// The delay of a wire then, and the round trip of two wires.
+const FAR_DELAY: Duration = Duration::from_millis(10);
+const FAR_ROUND_TRIP_S: f64 = 0.04;
 
 /// How many round trips of the wires alone are measured.
 const ROUND_TRIPS: u32 = 200;
@@ -81,45 +93,92 @@ pub fn calibrate(binary: &Path, stop: &Stop, talk: &mut dyn Write) -> Result<Cal
         lab.network()?.set_link(host, Link::new(RATE, Duration::ZERO), stop)?;
     }
     let large = bench.gets(LARGE_BLOBS, LARGE_BYTES)?;
+    step(talk, "small and long blobs over wires of 10 ms");
+    for host in lab.hosts() {
+        lab.network()?.set_link(host, Link::new(Rate::mbit(1_000), FAR_DELAY), stop)?;
+    }
+    let far = bench.gets(FAR_SMALL_BLOBS, SMALL_BYTES + 1)?;
+    let long = bench.gets(FAR_LONG_BLOBS, FAR_LONG_BYTES)?;
     let shares = busy.shares(&bench.pids());
     let processor_share = if bench.first { shares.own } else { shares.machine };
     bench.stop()?;
-    Ok(calibrated(&small, &large, wire, processor_share))
+    let measured = Measured { small, large, far, long, wire };
+    Ok(measured.calibrated(processor_share))
 }
 
-fn calibrated(small: &[Took], large: &[Took], wire: f64, processor_share: f64) -> Calibrated {
-    let of = |took: &[Took], time: fn(&Took) -> f64| median(took.iter().map(time));
-    let (look, store) = (of(small, |t| t.phases.local_s), of(small, |t| t.phases.store_s));
-    let (ask, first) = (of(small, |t| t.ask_s), of(small, |t| t.phases.first_group_s));
-    // From the request on: when the first group is whole, parts of others have come too.
-    let whole = |took: &Took| {
-        LARGE_BYTES as f64 / (took.phases.first_group_s + took.phases.transfer_s - wire).max(1e-9)
-    };
-    let rate = median(large.iter().map(whole));
-    let share = rate * 8.0 / RATE.bits_per_second() as f64;
-    // A question and its answer: two ways and two steps.
-    let step = ((ask - wire) / 2.0).max(0.0);
-    let time = |seconds: f64| Duration::try_from_secs_f64(seconds).unwrap_or_default();
-    let calibration = Calibration {
-        goodput: share.clamp(0.01, 1.0),
-        look: time(look),
-        finish: time(store),
-        step: time(step),
-        ..Calibration::default()
-    };
-    let measured = vec![
-        ("wire_round_trip", wire * 1e6, "us"),
-        ("look", look * 1e6, "us"),
-        ("ask", ask * 1e6, "us"),
-        ("step", step * 1e6, "us"),
-        ("first_group", first * 1e6, "us"),
-        ("finish", store * 1e6, "us"),
-        ("large_first_group", of(large, |t| t.phases.first_group_s) * 1e6, "us"),
-        ("large_finish", of(large, |t| t.phases.store_s) * 1e6, "us"),
-        ("large_rate", rate / 1e6, "MB/s"),
-        ("goodput", share, "share"),
-    ];
-    Calibrated { calibration, measured, processor_share }
+/// Is what gets told.
+struct Measured {
+    small: Vec<Took>,
+    large: Vec<Took>,
+    far: Vec<Took>,
+    long: Vec<Took>,
+    /// The round trip of wires that do nothing, in seconds.
+    wire: f64,
+}
+
+impl Measured {
+    fn calibrated(&self, processor_share: f64) -> Calibrated {
+        let Self { small, large, far, long, wire } = self;
+        let of = |took: &[Took], time: fn(&Took) -> f64| median(took.iter().map(time));
+        let (look, store) = (of(small, |t| t.phases.local_s), of(small, |t| t.phases.store_s));
+        let (ask, first) = (of(small, |t| t.ask_s), of(small, |t| t.phases.first_group_s));
+        // A question and its answer: two ways and two steps.
+        let step = ((ask - wire) / 2.0).max(0.0);
+        let connect = [small, far].map(|took| of(took, |t| t.connect_s));
+        let dial = [large, long].map(|took| of(took, |t| t.lane_s));
+        let stream_round_trips = round_trips(connect);
+        let fetch = first - (f64::from(stream_round_trips) + 1.0) * wire - 2.0 * step;
+        let rate = self.large_rate();
+        let share = rate * 8.0 / RATE.bits_per_second() as f64;
+        let time = |seconds: f64| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default();
+        let calibration = Calibration {
+            goodput: share.clamp(0.01, 1.0),
+            look: time(look),
+            finish: time(store),
+            step: time(step),
+            stream_round_trips,
+            fetch: time(fetch),
+            // The request that follows the handshake takes one more.
+            lane_round_trips: round_trips(dial) + 1,
+            lane: time(dial[0]),
+            ..Calibration::default()
+        };
+        let measured = vec![
+            ("wire_round_trip", wire * 1e6, "us"),
+            ("look", look * 1e6, "us"),
+            ("ask", ask * 1e6, "us"),
+            ("step", step * 1e6, "us"),
+            ("first_group", first * 1e6, "us"),
+            ("finish", store * 1e6, "us"),
+            ("large_first_group", of(large, |t| t.phases.first_group_s) * 1e6, "us"),
+            ("large_finish", of(large, |t| t.phases.store_s) * 1e6, "us"),
+            ("large_rate", rate / 1e6, "MB/s"),
+            ("goodput", share, "share"),
+            ("far_ask", of(far, |t| t.ask_s) * 1e6, "us"),
+            ("stream", connect[0] * 1e6, "us"),
+            ("far_stream", connect[1] * 1e6, "us"),
+            ("far_first_group", of(far, |t| t.phases.first_group_s) * 1e6, "us"),
+            ("lane", dial[0] * 1e6, "us"),
+            ("far_lane", dial[1] * 1e6, "us"),
+        ];
+        Calibrated { calibration, measured, processor_share }
+    }
+
+    /// Returns the bytes a second of large blobs.
+    fn large_rate(&self) -> f64 {
+        // From the request on: when the first group is whole, parts of others have come too.
+        let time = |took: &Took| took.phases.first_group_s + took.phases.transfer_s - self.wire;
+        median(self.large.iter().map(|took| LARGE_BYTES as f64 / time(took).max(1e-9)))
+    }
+}
+
+/// Returns in how many round trips something was done, by how long it took over wires that do nothing and
+/// from afar.
+fn round_trips([near, far]: [f64; 2]) -> u32 {
+    let trips = ((far - near) / FAR_ROUND_TRIP_S).round();
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped before")]
+    let trips = trips.clamp(0.0, 100.0) as u32;
+    trips
 }
 
 /// Returns the median; 0 of none.
@@ -145,6 +204,10 @@ struct Took {
     phases: Phases,
     /// From the first question to its answer.
     ask_s: f64,
+    /// To a stream to the first source.
+    connect_s: f64,
+    /// To the lane to it; 0 without one.
+    lane_s: f64,
 }
 
 impl<'a> Bench<'a> {
@@ -194,7 +257,10 @@ impl<'a> Bench<'a> {
             problem: format!("no receipt, {} s after the get", started.elapsed().as_secs_f64()),
         })?;
         let ask_s = why.asked.first().map_or(0.0, |asked| asked.ms / 1e3);
-        Ok(Took { phases: why.phases, ask_s })
+        let way = why.fetches.first().and_then(|fetch| fetch.way);
+        let of = |time: fn(&Way) -> f64| way.as_ref().map_or(0.0, time) / 1e3;
+        let (connect_s, lane_s) = (of(|way| way.connect_ms), of(|way| way.dial_ms));
+        Ok(Took { phases: why.phases, ask_s, connect_s, lane_s })
     }
 
     fn stop(self) -> Result<(), Error> {
@@ -208,6 +274,18 @@ impl<'a> Bench<'a> {
 struct Why {
     phases: Phases,
     asked: Vec<Asked>,
+    fetches: Vec<Fetch>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Fetch {
+    way: Option<Way>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+struct Way {
+    connect_ms: f64,
+    dial_ms: f64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -219,24 +297,27 @@ struct Asked {
 mod tests {
     use super::*;
 
+    /// A get that asked and opened a stream and a lane in these times, and then transferred.
+    fn took([ask_s, connect_s, lane_s]: [f64; 3], transfer_s: f64) -> Took {
+        let (local_s, first_group_s, store_s) = (3e-5, 3e-3, 2e-3);
+        let phases = Phases { local_s, find_s: ask_s, first_group_s, transfer_s, store_s };
+        Took { phases, ask_s, connect_s, lane_s }
+    }
+
     #[test]
     fn numbers_are_medians_and_the_wire_is_no_part_of_a_step() {
-        let took = |ask_s, transfer_s| {
-            let phases = Phases {
-                local_s: 3e-5,
-                find_s: ask_s,
-                first_group_s: 1e-3,
-                transfer_s,
-                store_s: 2e-3,
-            };
-            Took { phases, ask_s }
-        };
-        let small = [took(3e-4, 0.0), took(5e-4, 0.0), took(9.0, 0.0)];
+        let small = [3e-4, 5e-4, 9.0].map(|ask_s| took([ask_s, 1e-3, 0.0], 0.0)).into();
         let seconds = LARGE_BYTES as f64 / 12.5e6;
-        let large = [took(1e-3, seconds / 0.9 - 0.9e-3)];
-        let done = calibrated(&small, &large, 1e-4, 0.5).calibration;
+        let large = vec![took([1e-3, 1e-3, 2e-3], seconds / 0.9 - 2.9e-3)];
+        let trip = FAR_ROUND_TRIP_S;
+        let far = vec![took([trip, trip + 2e-3, 0.0], 0.0)];
+        let long = vec![took([trip, trip, 2.0 * trip + 9e-3], 0.0)];
+        let done = Measured { small, large, far, long, wire: 1e-4 }.calibrated(0.5).calibration;
         assert_eq!(done.step, Duration::from_micros(200));
         assert_eq!((done.look, done.finish), (Duration::from_micros(30), Duration::from_millis(2)));
         assert!((done.goodput - 0.9).abs() < 1e-9);
+        assert_eq!((done.stream_round_trips, done.lane_round_trips), (1, 3));
+        assert_eq!(done.fetch, Duration::from_micros(2_400));
+        assert_eq!(done.lane, Duration::from_millis(2));
     }
 }
