@@ -12,7 +12,7 @@
 //! - `stubborn`: it refuses every get, with an exit code that means no absence;
 //! - `wrong`: it writes a byte too many into output files.
 //!
-//! It has no security, no bounds and no deadlines, because it only ever meets itself.
+//! It has no security, no bounds and one deadline, because it only ever meets itself.
 
 use std::{
     error::Error,
@@ -22,7 +22,7 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{Arc, atomic::AtomicBool},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use signal_hook::{consts::SIGTERM, flag::register_conditional_shutdown};
@@ -32,6 +32,9 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 const PORT: u16 = 4001;
 const GROUP: (Ipv4Addr, u16) = (Ipv4Addr::new(224, 0, 0, 251), 5353);
 const HELLO: &[u8] = b"stub hello";
+
+/// How long an answer may take, all of it: a stand-in asks one peer after another and notices nothing before.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--json").collect();
@@ -175,11 +178,18 @@ fn serve(home: &Home, mut stream: TcpStream) -> Outcome<()> {
     Ok(())
 }
 
+/// Asks a peer and returns its answer as far as it has come when it ends or patience does.
 fn ask(peer: IpAddr, line: &str) -> Outcome<Vec<u8>> {
-    let mut stream = TcpStream::connect((peer, PORT))?;
+    let (began, mut stream) = (Instant::now(), TcpStream::connect((peer, PORT))?);
+    stream.set_read_timeout(Some(PATIENCE))?;
     writeln!(stream, "{line}")?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
+    let (mut answer, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
+    while began.elapsed() < PATIENCE {
+        match stream.read(&mut buffer) {
+            Ok(0) | Err(_) => break,
+            Ok(len) => answer.extend_from_slice(&buffer[..len]),
+        }
+    }
     Ok(answer)
 }
 

@@ -122,6 +122,25 @@ fn swarm_sees_getters_that_all_take_from_the_holder() {
 }
 
 #[test]
+fn holders_fail_sees_getters_that_ask_one_holder_after_another_and_notice_late() {
+    // A second on a holder's wire: the stand-in has a third of it when the fault strikes.
+    let Some(run) = Run::sized("holders-fail", "wrong", 24 << 20) else { return };
+    assert!(!run.holds.unwrap());
+    // It goes on with one of the two that remain, and from the beginning: three times what both need.
+    for fault in ["die", "stall", "cut", "slow", "wrong"] {
+        let ratio = run.values[&format!("over_remaining_{fault}")].unwrap();
+        assert!(ratio > 1.5, "{fault}: {:?}", run.values);
+    }
+    // One that is stopped, cut off or slow is waited for, for seconds.
+    for fault in ["stall", "cut", "slow"] {
+        let ratio = run.values[&format!("over_remaining_{fault}")].unwrap();
+        assert!(ratio > 6.0, "{fault}: {:?}", run.values);
+    }
+    // A byte too many in each of six files.
+    assert_eq!(run.values["wrong_bytes"], Some(6.0));
+}
+
+#[test]
 fn hosts_reach_each_other_and_nothing_is_left_of_them() {
     let stop = Stop::never().unwrap();
     let relay = Topology::Relay(|hosts| Layout::lan(hosts, Link::default()));
@@ -371,12 +390,16 @@ struct Run {
 impl Run {
     /// Runs an experiment with the stand-in; none on a machine that cannot.
     fn of(name: &str, fault: &str) -> Option<Self> {
+        Self::sized(name, fault, BLOB_BYTES)
+    }
+
+    fn sized(name: &str, fault: &str, blob_bytes: u64) -> Option<Self> {
         let experiment = experiments::find(name).unwrap();
         let stub = Stub::new(fault);
         let options = Options {
             nodes: *experiment.nodes.start(),
             binary: stub.path.clone(),
-            blob_bytes: BLOB_BYTES,
+            blob_bytes,
             format: Format::JsonLines,
             keep: false,
         };

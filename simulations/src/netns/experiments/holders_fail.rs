@@ -169,11 +169,9 @@ fn get_through(trial: &mut Trial<'_, '_>, fault: Fault, seed: u64) -> Result<(f6
         strike(trial, fault, first, &hash)?;
         Ok(struck)
     })?;
-    let holders = if fault == Fault::Nothing { REMAINING + 1 } else { REMAINING };
-    let link_time = UPLINK_RATE.time_of(bytes.saturating_sub(struck.came) / holders);
     let got = gets.first().filter(|got| got.receipt.is_some());
     let took = got.map(|got| got.took.saturating_sub(struck.at - started));
-    let ratio = took.map_or(f64::NAN, |took| took.as_secs_f64() / link_time.as_secs_f64());
+    let ratio = over_link_time(took, bytes.saturating_sub(struck.came), fault);
 
     let mut wrong = bytes;
     if let (Some(_), Some(getter)) = (got, getters.first()) {
@@ -182,6 +180,17 @@ fn get_through(trial: &mut Trial<'_, '_>, fault: Fault, seed: u64) -> Result<(f6
     heal(trial, first.home.host)?;
     nodes.into_iter().chain(getters).try_for_each(Node::discard)?;
     Ok((ratio, wrong))
+}
+
+/// Returns the time a get took from a fault on over that which the remaining uplinks need for the bytes that
+/// had not come by then: NaN, which no bound holds for, where it failed or nothing was left to come.
+fn over_link_time(took: Option<Duration>, bytes: u64, fault: Fault) -> f64 {
+    let holders = if fault == Fault::Nothing { REMAINING + 1 } else { REMAINING };
+    let link_time = UPLINK_RATE.time_of(bytes / holders);
+    match took {
+        Some(took) if !link_time.is_zero() => took.as_secs_f64() / link_time.as_secs_f64(),
+        Some(_) | None => f64::NAN,
+    }
 }
 
 /// Says when a fault struck, and how much had come.
@@ -238,4 +247,36 @@ fn rot(path: &Path) -> std::io::Result<()> {
         at += ROT_STEP;
     }
     file.set_modified(meta.modified()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UPLINK_BYTES_PER_S: u64 = 12_500_000;
+
+    /// Returns whether the bound of a fault holds for a get of 20 s on one uplink that took so long.
+    fn holds(fault: Fault, seconds: f64, bytes: u64) -> bool {
+        let ratio = over_link_time(Some(Duration::from_secs_f64(seconds)), bytes, fault);
+        OVER_REMAINING_DIE.bound.unwrap().holds(ratio)
+    }
+
+    #[test]
+    fn get_by_the_two_that_remain_holds_and_one_that_waits_or_goes_on_with_one_does_not() {
+        let bytes = 20 * UPLINK_BYTES_PER_S;
+        assert!(holds(Fault::Die, 10.0, bytes));
+        assert!(holds(Fault::Die, 14.9, bytes));
+        assert!(!holds(Fault::Die, 20.0, bytes), "one uplink alone");
+        assert!(!holds(Fault::Stall, 10.0 + 6.0, bytes), "6 s of silence");
+        assert!(!holds(Fault::Nothing, 10.1, bytes), "two of three holders");
+    }
+
+    #[test]
+    fn get_that_failed_or_was_over_before_the_fault_holds_no_bound() {
+        let failed = over_link_time(None, 1 << 20, Fault::Cut);
+        let over = over_link_time(Some(Duration::ZERO), 0, Fault::Cut);
+        for ratio in [failed, over] {
+            assert!(!OVER_REMAINING_CUT.bound.unwrap().holds(ratio), "{ratio}");
+        }
+    }
 }
