@@ -1,6 +1,17 @@
-//! What the programs of this package share: processes that are timed, and the TLS of the ceiling.
+//! What the benches share: contents, nodes and rivals that are measured, and how.
+//!
+//! [`works`] holds what `versus` does. Linux only: costs are read from `/proc`.
 
 pub mod ceiling;
+pub mod content;
+pub mod dialogue;
+pub mod machine;
+pub mod nginx;
 pub mod nodes;
 pub mod process;
+pub mod results;
+pub mod rivals;
+pub mod rounds;
 pub mod rsync;
+pub mod stats;
+pub mod works;

@@ -1,16 +1,24 @@
 //! Real nodes of the built program, on loopback.
 
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use blobmesh_protocol::Hash;
 use serde_json::Value;
 
-use crate::process::{Background, run};
+use crate::content::Made;
+use crate::process::{Background, Sides, run};
 
 /// How long a node may take to serve, or to find its neighbour.
 const SOON: Duration = Duration::from_secs(20);
+
+/// How long one get may take.
+const GET_LIMIT: &str = "10m";
+
+/// How many files are added by one command: a command's arguments have a bound.
+const ADDED_AT_ONCE: usize = 2_000;
 
 /// Is one running node.
 #[derive(Debug)]
@@ -53,7 +61,7 @@ impl BenchNode {
     /// # Errors
     /// When it does not tell.
     pub fn address(&self) -> io::Result<String> {
-        let (lines, _) = self.ask(&["status"])?;
+        let lines = self.ask(&["status"])?;
         let status = lines.last().cloned().unwrap_or_default();
         let part = |value: &Value| value.as_str().map(str::to_owned);
         let (address, peer) = (part(&status["addresses"][0]), part(&status["peer"]));
@@ -61,22 +69,94 @@ impl BenchNode {
         found.ok_or_else(|| io::Error::other("the node does not say where it listens"))
     }
 
-    /// Runs a command with `--json`, and returns the lines that it printed and how long it took.
+    /// Returns the node's control socket.
+    pub fn socket(&self) -> PathBuf {
+        self.home.join("control.sock")
+    }
+
+    /// Returns the file in which the node's store keeps a blob.
+    pub fn blob_file(&self, hash: Hash) -> PathBuf {
+        let hash = hash.to_hex();
+        let (shard, name) = hash.split_at(2);
+        self.home.join("store").join("blobs").join(shard).join(name)
+    }
+
+    /// Adds files.
     ///
     /// # Errors
     /// When the command fails.
-    pub fn ask(&self, args: &[&str]) -> io::Result<(Vec<Value>, Duration)> {
+    pub fn add(&self, files: &[Made]) -> io::Result<()> {
+        for files in files.chunks(ADDED_AT_ONCE) {
+            let mut command = self.command();
+            run(command.arg("add").args(files.iter().map(|made| &made.path)))?;
+        }
+        Ok(())
+    }
+
+    /// Adds what `write` writes, without a file of it, and returns what that does.
+    ///
+    /// # Errors
+    /// When the command or `write` fails.
+    pub fn add_written(
+        &self,
+        write: impl FnOnce(&mut dyn Write) -> io::Result<Hash>,
+    ) -> io::Result<Hash> {
+        let mut command = self.command();
+        command.args(["add", "-"]).stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut child = command.spawn()?;
+        let input = child.stdin.take();
+        let mut process = Background::of(child);
+        let mut input = input.ok_or_else(|| io::Error::other("a process without pipes"))?;
+        let hash = write(&mut input)?;
+        drop(input);
+        process.ended()?;
+        Ok(hash)
+    }
+
+    /// Gets blobs by one command, and returns how long it took.
+    ///
+    /// # Errors
+    /// When the command fails.
+    pub fn get(&self, sides: &Sides, hashes: &[Hash]) -> io::Result<Duration> {
+        let mut command = self.getting();
+        sides.run(command.args(hashes.iter().map(Hash::to_hex))).map(|(_, took)| took)
+    }
+
+    /// Gets a blob and writes it to a file, and returns how long that took.
+    ///
+    /// # Errors
+    /// When the command fails.
+    pub fn get_to(&self, sides: &Sides, hash: Hash, output: &Path) -> io::Result<Duration> {
+        let mut command = self.getting();
+        command.arg(hash.to_hex()).arg("--output").arg(output);
+        sides.run(&mut command).map(|(_, took)| took)
+    }
+
+    /// Returns the command that gets, without the blobs.
+    pub fn getting(&self) -> Command {
+        let mut command = self.command();
+        command.args(["--no-progress", "--quiet", "get", "--timeout", GET_LIMIT]);
+        command
+    }
+
+    fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
-        let (said, took) = run(command.arg("--home").arg(&self.home).args(args).arg("--json"))?;
+        command.arg("--home").arg(&self.home);
+        command
+    }
+
+    /// Runs a command with `--json`, and returns the lines that it printed.
+    fn ask(&self, args: &[&str]) -> io::Result<Vec<Value>> {
+        let (said, _) = run(self.command().arg("--json").args(args))?;
         let lines: Result<_, _> = said.lines().map(serde_json::from_str).collect();
-        Ok((lines?, took))
+        Ok(lines?)
     }
 
     fn until(&self, args: &[&str], ready: impl Fn(&[Value]) -> bool) -> io::Result<()> {
         let deadline = Instant::now() + SOON;
         loop {
             match self.ask(args) {
-                Ok((answer, _)) if ready(&answer) => return Ok(()),
+                Ok(answer) if ready(&answer) => return Ok(()),
                 Err(error) if Instant::now() >= deadline => return Err(error),
                 // Each question is a process of its own: pause enough.
                 Ok(_) | Err(_) if Instant::now() < deadline => {}

@@ -1,14 +1,14 @@
-//! An rsync daemon on loopback, without encryption: what a get is measured by.
+//! An rsync daemon on loopback, without encryption.
 
 use std::io;
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::process::{Background, run};
+use crate::process::{Background, Sides};
+use crate::rivals::{free_port, is_open};
 
-/// How long the daemon may take to serve.
+/// How long the daemon may take to serve, and one transfer without a byte.
 const SOON: Duration = Duration::from_secs(10);
 
 /// Is a daemon that serves one directory.
@@ -16,43 +16,55 @@ const SOON: Duration = Duration::from_secs(10);
 pub struct Daemon {
     /// The daemon's process.
     pub process: Background,
+    rsync: std::path::PathBuf,
     url: String,
 }
 
 impl Daemon {
-    /// Serves the directory of a file, with the daemon's own files in `room`.
+    /// Serves a directory, with the daemon's own files in `room`.
     ///
     /// # Errors
-    /// When rsync is missing or does not serve in time.
-    pub fn start(file: &Path, room: &Path) -> io::Result<Self> {
-        // Nobody else takes the port in the moment before the daemon does, or the bench fails.
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let served = file.parent().map(Path::to_path_buf).unwrap_or_default();
-        let config = room.join("rsyncd.conf");
+    /// When it does not serve in time.
+    pub fn start(rsync: &Path, served: &Path, room: &Path) -> io::Result<Self> {
+        let port = free_port()?;
+        let (config, log) = (room.join("rsyncd.conf"), room.join("rsyncd.log"));
+        // As root it would serve as nobody, who sees no private directory.
         let text = format!(
-            "use chroot = no\nport = {port}\naddress = 127.0.0.1\n[bench]\npath = {}\nread only = yes\n",
+            "use chroot = no\n{}port = {port}\naddress = 127.0.0.1\nlog file = {}\n\
+             [bench]\npath = {}\nread only = yes\n",
+            if rustix::process::geteuid().is_root() { "uid = root\ngid = root\n" } else { "" },
+            log.display(),
             served.display()
         );
         std::fs::write(&config, text)?;
-        let mut command = Command::new("rsync");
+        let mut command = Command::new(rsync);
         command.args(["--daemon", "--no-detach"]).arg(format!("--config={}", config.display()));
-        let process = Background::start(&mut command)?;
-        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let daemon = Self { process, url: format!("rsync://127.0.0.1:{port}/bench/{name}") };
-        let deadline = Instant::now() + SOON;
-        while let Err(error) = run(Command::new("rsync").arg(&daemon.url)) {
-            if Instant::now() >= deadline {
-                return Err(error);
-            }
-        }
-        Ok(daemon)
+        let mut process = Background::start(&mut command)?;
+        process.until("the rsync daemon", SOON, || is_open(port))?;
+        let url = format!("rsync://127.0.0.1:{port}/bench");
+        Ok(Self { process, rsync: rsync.to_owned(), url })
     }
 
-    /// Fetches the file to `to`, and returns how long that took.
+    /// Fetches one file to `to`, and returns how long that took.
     ///
     /// # Errors
     /// When rsync fails.
-    pub fn fetch(&self, to: &PathBuf) -> io::Result<Duration> {
-        run(Command::new("rsync").arg("--whole-file").arg(&self.url).arg(to)).map(|(_, took)| took)
+    pub fn fetch(&self, sides: &Sides, name: &str, to: &Path) -> io::Result<Duration> {
+        self.rsync(sides, &["--whole-file"], &format!("/{name}"), to)
+    }
+
+    /// Fetches all that is served into the directory `to`, with times and modes.
+    ///
+    /// # Errors
+    /// When rsync fails.
+    pub fn fetch_all(&self, sides: &Sides, to: &Path) -> io::Result<Duration> {
+        self.rsync(sides, &["-a"], "/", to)
+    }
+
+    fn rsync(&self, sides: &Sides, flags: &[&str], path: &str, to: &Path) -> io::Result<Duration> {
+        let mut command = Command::new(&self.rsync);
+        command.args(flags).arg(format!("--timeout={}", SOON.as_secs() * 6));
+        command.arg(format!("{}{path}", self.url)).arg(to);
+        sides.run(&mut command).map(|(_, took)| took)
     }
 }
