@@ -132,7 +132,9 @@ pub fn warm(path: &Path) -> io::Result<()> {
 }
 
 fn each_piece(path: &Path, mut take: impl FnMut(&[u8])) -> io::Result<()> {
-    let mut file = File::open(path)?;
+    let named =
+        |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    let mut file = File::open(path).map_err(named)?;
     let mut piece = vec![0; PIECE_LEN];
     loop {
         match file.read(&mut piece)? {

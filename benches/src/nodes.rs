@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use blobmesh_protocol::Hash;
 use serde_json::Value;
 
-use crate::content::Made;
+use crate::content::{Made, hash_of};
 use crate::process::{Background, Sides, run};
 
 /// How long a node may take to serve, or to find its neighbour.
@@ -74,11 +74,25 @@ impl BenchNode {
         self.home.join("control.sock")
     }
 
-    /// Returns the file in which the node's store keeps a blob.
+    /// Returns the file in which the node's store keeps a blob that is not among the shortest.
     pub fn blob_file(&self, hash: Hash) -> PathBuf {
         let hash = hash.to_hex();
         let (shard, name) = hash.split_at(2);
         self.home.join("store").join("blobs").join(shard).join(name)
+    }
+
+    /// Returns the hash of the bytes that the node's store has of a blob.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn hash_held(&self, hash: Hash) -> io::Result<Hash> {
+        let file = self.blob_file(hash);
+        if file.is_file() {
+            return hash_of(&file);
+        }
+        // The shortest ones lie in the index.
+        let output = self.command().arg("cat").arg(hash.to_hex()).output()?;
+        Ok(Hash::of(&output.stdout))
     }
 
     /// Adds files.

@@ -52,6 +52,9 @@ struct Args {
     /// Length of the huge blob in GiB
     #[arg(long, default_value_t = 4)]
     gib: u64,
+    /// How many small blobs there are
+    #[arg(long, default_value_t = 10_000)]
+    blobs: u64,
     /// Install the rivals that are missing: by apt-get, and by cargo under the target directory
     #[arg(long)]
     install: bool,
@@ -96,6 +99,7 @@ fn run(args: &Args) -> io::Result<ExitCode> {
         runs: args.runs,
         mib: args.mib,
         gib: args.gib,
+        blobs: args.blobs,
         stop: stop_on_signals()?,
     };
     look_for(&works, &setting.rivals, args.install)?;

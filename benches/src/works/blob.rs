@@ -13,7 +13,7 @@ use std::time::Duration;
 use blobmesh_simulations::netns::metric::{Bound, MetricSpec};
 use serde_json::json;
 
-use super::{Figures, Setting, Work, check, settle};
+use super::{Figures, Setting, Work, check, check_held, settle};
 use crate::content::{self, Made};
 use crate::machine;
 use crate::nginx::Nginx;
@@ -211,7 +211,7 @@ impl<'a> Ours<'a> {
                 true => getter.get_to(sides, self.source.hash, &got),
                 false => getter.get(sides, &[self.source.hash]),
             })?;
-        check(round, &getter.blob_file(self.source.hash), self.source)?;
+        check_held(round, &getter, self.source)?;
         if output {
             check(round, &got, self.source)?;
             fs::remove_file(got)?;

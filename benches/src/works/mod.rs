@@ -1,6 +1,8 @@
 //! The works of `versus`: each one has blobmesh and its rivals do the same thing in turn.
 
 pub mod blob;
+pub mod memory;
+pub mod small;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -9,18 +11,20 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use blobmesh_protocol::Hash;
 use blobmesh_simulations::netns::metric::MetricSpec;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::content::Made;
 use crate::machine;
+use crate::nodes::BenchNode;
 use crate::process::run;
 use crate::rivals::{Rival, Rivals};
 use crate::rounds::Round;
 
 /// All works, in the order in which they are done.
-pub const WORKS: &[Work] = &[blob::WORK];
+pub const WORKS: &[Work] = &[blob::WORK, small::WORK, memory::WORK];
 
 /// How the directories of a run begin.
 const ROOM_PREFIX: &str = "blobmesh-versus-";
@@ -64,6 +68,8 @@ pub struct Setting {
     pub mib: u64,
     /// The huge blob's length in GiB.
     pub gib: u64,
+    /// How many small blobs there are.
+    pub blobs: u64,
     /// Is set once the run is to end.
     pub stop: Arc<AtomicBool>,
 }
@@ -129,7 +135,20 @@ impl Figures {
 
 /// Fails when the bytes of the first round are not those of the source.
 fn check(round: Round, got: &Path, source: &Made) -> io::Result<()> {
-    if round == Round::First && crate::content::hash_of(got)? != source.hash {
+    check_hash(round, source, || crate::content::hash_of(got))
+}
+
+/// Fails when what a node stored in the first round is not the source.
+fn check_held(round: Round, node: &BenchNode, source: &Made) -> io::Result<()> {
+    check_hash(round, source, || node.hash_held(source.hash))
+}
+
+fn check_hash(
+    round: Round,
+    source: &Made,
+    got: impl FnOnce() -> io::Result<Hash>,
+) -> io::Result<()> {
+    if round == Round::First && got()? != source.hash {
         return Err(io::Error::other(format!("{} has wrong bytes", source.name)));
     }
     Ok(())
