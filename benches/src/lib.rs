@@ -5,6 +5,7 @@
 pub mod ceiling;
 pub mod content;
 pub mod dialogue;
+pub mod local;
 pub mod machine;
 pub mod nginx;
 pub mod nodes;
@@ -14,4 +15,6 @@ pub mod rivals;
 pub mod rounds;
 pub mod rsync;
 pub mod stats;
+pub mod waits;
+pub mod web;
 pub mod works;

@@ -1,7 +1,7 @@
 //! nginx on loopback: HTTP, and TLS with HTTP/1.1 and HTTP/2, by a certificate of the moment.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ pub struct Nginx {
     pub http_port: u16,
     /// The port of TLS.
     pub tls_port: u16,
+    /// The file with its certificate.
+    pub certificate: PathBuf,
 }
 
 impl Nginx {
@@ -33,7 +35,8 @@ impl Nginx {
         let mut certify = Command::new(openssl);
         certify.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]);
         certify.args(["-nodes", "-days", "2", "-subj", "/CN=127.0.0.1", "-keyout"]);
-        certify.arg(own.join("key.pem")).arg("-out").arg(own.join("certificate.pem"));
+        let certificate = own.join("certificate.pem");
+        certify.arg(own.join("key.pem")).arg("-out").arg(&certificate);
         run(&mut certify)?;
         let (http_port, tls_port) = (free_port()?, free_port()?);
         let config = own.join("nginx.conf");
@@ -42,7 +45,7 @@ impl Nginx {
         command.arg("-e").arg(own.join("error.log")).arg("-p").arg(&own).arg("-c").arg(&config);
         let mut process = Background::start(&mut command)?;
         process.until("nginx", SOON, || is_open(http_port) && is_open(tls_port))?;
-        Ok(Self { process, http_port, tls_port })
+        Ok(Self { process, http_port, tls_port, certificate })
     }
 
     /// Returns the address of a file over TLS.

@@ -8,16 +8,22 @@ use serde::Serialize;
 use crate::process::{Cost, Taken};
 use crate::stats::{Spread, median};
 
+/// Is what one round of a contender came to, in a line for people.
+pub trait Told {
+    /// Returns the line.
+    fn told(&self) -> String;
+}
+
 /// Is one of those who do the same work.
-pub struct Contender<'a> {
+pub struct Contender<'a, T = Taken> {
     /// Its name in tables.
     pub name: &'static str,
     /// Does the work once. It is told whether this is the round that is not counted, in which it shows that
     /// the bytes are right.
-    pub run: Box<dyn FnMut(Round) -> io::Result<Taken> + 'a>,
+    pub run: Box<dyn FnMut(Round) -> io::Result<T> + 'a>,
 }
 
-impl std::fmt::Debug for Contender<'_> {
+impl<T> std::fmt::Debug for Contender<'_, T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Contender").field("name", &self.name).finish_non_exhaustive()
     }
@@ -34,29 +40,29 @@ pub enum Round {
 
 /// Is what the rounds of one contender took.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Row {
+pub struct Row<T = Taken> {
     /// Its name.
     pub name: &'static str,
     /// What each counted round took, in order.
-    pub rounds: Vec<Taken>,
+    pub rounds: Vec<T>,
 }
 
 /// Is what all contenders took.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Rows(pub Vec<Row>);
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Rows<T = Taken>(pub Vec<Row<T>>);
 
 /// Has all contenders do their work `runs` times and once before, each round beginning with another of
 /// them. `ours` must not fail; a rival that does is told of, and not measured any further.
 ///
 /// # Errors
 /// When ours fails, or `go_on` says that it is time to end.
-pub fn take_turns(
-    contenders: &mut [Contender<'_>],
+pub fn take_turns<T: Told>(
+    contenders: &mut [Contender<'_, T>],
     ours: &'static str,
     runs: usize,
     mut tell: impl FnMut(&str),
     mut go_on: impl FnMut() -> io::Result<()>,
-) -> io::Result<Rows> {
+) -> io::Result<Rows<T>> {
     let count = contenders.len();
     let mut rows: Vec<_> = contenders
         .iter()
@@ -74,7 +80,7 @@ pub fn take_turns(
             let contender = &mut contenders[at];
             match (contender.run)(kind) {
                 Ok(taken) => {
-                    tell(&format!("{round} {:<16} {}", contender.name, described(&taken)));
+                    tell(&format!("{round} {:<16} {}", contender.name, taken.told()));
                     rows[at].rounds.extend((kind == Round::Counted).then_some(taken));
                 }
                 Err(error) => {
@@ -92,16 +98,34 @@ pub fn take_turns(
     Ok(Rows(rows))
 }
 
-impl Rows {
-    /// Returns the ratios of two contenders' seconds, round by round.
-    pub fn ratio(&self, over: &str, under: &str) -> Option<Spread> {
+impl<T> Rows<T> {
+    /// Returns the ratios of something of two contenders, round by round.
+    pub fn ratio_of(
+        &self,
+        over: &str,
+        under: &str,
+        of: impl Fn(&T) -> Option<f64>,
+    ) -> Option<Spread> {
         let pairs = self.rounds(over).iter().zip(self.rounds(under));
-        Spread::of(pairs.map(|(over, under)| over.seconds / under.seconds))
+        Spread::of(pairs.filter_map(|(over, under)| Some(of(over)? / of(under)?)))
     }
 
     /// Returns the median of something of a contender's rounds.
-    pub fn median(&self, name: &str, of: impl Fn(&Taken) -> f64) -> Option<f64> {
-        median(self.rounds(name).iter().map(of))
+    pub fn median(&self, name: &str, of: impl Fn(&T) -> Option<f64>) -> Option<f64> {
+        median(self.rounds(name).iter().filter_map(of))
+    }
+
+    /// Returns the counted rounds of a contender; none of one that there is not.
+    pub fn rounds(&self, name: &str) -> &[T] {
+        let row = self.0.iter().find(|row| row.name == name);
+        row.map_or(&[], |row| &row.rounds)
+    }
+}
+
+impl Rows {
+    /// Returns the ratios of two contenders' seconds, round by round.
+    pub fn ratio(&self, over: &str, under: &str) -> Option<Spread> {
+        self.ratio_of(over, under, |taken| Some(taken.seconds))
     }
 
     /// Writes a table: seconds, what both sides spent, and how `ours` compares.
@@ -121,7 +145,9 @@ impl Rows {
                 lines.push(format!("{name:<16} {:>22}", "not measured"));
                 continue;
             };
-            let of = |of: fn(&Taken) -> f64| self.median(name, of).unwrap_or(f64::NAN);
+            let of = |of: fn(&Taken) -> f64| {
+                self.median(name, |taken| Some(of(taken))).unwrap_or(f64::NAN)
+            };
             let ratio = self.ratio(name, ours).map_or_else(String::new, |ratio| spread(ratio, 2));
             lines.push(format!(
                 "{name:<16} {:>22}  {:>6.0}  {:>22}  {:>17}  {ratio:>18}",
@@ -146,11 +172,6 @@ impl Rows {
         ));
         lines.join("\n")
     }
-
-    fn rounds(&self, name: &str) -> &[Taken] {
-        let row = self.0.iter().find(|row| row.name == name);
-        row.map_or(&[], |row| &row.rounds)
-    }
 }
 
 /// Returns bytes in GiB.
@@ -166,15 +187,17 @@ fn spread(Spread { median, low, high }: Spread, places: usize) -> String {
     format!("{median:.places$} ({low:.places$}-{high:.places$})")
 }
 
-fn described(taken: &Taken) -> String {
-    let cost = |cost: Cost| format!("{:.2} s {:.0} MiB", cost.processor_s, cost.peak_mib);
-    format!(
-        "{:.3} s; processor and peak: serving {}, fetching {}; others {:.2} s",
-        taken.seconds,
-        cost(taken.serving),
-        cost(taken.fetching),
-        taken.others_s
-    )
+impl Told for Taken {
+    fn told(&self) -> String {
+        let cost = |cost: Cost| format!("{:.2} s {:.0} MiB", cost.processor_s, cost.peak_mib);
+        format!(
+            "{:.3} s; processor and peak: serving {}, fetching {}; others {:.2} s",
+            self.seconds,
+            cost(self.serving),
+            cost(self.fetching),
+            self.others_s
+        )
+    }
 }
 
 #[cfg(test)]

@@ -154,9 +154,9 @@ fn figures(setting: &Setting, rows: &Rows, len: u64, has_tmpfs: bool) -> Figures
     figures.put(&CEILING_OVER_RSYNC, ratio(CEILING, RSYNC));
     figures.put(&RATIO_RSYNC_OUTPUT, ratio(RSYNC, OURS_OUTPUT));
     figures.put(&RATIO_STREAMS, ratio(STREAMS, OURS));
-    let both = |taken: &Taken| taken.serving.processor_s + taken.fetching.processor_s;
+    let both = |taken: &Taken| Some(taken.serving.processor_s + taken.fetching.processor_s);
     figures.put(&CPU_S_PER_GIB, rows.median(OURS, both).map(|both| both / gib(len)));
-    figures.put(&SECONDS, rows.median(OURS, |taken| taken.seconds));
+    figures.put(&SECONDS, rows.median(OURS, |taken| Some(taken.seconds)));
     figures
 }
 

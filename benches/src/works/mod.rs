@@ -1,6 +1,7 @@
 //! The works of `versus`: each one has blobmesh and its rivals do the same thing in turn.
 
 pub mod blob;
+pub mod latency;
 pub mod memory;
 pub mod small;
 
@@ -24,7 +25,7 @@ use crate::rivals::{Rival, Rivals};
 use crate::rounds::Round;
 
 /// All works, in the order in which they are done.
-pub const WORKS: &[Work] = &[blob::WORK, small::WORK, memory::WORK];
+pub const WORKS: &[Work] = &[blob::WORK, small::WORK, latency::WORK, memory::WORK];
 
 /// How the directories of a run begin.
 const ROOM_PREFIX: &str = "blobmesh-versus-";

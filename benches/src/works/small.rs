@@ -103,7 +103,7 @@ fn figures(setting: &Setting, rows: &Rows, bytes: u64) -> Figures {
     figures.put(&RATIO_RSYNC, ratio(RSYNC));
     figures.put(&RATIO_CURL_TLS, ratio(CURL_TLS));
     let blobs = u32::try_from(setting.blobs).map_or(f64::NAN, f64::from);
-    figures.put(&BLOBS_PER_S, rows.median(OURS, |taken| taken.seconds).map(|taken| blobs / taken));
+    figures.put(&BLOBS_PER_S, rows.median(OURS, |taken| Some(blobs / taken.seconds)));
     figures
 }
 
