@@ -5,6 +5,7 @@
 pub mod ceiling;
 pub mod content;
 pub mod dialogue;
+pub mod load;
 pub mod local;
 pub mod machine;
 pub mod nginx;
