@@ -225,8 +225,8 @@ impl<A: Admission> Service<'_, A> {
             return Err(ServeError::Worker);
         }
         self.send(&pieces)?;
-        let len = u64::try_from(bytes.len()).unwrap_or(0);
-        current.compressor.sent(len, encoding, started.elapsed());
+        let bytes = (bytes.len() as u64, len as u64);
+        current.compressor.sent(bytes, encoding, started.elapsed());
         Ok(())
     }
 

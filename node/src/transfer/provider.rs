@@ -264,9 +264,10 @@ impl<'a> Framer<'a> {
         }
         // Where the link is the limit, this waits for it.
         let started = Instant::now();
+        let len = batch.len() as u64;
         let is_wanted = self.upload.wait(batch.len(), || !self.batches.is_closed());
         let is_heard = is_wanted && self.batches.blocking_send(batch).is_ok();
-        self.compressor.sent(self.batched, self.encoding, started.elapsed());
+        self.compressor.sent((self.batched, len), self.encoding, started.elapsed());
         self.sent += self.batched;
         (self.batched, self.encoding) = (0, Duration::ZERO);
         is_heard

@@ -196,11 +196,11 @@ impl Compressor {
         if shrinks { codec } else { Codec::Raw }
     }
 
-    /// Tells how long it took to encode and to send some groups of `raw_bytes` bytes: where the link is the
-    /// limit, the next are compressed harder.
-    pub fn sent(&mut self, raw_bytes: u64, encoding: Duration, sending: Duration) {
+    /// Tells how long it took to encode and to send some groups, of `(raw, encoded)` bytes: where the link is
+    /// the limit, the next are compressed harder.
+    pub fn sent(&mut self, bytes: (u64, u64), encoding: Duration, sending: Duration) {
         if self.table.is_some() {
-            self.pace.note(raw_bytes, encoding, sending);
+            self.pace.note(bytes, encoding, sending);
         }
     }
 }
@@ -283,7 +283,11 @@ mod tests {
     /// more than the least.
     fn compressor(efforts: u32) -> Compressor {
         let mut compressor = Compressor::new(Probe::Compressible, Codec::ALL);
-        (0..efforts).for_each(|_| compressor.sent(1 << 20, Duration::ZERO, Duration::MAX));
+        for effort in 0..u64::from(efforts) {
+            // Each effort leaves less than the one before, or it would be taken back.
+            let bytes = (1 << 20, (10 - effort) << 16);
+            compressor.sent(bytes, Duration::ZERO, Duration::MAX);
+        }
         compressor
     }
 
@@ -333,7 +337,7 @@ mod tests {
     fn requester_gets_no_codec_that_it_does_not_take() {
         let codec_for = |codecs| {
             let mut compressor = Compressor::new(Probe::Compressible, codecs);
-            compressor.sent(1 << 20, Duration::ZERO, Duration::MAX);
+            compressor.sent((1 << 20, 1), Duration::ZERO, Duration::MAX);
             compressor.encode_group(&text(GROUP), &mut Vec::new())
         };
         let [raw, lz4, zstd] = [Codec::Raw, Codec::Lz4, Codec::Zstd].map(Codec::bit);
@@ -357,7 +361,7 @@ mod tests {
     fn incompressible_blob_is_not_even_tried() {
         let mut encoded = Vec::new();
         let mut compressor = Compressor::new(Probe::Incompressible, Codec::ALL);
-        compressor.sent(1 << 20, Duration::ZERO, Duration::MAX);
+        compressor.sent((1 << 20, 1), Duration::ZERO, Duration::MAX);
         let codec = compressor.encode_group(&text(GROUP), &mut encoded);
         assert_eq!((codec, encoded.capacity()), (Codec::Raw, 0));
     }

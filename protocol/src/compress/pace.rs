@@ -41,12 +41,18 @@ const UP_RATIO: u32 = 4;
 /// How many windows an effort that was too much is not tried again.
 const HOLD_WINDOWS: u32 = 32;
 
+/// How many bytes are left of 1,024, so that sizes of windows can be compared.
+const SHARE: u64 = 1_024;
+
 /// Chooses the effort of the next group from the times of those before.
 #[derive(Clone, Debug)]
 pub(super) struct Pace {
     effort: Effort,
     most: Effort,
+    /// What was left of [`SHARE`] bytes at the effort below, in its last window.
+    left_below: u64,
     raw_bytes: u64,
+    encoded_bytes: u64,
     encoding: Duration,
     sending: Duration,
     hold: u32,
@@ -56,33 +62,43 @@ impl Pace {
     /// Begins with the least work, and goes up to `most`.
     pub(super) fn new(most: Effort) -> Self {
         let (encoding, sending) = (Duration::ZERO, Duration::ZERO);
-        Self { effort: Effort::Lz4, most, raw_bytes: 0, encoding, sending, hold: 0 }
+        let (left_below, raw_bytes, encoded_bytes) = (u64::MAX, 0, 0);
+        let effort = Effort::Lz4;
+        Self { effort, most, left_below, raw_bytes, encoded_bytes, encoding, sending, hold: 0 }
     }
 
     pub(super) fn effort(&self) -> Effort {
         self.effort
     }
 
-    /// Takes in what some groups took.
-    pub(super) fn note(&mut self, raw_bytes: u64, encoding: Duration, sending: Duration) {
-        self.raw_bytes = self.raw_bytes.saturating_add(raw_bytes);
+    /// Takes in what became of some groups, `(raw, encoded)` bytes, and what it took.
+    pub(super) fn note(&mut self, bytes: (u64, u64), encoding: Duration, sending: Duration) {
+        self.raw_bytes = self.raw_bytes.saturating_add(bytes.0);
+        self.encoded_bytes = self.encoded_bytes.saturating_add(bytes.1);
         self.encoding = self.encoding.saturating_add(encoding);
         self.sending = self.sending.saturating_add(sending);
         if self.raw_bytes >= WINDOW_BYTES {
             self.choose();
-            (self.raw_bytes, self.encoding, self.sending) = (0, Duration::ZERO, Duration::ZERO);
+            (self.raw_bytes, self.encoded_bytes) = (0, 0);
+            (self.encoding, self.sending) = (Duration::ZERO, Duration::ZERO);
         }
     }
 
     fn choose(&mut self) {
         self.hold = self.hold.saturating_sub(1);
-        if self.encoding > self.sending {
+        let left = self.encoded_bytes.saturating_mul(SHARE) / self.raw_bytes;
+        if self.encoding > self.sending || left >= self.left_below {
+            // More work than there is time for, or for nothing.
             if self.effort > Effort::Lz4 {
                 self.effort = self.effort.less();
+                self.left_below = u64::MAX;
                 self.hold = HOLD_WINDOWS;
             }
         } else if self.hold == 0 && self.sending > self.encoding.saturating_mul(UP_RATIO) {
-            self.effort = self.effort.more().min(self.most);
+            let more = self.effort.more().min(self.most);
+            if more != self.effort {
+                (self.effort, self.left_below) = (more, left);
+            }
         }
     }
 }
@@ -95,7 +111,9 @@ mod tests {
 
     /// Notes a window in which a group was encoded for `encoding` and sent for `sending` milliseconds.
     fn window(pace: &mut Pace, encoding: u32, sending: u32) -> Effort {
-        pace.note(WINDOW_BYTES, MS * encoding, MS * sending);
+        // Each effort leaves a little less than the one before.
+        let left = WINDOW_BYTES / (2 + pace.effort() as u64);
+        pace.note((WINDOW_BYTES, left), MS * encoding, MS * sending);
         pace.effort()
     }
 
@@ -123,19 +141,30 @@ mod tests {
     }
 
     #[test]
+    fn work_that_makes_no_fewer_bytes_is_not_done() {
+        let mut pace = Pace::new(Effort::Zstd3);
+        for effort in [Effort::Zstd1, Effort::Lz4] {
+            pace.note((WINDOW_BYTES, WINDOW_BYTES / 3), MS, MS * 9);
+            assert_eq!(pace.effort(), effort);
+        }
+        pace.note((WINDOW_BYTES, WINDOW_BYTES / 3), MS, MS * 9);
+        assert_eq!(pace.effort(), Effort::Lz4, "not again at once");
+    }
+
+    #[test]
     fn nothing_is_decided_on_less_than_a_window() {
         let mut pace = Pace::new(Effort::Zstd3);
-        pace.note(WINDOW_BYTES - 1, MS, MS * 100);
+        pace.note((WINDOW_BYTES - 1, 7), MS, MS * 100);
         assert_eq!(pace.effort(), Effort::Lz4);
-        pace.note(1, Duration::ZERO, Duration::ZERO);
+        pace.note((1, 1), Duration::ZERO, Duration::ZERO);
         assert_eq!(pace.effort(), Effort::Zstd1);
     }
 
     #[test]
     fn requester_without_zstd_gets_lz4_and_absurd_times_do_no_harm() {
         let mut pace = Pace::new(Effort::Lz4);
-        pace.note(u64::MAX, Duration::MAX, Duration::MAX);
-        pace.note(u64::MAX, Duration::ZERO, Duration::MAX);
+        pace.note((u64::MAX, u64::MAX), Duration::MAX, Duration::MAX);
+        pace.note((u64::MAX, 0), Duration::ZERO, Duration::MAX);
         assert_eq!(pace.effort(), Effort::Lz4);
     }
 }
