@@ -1,4 +1,4 @@
-//! Blobs to move: bytes that do not compress, the same in every run, with a hash of our own.
+//! Blobs to move: bytes that do not compress, and text that does, the same in every run, with a hash of our own.
 
 use std::{
     fs::File,
@@ -19,7 +19,39 @@ const STEP_BYTES: usize = 1 << 20;
 /// # Errors
 /// [`Error::File`] when it cannot be written.
 pub(super) fn write(path: &Path, bytes: u64, seed: u64) -> Result<String, Error> {
-    write_to(path, bytes, seed).map_err(Error::file("write", path))
+    let noise = |step: &mut [u8], source: &mut blake3::OutputReader, _| source.fill(step);
+    write_to(path, bytes, seed, noise).map_err(Error::file("write", path))
+}
+
+/// Writes a blob of `bytes` bytes of text like that of a log; returns its hash, 64 hex digits.
+///
+/// # Errors
+/// [`Error::File`] when it cannot be written.
+pub(super) fn write_text(path: &Path, bytes: u64, seed: u64) -> Result<String, Error> {
+    let lines = |step: &mut [u8], source: &mut blake3::OutputReader, from: u64| {
+        let mut text = Vec::with_capacity(step.len() + LINE_BYTES_MAX);
+        let mut line = from / LINE_BYTES_MAX as u64;
+        while text.len() < step.len() {
+            text.extend_from_slice(line_of(line, source).as_bytes());
+            line += 1;
+        }
+        step.copy_from_slice(&text[..step.len()]);
+    };
+    write_to(path, bytes, seed, lines).map_err(Error::file("write", path))
+}
+
+/// The most bytes of a line.
+const LINE_BYTES_MAX: usize = 96;
+
+fn line_of(number: u64, source: &mut blake3::OutputReader) -> String {
+    let mut dice = [0; 6];
+    source.fill(&mut dice);
+    let [node, id @ .., took] = dice;
+    let id = u32::from_le_bytes(id);
+    format!(
+        "{number:010} INFO node-{:02}: served blob {id:08x} to a peer in {took} ms\n",
+        node % 16
+    )
 }
 
 /// Hashes a file; returns 64 hex digits.
@@ -55,7 +87,13 @@ fn read_step(file: &mut File, buffer: &mut Vec<u8>) -> io::Result<usize> {
     file.take(STEP_BYTES as u64).read_to_end(buffer)
 }
 
-fn write_to(path: &Path, bytes: u64, seed: u64) -> io::Result<String> {
+/// Writes what `fill` makes of the seed's random bytes, step by step from an offset.
+fn write_to(
+    path: &Path,
+    bytes: u64,
+    seed: u64,
+    mut fill: impl FnMut(&mut [u8], &mut blake3::OutputReader, u64),
+) -> io::Result<String> {
     let mut source = blake3::Hasher::new_derive_key(CONTEXT);
     let mut source = source.update(&seed.to_le_bytes()).finalize_xof();
     let mut file = File::create_new(path)?;
@@ -65,7 +103,7 @@ fn write_to(path: &Path, bytes: u64, seed: u64) -> io::Result<String> {
     while left > 0 {
         let length = usize::try_from(left).map_or(STEP_BYTES, |left| left.min(STEP_BYTES));
         let step = &mut buffer[..length];
-        source.fill(step);
+        fill(step, &mut source, bytes - left);
         hasher.update(step);
         file.write_all(step)?;
         left -= length as u64;
@@ -99,6 +137,18 @@ mod tests {
             assert_eq!(std::fs::metadata(&path).unwrap().len(), bytes);
             assert_eq!(hash_of(&path).unwrap(), hash);
         }
+    }
+
+    #[test]
+    fn text_is_lines_of_the_length_asked_for_and_the_same_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let (one, other) = (directory.path().join("one"), directory.path().join("other"));
+        let bytes = STEP_BYTES as u64 + 100;
+        assert_eq!(write_text(&one, bytes, 1).unwrap(), write_text(&other, bytes, 1).unwrap());
+        let text = std::fs::read_to_string(&one).unwrap();
+        assert_eq!(text.len() as u64, bytes);
+        assert!(text.lines().filter(|line| line.contains(" INFO node-")).count() > 10_000);
+        assert!(text.lines().all(|line| line.len() < LINE_BYTES_MAX));
     }
 
     #[test]

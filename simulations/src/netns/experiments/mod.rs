@@ -3,7 +3,7 @@
 //! To add one: a module with a `pub static EXPERIMENT`, a line in [`CATALOGUE`], and a section in
 //! `simulations/README.md`, which a test compares with the declared metrics.
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::{ops::RangeInclusive, path::Path, time::Duration};
 
 use super::{
     blob,
@@ -85,9 +85,20 @@ impl<'a> Trial<'a, '_> {
     fn add(&self, home: &Home<'_>, bytes: u64, seed: u64) -> Result<String, Error> {
         let path = self.setting.lab.path().join(format!("blob-{seed}"));
         let hash = blob::write(&path, bytes, seed)?;
-        let answer = home.add(&path)?;
+        self.add_file(home, &path, hash)
+    }
+
+    /// Writes a text that compresses and adds it at a home; returns its hash.
+    fn add_text(&self, home: &Home<'_>, bytes: u64, seed: u64) -> Result<String, Error> {
+        let path = self.setting.lab.path().join(format!("text-{seed}"));
+        let hash = blob::write_text(&path, bytes, seed)?;
+        self.add_file(home, &path, hash)
+    }
+
+    fn add_file(&self, home: &Home<'_>, path: &Path, hash: String) -> Result<String, Error> {
+        let answer = home.add(path)?;
         // The node has its own copy: the lab need not hold another.
-        std::fs::remove_file(&path).map_err(Error::file("remove", &path))?;
+        std::fs::remove_file(path).map_err(Error::file("remove", path))?;
         if answer == hash {
             return Ok(hash);
         }

@@ -21,7 +21,16 @@ pub static EXPERIMENT: Experiment = Experiment {
     about: "a get over wires of 100 Mbit/s and 10 ms is about as fast as those let it be",
     topology: Topology::Relay(layout),
     nodes: 2..=2,
-    metrics: &[GET_OVER_LINK_TIME, GET_S, LINK_TIME_S, LAN_BYTES_SHARE, WIRE_OVER_BLOB, LATE_SHARE],
+    metrics: &[
+        GET_OVER_LINK_TIME,
+        GET_S,
+        LINK_TIME_S,
+        LAN_BYTES_SHARE,
+        WIRE_OVER_BLOB,
+        TEXT_GET_OVER_LINK_TIME,
+        TEXT_WIRE_SHARE,
+        LATE_SHARE,
+    ],
     run,
 };
 
@@ -30,6 +39,9 @@ const DELAY: Duration = Duration::from_millis(10);
 
 /// The length of a blob: a second and a third on the wire.
 const BLOB_BYTES_MAX: u64 = 16 << 20;
+
+/// The length of a text: five seconds and a third on the wire if it went raw.
+const TEXT_BYTES_MAX: u64 = 64 << 20;
 
 /// How many blobs are got, for a median.
 const GETS: u64 = 5;
@@ -67,6 +79,18 @@ const WIRE_OVER_BLOB: MetricSpec = MetricSpec {
     bound: Some(Bound::AtMost(1.1)),
     about: "bytes that left the first host meanwhile over those of the blobs",
 };
+const TEXT_GET_OVER_LINK_TIME: MetricSpec = MetricSpec {
+    name: "text_get_over_link_time",
+    unit: "ratio",
+    bound: Some(Bound::AtMost(0.35)),
+    about: "a get of a text of 64 MiB over the time of its bytes alone at the rate of the wire",
+};
+const TEXT_WIRE_SHARE: MetricSpec = MetricSpec {
+    name: "text_wire_share",
+    unit: "share",
+    bound: Some(Bound::AtMost(0.25)),
+    about: "bytes that left the first host meanwhile over those of the text",
+};
 const LATE_SHARE: MetricSpec = MetricSpec {
     name: "late_share",
     unit: "share",
@@ -93,6 +117,7 @@ fn run(trial: &mut Trial<'_, '_>) -> Result<(), Error> {
         lan += receipt.map_or(0, |receipt| receipt.tier.lan);
     }
     let after = trial.setting.lab.network()?.counters()?;
+    let text = get_text(trial, &n1, &n2)?;
     times.sort();
     let median = times.get(times.len() / 2).copied().unwrap_or_default().as_secs_f64();
     let link_time = RATE.time_of(bytes).as_secs_f64();
@@ -100,12 +125,39 @@ fn run(trial: &mut Trial<'_, '_>) -> Result<(), Error> {
     trial.report.record(&GET_S, median)?;
     trial.report.record(&LINK_TIME_S, link_time)?;
     trial.report.record(&LAN_BYTES_SHARE, share(lan, bytes * GETS))?;
-    let sent = |counters: &Counters| counters.hosts.first().map_or(0, |wire| wire.up.bytes);
     let on_wire = sent(&after).saturating_sub(sent(&before));
     trial.report.record(&WIRE_OVER_BLOB, share(on_wire, bytes * GETS))?;
+    trial.report.record(&TEXT_GET_OVER_LINK_TIME, text.over_link_time)?;
+    trial.report.record(&TEXT_WIRE_SHARE, text.wire_share)?;
     trial.report.record(&LATE_SHARE, share(after.pace.late_frames, after.pace.frames))?;
     n2.stop()?;
     n1.stop()
+}
+
+/// Returns the bytes that left the first host.
+fn sent(counters: &Counters) -> u64 {
+    counters.hosts.first().map_or(0, |wire| wire.up.bytes)
+}
+
+struct Text {
+    over_link_time: f64,
+    wire_share: f64,
+}
+
+/// Gets a text of n1 on n2.
+fn get_text(trial: &mut Trial<'_, '_>, n1: &Node<'_>, n2: &Node<'_>) -> Result<Text, Error> {
+    trial.report.step("n2 gets a text of n1, which compresses");
+    let bytes = trial.blob_bytes.min(TEXT_BYTES_MAX);
+    let hash = trial.add_text(&n1.home, bytes, GETS + 1)?;
+    let before = trial.setting.lab.network()?.counters()?;
+    let started = Instant::now();
+    n2.home.get(&hash, None)?;
+    let took = started.elapsed();
+    let after = trial.setting.lab.network()?.counters()?;
+    Ok(Text {
+        over_link_time: took.as_secs_f64() / RATE.time_of(bytes).as_secs_f64(),
+        wire_share: share(sent(&after).saturating_sub(sent(&before)), bytes),
+    })
 }
 
 /// Starts both nodes and waits until each lists the other.
