@@ -106,14 +106,13 @@ impl Rivals {
     /// # Errors
     /// When that fails.
     pub fn install(&self, rival: Rival) -> io::Result<()> {
-        match rival.package() {
-            Some(package) => {
-                let mut command = Command::new("apt-get");
-                command.args(["install", "-y", "--no-install-recommends", package]);
-                run(command.env("DEBIAN_FRONTEND", "noninteractive")).map(drop)
-            }
-            None => iroh::build(&self.built),
-        }
+        let Some(package) = rival.package() else { return iroh::build(&self.built) };
+        let apt = |args: &[&str]| {
+            let mut command = Command::new("apt-get");
+            run(command.args(args).env("DEBIAN_FRONTEND", "noninteractive")).map(drop)
+        };
+        apt(&["update"])?;
+        apt(&["install", "-y", "--no-install-recommends", package])
     }
 
     /// Returns what a rival says of its version.
