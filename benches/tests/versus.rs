@@ -102,6 +102,18 @@ fn few_small_blobs_are_measured_beside_what_is_present() {
 }
 
 #[test]
+fn contenders_that_were_not_named_are_not_measured() {
+    let Some(program) = program() else { return };
+    let program = program.to_string_lossy();
+    let args =
+        ["blob", "--mib", "1", "--runs", "1", "--only", "ceiling,nobody", "--program", &program];
+    let (output, lines, _) = versus(&args);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(value(&lines, "ratio_ceiling").is_some(), "{said}");
+    assert_eq!(value(&lines, "ratio_streams"), None, "{said}");
+}
+
+#[test]
 fn program_that_does_nothing_is_no_result() {
     let (output, lines, kept) =
         versus(&["blob", "--mib", "1", "--runs", "1", "--program", "/nonexistent/blobmesh"]);

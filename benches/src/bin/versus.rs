@@ -22,6 +22,9 @@ const UNHELD: u8 = 1;
 /// The code of a work without a result.
 const FAILED: u8 = 2;
 
+/// The place of those who go before others.
+const NICENESS: i32 = -19;
+
 /// Where a tmpfs is on most systems.
 const TMPFS: &str = "/dev/shm";
 
@@ -34,6 +37,9 @@ struct Args {
     /// What to do; all where none is named
     #[arg(value_parser = PossibleValuesParser::new(WORKS.iter().map(|work| work.name)))]
     works: Vec<String>,
+    /// Those who take part beside blobmesh, by the names in the tables [default: all]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    only: Vec<String>,
     /// How many rounds are counted
     #[arg(long, default_value_t = 5)]
     runs: usize,
@@ -55,6 +61,9 @@ struct Args {
     /// How many small blobs there are
     #[arg(long, default_value_t = 10_000)]
     blobs: u64,
+    /// Go before whatever else the machine does, blobmesh and rivals alike: for root, where others are busy
+    #[arg(long)]
+    hurry: bool,
     /// Install the rivals that are missing: by apt-get, and by cargo under the target directory
     #[arg(long)]
     install: bool,
@@ -96,6 +105,7 @@ fn run(args: &Args) -> io::Result<ExitCode> {
         rivals: Rivals::new(built.parent().unwrap_or(built)),
         dir: std::path::absolute(&args.dir)?,
         tmpfs: tmpfs(args.tmpfs.as_deref())?,
+        only: args.only.clone(),
         runs: args.runs,
         mib: args.mib,
         gib: args.gib,
@@ -103,6 +113,10 @@ fn run(args: &Args) -> io::Result<ExitCode> {
         stop: stop_on_signals()?,
     };
     look_for(&works, &setting.rivals, args.install)?;
+    if args.hurry {
+        // Whatever is started from here on has it too.
+        rustix::process::setpriority_process(None, NICENESS)?;
+    }
     let mut json = args.json.as_deref().map(File::create).transpose()?;
     let mut code = 0;
     for work in works {

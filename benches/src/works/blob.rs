@@ -22,7 +22,7 @@ use crate::process::{Background, Sides, Taken, Tree, measure};
 use crate::rivals::Rival;
 use crate::rivals::iroh::Provider;
 use crate::rivals::torrent::Seeder;
-use crate::rounds::{Contender, Round, Rows, gib, take_turns};
+use crate::rounds::{Contender, Round, Rows, gib};
 use crate::rsync::Daemon;
 
 /// The work.
@@ -121,13 +121,7 @@ fn run(setting: &Setting) -> io::Result<Figures> {
     let rivals = Servers::start(setting, room.path(), &source)?;
     let mut contenders = ours.contenders(room.path(), tmpfs.as_ref().map(tempfile::TempDir::path));
     contenders.extend(rivals.contenders(room.path(), tmpfs.as_ref().map(tempfile::TempDir::path)));
-    let rows = take_turns(
-        &mut contenders,
-        OURS,
-        setting.runs,
-        |text| setting.tell(text),
-        || setting.go_on(),
-    )?;
+    let rows = setting.take_turns(contenders, OURS)?;
     Ok(figures(setting, &rows, len, tmpfs.is_some()))
 }
 

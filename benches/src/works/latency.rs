@@ -23,7 +23,7 @@ use crate::nodes::BenchNode;
 use crate::process::measure;
 use crate::rivals::Rival;
 use crate::rivals::iroh::Provider;
-use crate::rounds::{Contender, Rows, Told, take_turns};
+use crate::rounds::{Contender, Rows, Told};
 use crate::stats::median;
 use crate::waits::{Level, ask_all};
 use crate::web::Web;
@@ -142,14 +142,7 @@ fn run(setting: &Setting) -> io::Result<Figures> {
     let files = content::make_many(&source, count, (LEN, LEN))?;
     let runtime = Runtime::new()?;
     let bench = Bench::start(setting, &runtime, room.path(), &source, &files, &shares)?;
-    let mut contenders = bench.contenders();
-    let rows = take_turns(
-        &mut contenders,
-        OURS,
-        setting.runs,
-        |text| setting.tell(text),
-        || setting.go_on(),
-    )?;
+    let rows = setting.take_turns(bench.contenders(), OURS)?;
     Ok(figures(setting.runs, &rows))
 }
 

@@ -22,7 +22,7 @@ use crate::machine;
 use crate::nodes::BenchNode;
 use crate::process::run;
 use crate::rivals::{Rival, Rivals};
-use crate::rounds::Round;
+use crate::rounds::{Contender, Round, Rows, Told, take_turns};
 
 /// All works, in the order in which they are done.
 pub const WORKS: &[Work] = &[blob::WORK, small::WORK, latency::WORK, memory::WORK];
@@ -63,6 +63,8 @@ pub struct Setting {
     pub dir: PathBuf,
     /// A directory on a tmpfs; none where there is none.
     pub tmpfs: Option<PathBuf>,
+    /// The names of the contenders that take part beside ours; all where none is named.
+    pub only: Vec<String>,
     /// How many rounds are counted.
     pub runs: usize,
     /// The large blob's length in MiB.
@@ -97,6 +99,23 @@ impl Setting {
         let tmpfs = self.tmpfs.as_deref()?;
         let room = self.room(tmpfs, bytes);
         room.inspect_err(|error| self.tell(&format!("no tmpfs: {error}"))).ok()
+    }
+
+    /// Has those contenders take turns that are to take part.
+    ///
+    /// # Errors
+    /// As [`take_turns`].
+    pub fn take_turns<T: Told>(
+        &self,
+        mut contenders: Vec<Contender<'_, T>>,
+        ours: &'static str,
+    ) -> io::Result<Rows<T>> {
+        contenders.retain(|contender| {
+            let name = contender.name;
+            name == ours || self.only.is_empty() || self.only.iter().any(|only| only == name)
+        });
+        let tell = |text: &str| self.tell(text);
+        take_turns(&mut contenders, ours, self.runs, tell, || self.go_on())
     }
 
     /// Tells people what happens. Nobody needs to hear it.

@@ -19,7 +19,7 @@ use crate::nginx::Nginx;
 use crate::nodes::BenchNode;
 use crate::process::{Taken, measure};
 use crate::rivals::Rival;
-use crate::rounds::{Contender, Round, Rows, take_turns};
+use crate::rounds::{Contender, Round, Rows};
 use crate::rsync::Daemon;
 
 /// The work.
@@ -75,14 +75,7 @@ fn run(setting: &Setting) -> io::Result<Figures> {
     let source = room.path().join("source");
     let files = content::make_many(&source, setting.blobs, LENGTHS)?;
     let bench = Bench::start(setting, room.path(), &source, &files)?;
-    let mut contenders = bench.contenders();
-    let rows = take_turns(
-        &mut contenders,
-        OURS,
-        setting.runs,
-        |text| setting.tell(text),
-        || setting.go_on(),
-    )?;
+    let rows = setting.take_turns(bench.contenders(), OURS)?;
     Ok(figures(setting, &rows, bench.bytes))
 }
 
