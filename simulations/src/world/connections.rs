@@ -21,9 +21,10 @@ pub(super) struct Connections {
     swept: usize,
 }
 
-/// Says how long a connection stays, and in which lives of its ends.
+/// Says from when on a connection is open and how long it stays, and in which lives of its ends.
 #[derive(Clone, Copy, Debug)]
 struct Kept {
+    from: Time,
     until: Time,
     lives: (u32, u32),
 }
@@ -38,50 +39,51 @@ impl Connections {
 }
 
 impl World {
-    /// Returns how long a node needs until it may open a stream to another, at a moment to come: nothing
-    /// where they are connected.
-    pub(super) fn connect_time(
-        &self,
-        node: NodeIndex,
-        other: NodeIndex,
+    /// Returns how long a node needs, from a moment to come, until it may open a stream to another; nothing
+    /// where they are connected, and what is left of a dial that is under way. The connection is in use from
+    /// then on.
+    pub(super) fn connect(
+        &mut self,
+        (node, other): (NodeIndex, NodeIndex),
         round_trip: Duration,
         at: Time,
     ) -> Duration {
-        if self.are_connected(node, other, at) {
+        if self.are_linked(node, other) {
             return Duration::ZERO;
         }
-        self.model.dial + round_trip * self.model.dial_round_trips
-    }
-
-    /// Returns whether two nodes have a connection.
-    pub(super) fn are_connected(&self, node: NodeIndex, other: NodeIndex, at: Time) -> bool {
-        if self.hosts.get(node).is_some_and(|host| host.links.contains_key(&other)) {
-            return true;
-        }
-        let pair = pair(node, other);
-        let lives = self.lives_of(pair);
-        self.connections.open.get(&pair).is_some_and(|kept| kept.until > at && kept.lives == lives)
-    }
-
-    /// Takes in that two nodes use a connection until a moment.
-    pub(super) fn use_connection(&mut self, node: NodeIndex, other: NodeIndex, until: Time) {
-        if self.hosts.get(node).is_some_and(|host| host.links.contains_key(&other)) {
-            return;
-        }
-        let pair = pair(node, other);
-        let kept = Kept { until: until + self.model.connection_idle, lives: self.lives_of(pair) };
-        self.connections.open.insert(pair, kept);
+        let (pair, lives) = self.lives_of(node, other);
+        let known = self.connections.open.get(&pair).copied();
+        let known = known.filter(|kept| kept.until > at && kept.lives == lives);
+        let dial = self.model.dial + round_trip * self.model.dial_round_trips;
+        // One whose dial is planned for later is dialled now.
+        let from = known.map_or(at + dial, |kept| kept.from.min(at + dial));
+        let idle = from.max(at) + self.model.connection_idle;
+        let until = known.map_or(idle, |kept| kept.until.max(idle));
+        self.connections.open.insert(pair, Kept { from, until, lives });
         self.connections.sweep(self.now);
+        from.max(at) - at
     }
 
-    fn lives_of(&self, (low, high): (NodeIndex, NodeIndex)) -> (u32, u32) {
+    /// Takes in that two nodes use their connection until a moment.
+    pub(super) fn use_connection(&mut self, node: NodeIndex, other: NodeIndex, until: Time) {
+        let (pair, lives) = self.lives_of(node, other);
+        let idle = until + self.model.connection_idle;
+        if let Some(kept) = self.connections.open.get_mut(&pair).filter(|kept| kept.lives == lives)
+        {
+            kept.until = kept.until.max(idle);
+        }
+    }
+
+    fn are_linked(&self, node: NodeIndex, other: NodeIndex) -> bool {
+        self.hosts.get(node).is_some_and(|host| host.links.contains_key(&other))
+    }
+
+    /// Returns two nodes in rising order, and their present lives.
+    fn lives_of(&self, node: NodeIndex, other: NodeIndex) -> ((NodeIndex, NodeIndex), (u32, u32)) {
         let life = |node: NodeIndex| self.hosts.get(node).map_or(0, |host| host.life);
-        (life(low), life(high))
+        let (low, high) = (node.min(other), node.max(other));
+        ((low, high), (life(low), life(high)))
     }
-}
-
-fn pair(node: NodeIndex, other: NodeIndex) -> (NodeIndex, NodeIndex) {
-    (node.min(other), node.max(other))
 }
 
 #[cfg(test)]
@@ -103,27 +105,36 @@ mod tests {
     #[test]
     fn connection_is_dialled_once_and_again_after_it_was_idle() {
         let (mut world, a, b) = world();
-        let dial = world.model.dial + TRIP * world.model.dial_round_trips;
-        assert_eq!(world.connect_time(a, b, TRIP, world.now), dial);
-        let used = world.now + Duration::from_secs(1);
+        let (dial, idle) =
+            (world.model.dial + TRIP * world.model.dial_round_trips, world.model.connection_idle);
+        let began = world.now;
+        assert_eq!(world.connect((a, b), TRIP, began), dial);
+        let half = dial / 2;
+        assert_eq!(world.connect((b, a), TRIP, began + half), dial - half, "it is under way");
+        let sooner = world.now;
+        let (c, later) = (world.add_node(NodeSpec::new(Config::default())), sooner + dial * 3);
+        assert_eq!(world.connect((a, c), TRIP, later), dial);
+        assert_eq!(
+            world.connect((c, a), TRIP, sooner),
+            dial,
+            "it is not planned for later any more"
+        );
+        let used = began + Duration::from_secs(1);
         world.use_connection(a, b, used);
-        let idle = used + world.model.connection_idle;
-        let before = used + (world.model.connection_idle - Duration::from_nanos(1));
-        for (from, to) in [(a, b), (b, a)] {
-            assert_eq!(world.connect_time(from, to, TRIP, before), Duration::ZERO);
-            assert_eq!(world.connect_time(from, to, TRIP, idle), dial);
-        }
+        let late = used + (idle - Duration::from_nanos(1));
+        assert_eq!(world.connect((b, a), TRIP, late), Duration::ZERO);
+        assert_eq!(world.connect((a, b), TRIP, late + idle), dial);
     }
 
     #[test]
     fn connection_ends_with_either_process_and_neighbours_need_none() {
         let (mut world, a, b) = world();
-        world.use_connection(a, b, world.now);
+        let dial = world.connect((a, b), TRIP, world.now);
         world.stop(b, true);
         world.start(b);
-        assert!(!world.are_connected(a, b, world.now));
+        assert_eq!(world.connect((a, b), TRIP, world.now + dial), dial);
         world.link(a, b);
-        assert!(world.are_connected(b, a, world.now + world.model.connection_idle));
+        assert_eq!(world.connect((b, a), TRIP, world.now), Duration::ZERO);
     }
 
     #[test]
@@ -132,7 +143,7 @@ mod tests {
         let (now, lives) = (Time::from_nanos(5), (0, 0));
         for index in 0..SWEPT_FROM {
             let until = Time::from_nanos(if index < 10 { 9 } else { 1 });
-            connections.open.insert((index, index + 1), Kept { until, lives });
+            connections.open.insert((index, index + 1), Kept { from: Time::ZERO, until, lives });
         }
         connections.sweep(now);
         assert_eq!(connections.open.len(), 10);

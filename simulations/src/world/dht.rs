@@ -231,6 +231,9 @@ impl Dht {
         let mut walk = Walk::default();
         let mut lookup = Lookup::new((self.spec.k, self.spec.alpha), self.closest_known(node, key));
         let mut running: BinaryHeap<Reverse<Question>> = BinaryHeap::new();
+        // What a node keeps itself it knows at once.
+        let own = self.providers(node, hash, now);
+        walk.named.extend(own.into_iter().map(|provider| (Duration::ZERO, provider)));
         loop {
             while walk.requests < ASKED_MAX
                 && let Some((distance, other)) = lookup.next_to_ask()
@@ -436,10 +439,9 @@ impl World {
         if self.hosts.get(other).is_none_or(|host| !host.is_up()) {
             return (round_trip, false);
         }
-        let connect = self.connect_time(node, other, round_trip, at);
+        let connect = self.connect((node, other), round_trip, at);
         let asked = round_trip * (self.model.stream_round_trips + 1) + self.model.question;
-        let takes = connect + asked;
-        self.use_connection(node, other, at + takes);
-        (takes, true)
+        self.use_connection(node, other, at + connect + asked);
+        (connect + asked, true)
     }
 }

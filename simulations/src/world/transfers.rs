@@ -145,10 +145,9 @@ impl World {
         }
         let way = self.delay(node, provider);
         if self.hosts.get(provider).is_some_and(host::Host::is_up) {
-            let dial = self.connect_time(node, provider, way * 2, self.now);
+            let dial = self.connect((node, provider), way * 2, self.now);
             let stream = way * 2 * self.model.stream_round_trips + self.model.fetch;
             let after = dial + stream + way + self.model.step;
-            self.use_connection(node, provider, self.now + after);
             self.schedule(after, provider, Event::Asked { transfer: id });
         } else {
             let response = Response::Failed { detail: "connection refused" };
