@@ -45,6 +45,8 @@ enum Command {
     Replay(commands::replay::Replay),
     /// Measure what this machine costs a node beside the wire (Linux, root)
     Calibrate(commands::validate::Calibrate),
+    /// Measure provider searches of real nodes, and hold the model of the DHT to them (Linux, root)
+    CalibrateDht(commands::lookups::Lookups),
     /// Hold the simulator to real nodes: replay cells, fit half of them, compare the others (Linux, root)
     Validate(commands::validate::Validate),
     /// List the plans that come with this program
@@ -73,6 +75,7 @@ fn main() -> ExitCode {
         Command::Sweep(sweep) => commands::sweep::execute(&sweep),
         Command::Replay(replay) => commands::replay::execute(&replay),
         Command::Calibrate(calibrate) => commands::validate::calibrate(&calibrate),
+        Command::CalibrateDht(lookups) => commands::lookups::execute(&lookups),
         Command::Validate(validate) => commands::validate::validate(&validate),
         Command::List(list) => commands::list::execute(&list),
         Command::New(new) => commands::new::execute(&new),

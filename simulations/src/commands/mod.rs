@@ -9,6 +9,7 @@ mod conduct;
 pub(crate) mod fuzz;
 mod interrupt;
 pub(crate) mod list;
+pub(crate) mod lookups;
 pub(crate) mod netns;
 pub(crate) mod new;
 pub(crate) mod replay;

@@ -33,6 +33,7 @@ pub mod experiments;
 pub mod inside;
 pub mod lab;
 mod leftovers;
+pub mod lookups;
 mod machine;
 pub mod metric;
 pub mod probe;
