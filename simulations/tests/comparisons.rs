@@ -159,6 +159,25 @@ fn something_against_nothing_has_no_error_and_does_not_hold() {
 }
 
 #[test]
+fn bytes_of_tiers_bounded_together_are_off_by_a_share_of_all() {
+    let room = tempfile::tempdir().unwrap();
+    let good = sweep(room.path(), "b", &CELLS);
+    let with_local = |share: f64| {
+        let mut other = good.clone();
+        for row in &mut other.summary {
+            let all =
+                row.metrics["local.bytes"] + row.metrics["lan.bytes"] + row.metrics["edge.bytes"];
+            *row.metrics.get_mut("local.bytes").unwrap() += all * share;
+        }
+        other
+    };
+    let together = Bounds::default().with_tiers_of_all();
+    assert!(!compare(&with_local(0.02), &good, &Bounds::default()).unwrap().holds);
+    assert!(compare(&with_local(0.02), &good, &together).unwrap().holds);
+    assert!(!compare(&with_local(0.04), &good, &together).unwrap().holds);
+}
+
+#[test]
 fn cells_of_one_side_are_named_and_no_cell_in_common_is_an_error() {
     let found = sweeps(&Cells { nodes: &[20, 60], ..CELLS }, &Bounds::default());
     assert_eq!((found.cells.len(), found.only_in_a.len(), found.only_in_b.len()), (2, 2, 2));

@@ -234,14 +234,14 @@ mod linux {
         if holds { "yes" } else { "NO" }
     }
 
+    /// Writes the cells as a table of Markdown, those that calibrate first.
     fn table(rows: &[Row], output: &mut impl Write) -> io::Result<()> {
         writeln!(
             output,
-            "{:32} {:>9} {:>9} {:>9} {:>7} {:>7} {:>7} {:>7}  verdict",
-            "cell", "p50 sim", "p50 real", "p50", "p95", "local", "lan", "busy"
+            "| half | cell | p50 simulated | real | error | p95 | local bytes | lan bytes | processors | |\n\
+             |---|---|---|---|---|---|---|---|---|---|"
         )?;
         for held_out in [false, true] {
-            writeln!(output, "{}", if held_out { "held out" } else { "calibrating" })?;
             for row in rows.iter().filter(|row| row.cell.held_out == held_out) {
                 line(row, output)?;
             }
@@ -259,11 +259,12 @@ mod linux {
         let verdict = match (row.is_sound(), row.compared.holds) {
             (false, _) => "saturated",
             (true, true) => "holds",
-            (true, false) => "DOES NOT HOLD",
+            (true, false) => "does not hold",
         };
         writeln!(
             output,
-            "  {:30} {:>9} {:>9} {:>9} {:>7} {:>7} {:>7} {:>5.0} %  {verdict}",
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {:.0} % | {verdict} |",
+            if row.cell.held_out { "held out" } else { "calibrating" },
             row.cell.name(),
             seconds(p50.and_then(|metric| metric.a)),
             seconds(p50.and_then(|metric| metric.b)),

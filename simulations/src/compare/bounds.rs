@@ -13,11 +13,15 @@ const DEFAULT: [(&str, f64); 5] = [
     ("edge.bytes", 0.03),
 ];
 
+/// The bytes of each tier.
+pub(super) const TIERS: [&str; 3] = ["local.bytes", "lan.bytes", "edge.bytes"];
+
 /// Is what errors and distances may be.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bounds {
     metrics: BTreeMap<&'static str, f64>,
     distance: Option<f64>,
+    tiers_of_all: bool,
 }
 
 /// Says what is wrong with a bound.
@@ -39,7 +43,7 @@ pub enum BadBound {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { metrics: BTreeMap::from(DEFAULT), distance: None }
+        Self { metrics: BTreeMap::from(DEFAULT), distance: None, tiers_of_all: false }
     }
 }
 
@@ -67,6 +71,18 @@ impl Bounds {
     pub fn only(mut self, metrics: &[&str]) -> Self {
         self.metrics.retain(|metric, _| metrics.contains(metric));
         self
+    }
+
+    /// Has the bytes of a tier be off by a share of the bytes of all tiers, and not of its own: where a tier
+    /// carries next to nothing, how much next to nothing is decides nothing.
+    #[must_use]
+    pub fn with_tiers_of_all(self) -> Self {
+        Self { tiers_of_all: true, ..self }
+    }
+
+    /// Returns whether the error of this metric is a share of the bytes of all tiers.
+    pub(super) fn is_of_all(&self, metric: &str) -> bool {
+        self.tiers_of_all && TIERS.contains(&metric)
     }
 
     /// Takes what a Kolmogorov-Smirnov distance may be; by default nothing bounds it.

@@ -94,7 +94,8 @@ pub struct Difference {
     pub a: Option<f64>,
     /// The second's.
     pub b: Option<f64>,
-    /// The first over the second, less one; none where that is no number.
+    /// The first over the second, less one, or for bytes of a tier that are bounded together with the others
+    /// the difference over all of them; none where that is no number.
     pub error: Option<f64>,
     /// The probability of such a difference between two samples of one distribution; none with few
     /// seeds.
@@ -213,7 +214,8 @@ fn difference(
     if mean_a.is_none() && mean_b.is_none() && bound.is_none() {
         return None;
     }
-    let error = mean_a.zip(mean_b).and_then(|(a, b)| relative_error(a, b));
+    let over = |own: f64| if bounds.is_of_all(metric) { bytes_of_tiers(b) } else { own };
+    let error = mean_a.zip(mean_b).and_then(|(a, b)| relative_error(a, b, over(b)));
     let holds = bound.is_none_or(|bound| error.is_some_and(|error| error.abs() <= bound));
     let enough = values_a.len().min(values_b.len()) >= SEEDS_MIN;
     let test = if enough { stats::mann_whitney(&values_a, &values_b) } else { None };
@@ -228,12 +230,21 @@ fn difference(
     })
 }
 
-fn relative_error(a: f64, b: f64) -> Option<f64> {
+/// Returns by how much `a` is more than `b`, as a share of a whole, which is `b` itself or more.
+fn relative_error(a: f64, b: f64, whole: f64) -> Option<f64> {
     if a == b {
         return Some(0.0);
     }
-    let error = a / b - 1.0;
+    let error = (a - b) / whole;
     error.is_finite().then_some(error)
+}
+
+/// Returns the bytes of all tiers, the mean over runs.
+fn bytes_of_tiers(runs: &[BTreeMap<&'static str, f64>]) -> f64 {
+    let of = |run: &BTreeMap<&'static str, f64>| {
+        bounds::TIERS.iter().filter_map(|tier| run.get(tier)).sum::<f64>()
+    };
+    stats::mean(&runs.iter().map(of).collect::<Vec<_>>()).unwrap_or(0.0)
 }
 
 /// Is what the rows of a cell's runs say, all seeds together.

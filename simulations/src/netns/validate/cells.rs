@@ -106,14 +106,15 @@ impl Cell {
         }
     }
 
-    /// Returns what may be off by how much in the cell.
+    /// Returns what may be off by how much in the cell; the bytes of a tier by a share of all. What a killed
+    /// node has kept of a blob hangs on the moment at which it last had no fetch of it: a few bytes or none.
     pub fn bounds(&self) -> Bounds {
         let mut bounds = Bounds::default();
         for bound in FETCH_BOUNDS {
             // A test holds that these are bounds.
             let _set = bounds.set(bound);
         }
-        bounds.only(&self.metrics())
+        bounds.only(&self.metrics()).with_tiers_of_all()
     }
 
     /// Returns what the cell sets, as results name it.

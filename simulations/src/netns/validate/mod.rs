@@ -194,7 +194,7 @@ fn holds(rows: &[Row]) -> bool {
 }
 
 /// Returns whether a model fails in a cell that counts and in which the right one holds.
-fn is_found_out(wrong: &[Row], right: &[Row]) -> bool {
+pub fn is_found_out(wrong: &[Row], right: &[Row]) -> bool {
     let mut pairs = wrong.iter().zip(right).filter(|(_, right)| right.counts());
     pairs.any(|(wrong, right)| right.compared.holds && !wrong.compared.holds)
 }
