@@ -438,6 +438,93 @@ fn partner_that_falls_silent_is_let_go() {
 }
 
 #[test]
+fn follower_that_told_of_a_block_is_not_told_of_it() {
+    let mut rig = lan_only();
+    get_from(&mut rig, &[1]);
+    let first = take_range(&mut rig);
+    let run = (first.groups.start, BLOCK);
+    let (knows, lacks) = (rig.silent_neighbour(8), rig.silent_neighbour(9));
+    rig.say(knows, groups_message(true, &[run]));
+    rig.say(lacks, groups_message(true, &[]));
+    for peer in [knows, lacks] {
+        take_words(&mut rig, peer);
+    }
+    deliver(&mut rig, &first);
+    rig.pass(50 * MS);
+    assert_eq!(take_words(&mut rig, lacks), [(true, vec![run])]);
+    assert_eq!(take_words(&mut rig, knows), []);
+}
+
+#[test]
+fn partner_that_told_of_blocks_and_rests_is_followed_still() {
+    let mut rig = lan_only();
+    get_from(&mut rig, &[1]);
+    let partner = rig.silent_neighbour(9);
+    let first = take_range(&mut rig);
+    deliver(&mut rig, &first);
+    // It has what is here already, and says no more for a while.
+    rig.say(partner, groups_message(true, &[(first.groups.start, BLOCK)]));
+    let held: Vec<Asked> = take_ranges(&mut rig);
+    take_words(&mut rig, partner);
+    for _ in 0..5 {
+        rig.pass(Duration::from_secs(1));
+        for asked in &held {
+            let (fetch, groups) = (asked.fetch, 0..0);
+            rig.tell(Input::Progress { fetch, bytes: 0, groups, size: SIZE });
+        }
+    }
+    let follows = take_words(&mut rig, partner).last().map(|(follows, _)| *follows);
+    assert_eq!(follows, Some(true), "in the next greeting");
+    // What it tells then adds to what is known of it, and needs no answer.
+    rig.say(partner, groups_message(true, &[(6 * BLOCK, BLOCK)]));
+    assert_eq!(take_words(&mut rig, partner), []);
+    assert!(take_ranges(&mut rig).iter().any(|asked| asked.from == partner));
+}
+
+#[test]
+fn long_get_tells_its_neighbours_ever_more_seldom_and_soon_when_another_begins() {
+    let mut rig = lan_only();
+    let (partner, late) = (rig.silent_neighbour(9), rig.silent_neighbour(8));
+    rig.get(hash(1));
+    rig.say(partner, groups_message(false, &[(0, BLOCK)]));
+    let range = take_range(&mut rig);
+    let mut told = Vec::new();
+    for second in 0..600_u64 {
+        rig.pass(Duration::from_secs(1));
+        rig.tell(Input::Progress { fetch: range.fetch, bytes: 0, groups: 0..0, size: SIZE });
+        if second % 5 == 0 {
+            rig.say(partner, groups_message(false, &[]));
+        }
+        told.extend(take_words(&mut rig, partner).iter().map(|_| second));
+    }
+    let gaps: Vec<u64> = told.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(gaps.len() < 30 && gaps.iter().all(|gap| *gap <= 160), "{told:?}");
+    assert!(gaps.iter().any(|gap| *gap >= 60), "{told:?}");
+    take_words(&mut rig, late);
+    rig.say(late, groups_message(false, &[]));
+    take_words(&mut rig, late);
+    rig.pass(Duration::from_secs(5));
+    assert!(!take_words(&mut rig, late).is_empty(), "it hears within the first interval");
+}
+
+#[test]
+fn swarm_with_nothing_on_its_way_sleeps() {
+    let mut rig = lan_only();
+    let partner = rig.silent_neighbour(9);
+    rig.get(hash(1));
+    rig.say(partner, groups_message(true, &[(0, BLOCK)]));
+    let range = take_range(&mut rig);
+    rig.pass(Duration::from_secs(1));
+    let (mut wakes, end) = (0, rig.now + Duration::from_secs(1));
+    while let Some((at, why)) = rig.engine.poll_timeout().filter(|(at, _)| *at < end) {
+        wakes += u32::from(why.contains("swarm"));
+        rig.pass(at - rig.now);
+        rig.tell(Input::Progress { fetch: range.fetch, bytes: 0, groups: 0..0, size: SIZE });
+    }
+    assert!(wakes <= 2, "{wakes} looks in a second");
+}
+
+#[test]
 fn get_that_only_partners_knew_of_ends_once_they_have_nothing() {
     let mut rig = lan_only();
     let partner = rig.silent_neighbour(9);

@@ -83,14 +83,50 @@ impl GroupSet {
 
     /// Returns the runs of groups that are not held, in rising order.
     pub fn missing(&self) -> Vec<Range<u64>> {
+        self.missing_within(&(0..self.groups))
+    }
+
+    /// Returns the runs of groups of a range that are not held, in rising order.
+    pub fn missing_within(&self, range: &Range<u64>) -> Vec<Range<u64>> {
         let mut runs: Vec<Range<u64>> = Vec::new();
-        for index in (0..self.groups).filter(|index| !self.contains(*index)) {
-            match runs.last_mut() {
-                Some(run) if run.end == index => run.end = index + 1,
-                _ => runs.push(index..index + 1),
+        let (mut next, end) = (range.start, range.end.min(self.groups));
+        while next < end {
+            let start = self.first_from(next, false).min(end);
+            if start == end {
+                break;
             }
+            next = self.first_from(start, true).min(end);
+            runs.push(start..next);
         }
         runs
+    }
+
+    /// Returns the groups that are not held, in rising order.
+    pub fn absent(&self) -> impl Iterator<Item = u64> + '_ {
+        let words = self.words.iter().map(|word| !word);
+        members(words).take_while(|index| *index < self.groups)
+    }
+
+    /// Returns the groups that are held and that another set lacks, in rising order.
+    pub fn beyond<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = u64> + 'a {
+        let others = other.words.iter().copied().chain(std::iter::repeat(0));
+        members(self.words.iter().zip(others).map(|(word, other)| word & !other))
+    }
+
+    /// Returns the first group from `from` on that is held, or that is not; the end if there is none.
+    fn first_from(&self, from: u64, held: bool) -> u64 {
+        let Some(first) = self.word(from) else { return self.groups };
+        for (at, word) in self.words.iter().enumerate().skip(first) {
+            let mut word = if held { *word } else { !word };
+            if at == first {
+                word &= u64::MAX << (from % 64);
+            }
+            if word != 0 {
+                let base = u64::try_from(at).unwrap_or(u64::MAX).saturating_mul(64);
+                return base.saturating_add(u64::from(word.trailing_zeros())).min(self.groups);
+            }
+        }
+        self.groups
     }
 
     /// Returns the set as bytes, group 0 in the lowest bit of the first byte.
@@ -121,6 +157,17 @@ impl GroupSet {
     fn word(&self, index: u64) -> Option<usize> {
         usize::try_from(index / 64).ok().filter(|word| *word < self.words.len())
     }
+}
+
+/// Returns the indexes of the bits that are set, in rising order.
+fn members(words: impl Iterator<Item = u64>) -> impl Iterator<Item = u64> {
+    (0_u64..).zip(words).flat_map(|(at, mut word)| {
+        std::iter::from_fn(move || {
+            let bit = (word != 0).then(|| u64::from(word.trailing_zeros()))?;
+            word &= word - 1;
+            Some(at * 64 + bit)
+        })
+    })
 }
 
 #[cfg(test)]
@@ -174,6 +221,32 @@ mod tests {
     fn damaged_bytes_are_refused() {
         assert_eq!(GroupSet::from_bytes(9, &[0]), None, "too short");
         assert_eq!(GroupSet::from_bytes(9, &[0, 2]), None, "a bit past the end");
+    }
+
+    #[test]
+    fn what_is_missing_and_what_another_lacks_agree_with_a_look_at_every_group() {
+        for groups in [1, 63, 64, 65, 130, 192] {
+            let (mut set, mut other) = (GroupSet::new(groups), GroupSet::new(groups));
+            (0..groups).filter(|n| n % 3 == 0 || *n > 100).for_each(|n| {
+                set.insert(n);
+            });
+            (0..groups).filter(|n| n % 5 < 2).for_each(|n| {
+                other.insert(n);
+            });
+            let held: Vec<u64> = (0..groups).filter(|n| set.contains(*n)).collect();
+            let lacked = |n: &u64| !other.contains(*n);
+            let beyond: Vec<u64> = held.iter().copied().filter(lacked).collect();
+            assert!(set.beyond(&other).eq(beyond), "{groups}");
+            let absent: Vec<u64> = (0..groups).filter(|n| !set.contains(*n)).collect();
+            assert!(set.absent().eq(absent.iter().copied()), "{groups}");
+            assert!(set.missing().into_iter().flatten().eq(absent.iter().copied()), "{groups}");
+            for range in [0..groups, 1..groups - 1, 60..70, 64..64, 5..1_000, 300..400] {
+                let within = absent.iter().copied().filter(|n| range.contains(n));
+                let runs = set.missing_within(&range);
+                assert!(runs.windows(2).all(|pair| pair[0].end < pair[1].start), "{runs:?}");
+                assert!(runs.into_iter().flatten().eq(within), "{groups} {range:?}");
+            }
+        }
     }
 
     #[test]

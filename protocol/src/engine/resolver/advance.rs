@@ -52,7 +52,10 @@ impl Resolver {
 
     /// Asks candidates, as many at once as the bound allows, while no holder is known.
     fn ask_candidates(&mut self, hash: Hash, peers: &mut Peers, shell: &mut Shell) {
-        let Some(running) = self.resolutions.get_mut(&hash) else { return };
+        let running = self.resolutions.get_mut(&hash);
+        let Some(running) = running.filter(|running| !running.candidates.is_empty()) else {
+            return;
+        };
         let swarm =
             running.swarm.as_ref().filter(|swarm| swarm.holders() < shell.config.partners_max);
         let found = running.fetches_from_peers() || !running.holders.is_empty();

@@ -41,11 +41,16 @@ impl Resolver {
         }
         let mut freed = self.correct_size(hash, size, shell);
         self.open_swarm(hash, size, None, peers, shell);
-        freed.extend(self.swarm_stored(hash, fetch, &groups, shell));
+        let (stopped, changed) = self.swarm_stored(hash, fetch, &groups, shell);
+        freed.extend(stopped);
+        let mut joined = false;
         if let (None, Source::Peer(peer)) = (&progressed.groups, progressed.source) {
-            self.make_member(hash, peer, progressed.found, shell);
+            joined = self.make_member(hash, peer, progressed.found, shell);
         }
-        self.advance(hash, peers, shell);
+        // More of the same changes nothing, and most progress of a long blob is that.
+        if changed || joined || progressed.bytes == bytes || !freed.is_empty() {
+            self.advance(hash, peers, shell);
+        }
         freed.into_iter().for_each(|peer| self.fetch_freed(Source::Peer(peer), peers, shell));
     }
 
@@ -73,7 +78,7 @@ impl Resolver {
             FetchOutcome::StoreFailed { .. } => {
                 self.finish(hash, Err(WantError::StoreFailed), peers, shell);
             }
-            FetchOutcome::Part => self.swarm_range_stored(hash, ended.groups.as_ref()),
+            FetchOutcome::Part => self.swarm_range_stored(hash, ended.groups.as_ref(), shell),
             FetchOutcome::Absent => running.spend(source),
             FetchOutcome::Misbehaved { .. } => {
                 running.troubles.unreachable = true;

@@ -28,16 +28,26 @@ const RANGE_TIME: Duration = Duration::from_millis(100);
 const PIPELINED_TIME: Duration = Duration::from_millis(250);
 /// The most blocks of one range.
 const RANGE_BLOCKS_MAX: u64 = 4;
-/// How long a neighbour counts as one that fetches the blob, since it last said so.
+/// How long a neighbour counts as one that fetches the blob at least, since it last said so.
 const GETTER_HOPE: Duration = Duration::from_secs(10);
+/// How soon and how late all neighbours are told again that the blob is being fetched, and how long after the
+/// last of them began: a quarter of that time. Who fetches for hours need not say so every few seconds.
+const GREET_INTERVAL: Range<Duration> = Duration::from_secs(4)..Duration::from_secs(300);
+const GREET_SHARE: u32 = 4;
 /// How long a partner counts as one who may bring more, since it last told of a block.
-const PARTNER_HOPE: Duration = Duration::from_secs(3);
+pub(super) const PARTNER_HOPE: Duration = Duration::from_secs(3);
 
 /// Is a blob that is fetched from several peers.
 #[derive(Clone, Debug)]
 pub(crate) struct Swarm {
     pub(crate) pieces: Pieces,
     pub(super) members: BTreeMap<PeerId, Member>,
+    /// How many of them hold all.
+    wholes: usize,
+    /// How many ranges each peer brings; none that brings none.
+    bringing: BTreeMap<PeerId, usize>,
+    /// Whether one of them may have something to give: false only where all are dry.
+    pub(super) any_wet: bool,
     /// Whether a group was verified, so that the size and the list are proven.
     pub(crate) proven: bool,
     /// The blocks that partners were told of.
@@ -49,15 +59,20 @@ pub(crate) struct Swarm {
     /// When there was last reason to think that partners will have more: at the start, and when one told of
     /// a block that is missing here.
     pub(super) hoped: Time,
-    pub(super) ticking: bool,
-    /// Neighbours that were told of this fetch, and when all of them were.
+    opened_at: Time,
+    /// When it looks at itself next, and when it did last.
+    pub(super) looks_at: Option<Time>,
+    pub(super) looked_at: Time,
+    /// When it last looked for those who fell silent.
+    pub(super) swept_at: Time,
+    /// Neighbours that were told of this fetch, and when all of them are told again.
     pub(super) greeted: BTreeSet<PeerId>,
-    pub(super) greeted_at: Time,
-    /// Neighbours that said that they fetch the blob, and when: more than are partners. They are who the
-    /// blocks are divided among.
-    pub(crate) getters: BTreeMap<PeerId, Time>,
-    /// Neighbours that take groups from us, and are told of new ones.
-    pub(super) followers: BTreeSet<PeerId>,
+    pub(super) greets_at: Time,
+    /// When the last of the neighbours that fetch the blob began.
+    pub(super) joined_at: Time,
+    /// Neighbours that said that they fetch the blob: more than are partners. They are who the blocks are
+    /// divided among.
+    pub(crate) getters: BTreeMap<PeerId, Getter>,
 }
 
 /// Is a peer that a blob is fetched from.
@@ -71,6 +86,29 @@ pub(super) struct Member {
     pub(super) heard: Time,
     /// Whether it had nothing that is missing when it was last looked at, and nothing has changed since.
     pub(super) dry: bool,
+    /// Its weight as a partner.
+    weight: u64,
+    /// Whether it is a partner that told nothing new for a while: it takes no place until it does.
+    pub(super) rests: bool,
+}
+
+/// Is a neighbour that fetches the blob, too.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Getter {
+    /// When it first and when it last said so.
+    since: Time,
+    heard: Time,
+    /// Whether it takes groups from us, and is told of new ones.
+    follows: bool,
+}
+
+impl Getter {
+    /// Returns when it counts no more, unless it says something before. It says so again after a quarter of
+    /// the time since it knew of us, which is about as long as we know of it; two such words may fail.
+    fn ends_at(&self) -> Time {
+        let known = self.heard - self.since;
+        self.heard + GETTER_HOPE.max(known.saturating_mul(5) / (2 * GREET_SHARE))
+    }
 }
 
 /// Returns how long bytes take at a rate.
@@ -80,8 +118,16 @@ pub(crate) fn time_for(bytes: u64, rate: u64) -> Duration {
 }
 
 impl Member {
-    pub(super) fn new(found: Found, have: Have, now: Time) -> Self {
-        Self { found, have, rate: None, heard: now, dry: false }
+    fn new(found: Found, have: Have, weight: u64, now: Time) -> Self {
+        Self { found, have, rate: None, heard: now, dry: false, weight, rests: false }
+    }
+
+    /// Returns the blocks of a partner; none of one that holds all.
+    pub(super) fn blocks(&self) -> Option<&GroupSet> {
+        match &self.have {
+            Have::Whole => None,
+            Have::Blocks(blocks) => Some(blocks),
+        }
     }
 }
 
@@ -91,16 +137,22 @@ impl Swarm {
         Self {
             pieces,
             members: BTreeMap::new(),
+            wholes: 0,
+            bringing: BTreeMap::new(),
+            any_wet: false,
             proven,
             told,
             idle_since: None,
             helped: Time::ZERO,
             hoped: now,
-            ticking: false,
+            opened_at: now,
+            looks_at: None,
+            looked_at: now,
+            swept_at: Time::ZERO,
             greeted: BTreeSet::new(),
-            greeted_at: Time::ZERO,
+            greets_at: now,
+            joined_at: now,
             getters: BTreeMap::new(),
-            followers: BTreeSet::new(),
         }
     }
 
@@ -108,20 +160,38 @@ impl Swarm {
     /// each other do not keep each other waiting: only what is new gives hope.
     pub(crate) fn is_hopeful(&self, retries: &BTreeMap<Source, Found>, now: Time) -> bool {
         let fresh = now - self.hoped.max(self.helped) < PARTNER_HOPE;
-        self.members.iter().any(|(peer, member)| {
-            let waits = retries.contains_key(&Source::Peer(*peer));
+        self.members.iter().filter(|(_, member)| !member.rests).any(|(peer, member)| {
             let soon = fresh && !matches!(member.have, Have::Whole);
-            !waits && (soon || self.pieces.wants_of(&member.have))
+            (soon || self.pieces.wants_of(&member.have))
+                && !retries.contains_key(&Source::Peer(*peer))
         })
     }
 
     /// Forgets a member.
     pub(crate) fn forget(&mut self, peer: PeerId) {
-        if let Some(Member { have: Have::Blocks(blocks), .. }) = self.members.remove(&peer) {
-            for index in (0..blocks.groups()).filter(|index| blocks.contains(*index)) {
-                self.pieces.spread(index, false);
+        match self.members.remove(&peer).map(|member| member.have) {
+            Some(Have::Whole) => self.wholes -= 1,
+            Some(Have::Blocks(blocks)) => {
+                for index in blocks.beyond(&self.pieces.no_blocks()) {
+                    self.pieces.spread(index, false);
+                }
             }
+            None => {}
         }
+    }
+
+    /// Takes in that a peer brings one range more, or one less.
+    pub(super) fn brings(&mut self, peer: PeerId, more: bool) {
+        let count = self.bringing.entry(peer).or_default();
+        *count = if more { count.saturating_add(1) } else { count.saturating_sub(1) };
+        if *count == 0 {
+            self.bringing.remove(&peer);
+        }
+    }
+
+    /// Returns how many ranges a peer brings.
+    pub(super) fn ranges_of(&self, peer: PeerId) -> usize {
+        self.bringing.get(&peer).copied().unwrap_or(0)
     }
 
     /// Returns whether a peer is a member.
@@ -131,39 +201,33 @@ impl Swarm {
 
     /// Returns how many members hold all of it.
     pub(crate) fn holders(&self) -> usize {
-        self.members.values().filter(|member| matches!(member.have, Have::Whole)).count()
+        self.wholes
     }
 
     /// Takes in a peer that holds all.
     pub(super) fn join(&mut self, holder: Holder, now: Time) {
         let rate = self.members.get(&holder.peer).and_then(|member| member.rate);
         self.forget(holder.peer);
-        let member = Member { rate, ..Member::new(holder.found, Have::Whole, now) };
+        let member = Member { rate, ..Member::new(holder.found, Have::Whole, 0, now) };
         self.members.insert(holder.peer, member);
+        self.wholes += 1;
+        self.any_wet = true;
     }
 
     /// Returns what a neighbour is told: these groups, and whether we take from it.
-    pub(super) fn word_to(&self, hash: Hash, peer: PeerId, runs: Vec<(u64, u64)>) -> Message {
+    pub(super) fn word_to(&self, hash: Hash, peer: PeerId, runs: &[Range<u64>]) -> Message {
         let follows = self.members.contains_key(&peer);
+        let runs = runs.iter().map(|run| (run.start, run.end - run.start)).collect();
         Message::Groups { hash, size: self.pieces.size(), follows, runs }
     }
 
-    /// Takes in whether a neighbour takes groups from us. Twice as many may as we take from: they choose
-    /// among us as we do among them.
-    pub(super) fn set_follower(&mut self, peer: PeerId, follows: bool, partners_max: usize) {
-        if !follows {
-            self.followers.remove(&peer);
-        } else if self.followers.len() < partners_max.saturating_mul(2) {
-            self.followers.insert(peer);
-        }
-    }
-
-    /// Returns whether a neighbour is to be a partner, and who has to go for it. Of more than fit those
-    /// stay whose names weigh most together with ours, so that nobody is everybody's choice.
+    /// Returns whether a neighbour that says that it holds these groups is to be a partner, and who has to go
+    /// for it. Of more than fit those stay whose names weigh most together with ours, so that nobody is
+    /// everybody's choice; but one that rests goes for one that has what is missing.
     pub(super) fn admit(
         &self,
-        peer: PeerId,
-        me: PeerId,
+        (peer, me): (PeerId, PeerId),
+        groups: &[Range<u64>],
         partners_max: usize,
     ) -> (bool, Option<PeerId>) {
         if self.contains(peer) {
@@ -174,32 +238,88 @@ impl Swarm {
         if partners.clone().count() < partners_max {
             return (true, None);
         }
-        let lightest = partners.map(|(other, _)| (pair_weight(me, *other), *other)).min();
-        match lightest {
-            Some((weight, other)) if weight < pair_weight(me, peer) => (true, Some(other)),
-            Some(_) | None => (false, None),
+        let lightest = partners.clone().map(|(other, member)| (member.weight, *other)).min();
+        let resting = partners.filter(|(_, member)| member.rests);
+        let resting = resting.map(|(other, member)| (member.weight, *other)).min();
+        let missing = |index| !self.pieces.whole().contains(index);
+        match (lightest, resting) {
+            (Some((weight, other)), _) if weight < pair_weight(me, peer) => (true, Some(other)),
+            (_, Some((_, other)))
+                if groups.iter().flat_map(|run| self.pieces.blocks_within(run)).any(missing) =>
+            {
+                (true, Some(other))
+            }
+            (_, _) => (false, None),
         }
     }
 
-    /// Takes in what a partner holds.
-    pub(super) fn hear(&mut self, peer: PeerId, groups: &[Range<u64>], now: Time) {
-        let nothing = self.pieces.no_blocks();
-        let member = self
-            .members
-            .entry(peer)
-            .or_insert_with(|| Member::new(Found::Lan, Have::Blocks(nothing), now));
-        let Have::Blocks(blocks) = &mut member.have else { return };
-        for index in
-            groups.iter().flat_map(|run| self.pieces.blocks_within(run)).collect::<BTreeSet<_>>()
-        {
-            if blocks.insert(index) {
-                (member.heard, member.dry) = (now, false);
-                self.pieces.spread(index, true);
-                if !self.pieces.holds(&self.pieces.groups_of(index)) {
-                    self.hoped = now;
+    /// Takes in what a partner holds, and returns whether any of it is new and missing here.
+    pub(super) fn hear(
+        &mut self,
+        (peer, me): (PeerId, PeerId),
+        groups: &[Range<u64>],
+        now: Time,
+    ) -> bool {
+        let pieces = &self.pieces;
+        let member = self.members.entry(peer).or_insert_with(|| {
+            let weight = pair_weight(me, peer);
+            Member::new(Found::Lan, Have::Blocks(pieces.no_blocks()), weight, now)
+        });
+        let Have::Blocks(blocks) = &mut member.have else { return false };
+        let mut missing = false;
+        for run in groups {
+            for index in self.pieces.blocks_within(run) {
+                if blocks.insert(index) {
+                    (member.heard, member.rests) = (now, false);
+                    self.pieces.spread(index, true);
+                    missing |= !self.pieces.whole().contains(index);
                 }
             }
         }
+        if missing {
+            (member.dry, self.any_wet, self.hoped) = (false, true, now);
+        }
+        missing
+    }
+
+    /// Takes in that a neighbour fetches the blob and whether it takes groups from us, and returns whether it is
+    /// new that it fetches. Twice as many may follow as we take from: they choose among us as we do among them.
+    pub(super) fn hear_getter(
+        &mut self,
+        peer: PeerId,
+        follows: bool,
+        partners_max: usize,
+        now: Time,
+    ) -> bool {
+        let follows = follows && (self.follows(peer) || self.has_room(partners_max));
+        if let Some(getter) = self.getters.get_mut(&peer) {
+            (getter.heard, getter.follows) = (now, follows);
+            return false;
+        }
+        self.getters.insert(peer, Getter { since: now, heard: now, follows });
+        // It is told soon that we do, too.
+        self.joined_at = now;
+        self.greets_at = self.greets_at.min(now + GREET_INTERVAL.start);
+        true
+    }
+
+    fn follows(&self, peer: PeerId) -> bool {
+        self.getters.get(&peer).is_some_and(|getter| getter.follows)
+    }
+
+    fn has_room(&self, partners_max: usize) -> bool {
+        self.followers().count() < partners_max.saturating_mul(2)
+    }
+
+    /// Returns the neighbours that take groups from us, and are told of new ones.
+    pub(super) fn followers(&self) -> impl Iterator<Item = PeerId> + '_ {
+        self.getters.iter().filter(|(_, getter)| getter.follows).map(|(peer, _)| *peer)
+    }
+
+    /// Takes in that all neighbours are told now.
+    pub(super) fn greeting(&mut self, now: Time) {
+        let since = (now - self.joined_at) / GREET_SHARE;
+        self.greets_at = now + since.clamp(GREET_INTERVAL.start, GREET_INTERVAL.end);
     }
 
     /// Returns whether a source is a partner.
@@ -208,8 +328,9 @@ impl Swarm {
         self.members.get(&peer).is_some_and(|member| !matches!(member.have, Have::Whole))
     }
 
-    /// Forgets partners that have long said nothing and have nothing that is missing: their get is over.
-    /// Returns whether there were any.
+    /// Lets partners rest that have long said nothing and have nothing that is missing, and forgets those
+    /// that never told of anything and getters that fell silent: their get is over. Returns whether the
+    /// blocks are to be divided anew.
     pub(super) fn part_from_silent(&mut self, busy: &BTreeSet<PeerId>, now: Time) -> bool {
         let silent = |peer: &PeerId, member: &Member| {
             !busy.contains(peer)
@@ -217,16 +338,44 @@ impl Swarm {
                 && now - member.heard >= PARTNER_HOPE
                 && !self.pieces.wants_of(&member.have)
         };
-        let members = self.members.iter();
+        let members = self.members.iter().filter(|(_, member)| !member.rests);
         let gone: Vec<PeerId> =
             members.filter(|(peer, member)| silent(peer, member)).map(|(peer, _)| *peer).collect();
         for peer in &gone {
-            self.forget(*peer);
+            match self.members.get_mut(peer) {
+                Some(member) if member.blocks().is_some_and(|blocks| blocks.held() > 0) => {
+                    member.rests = true;
+                }
+                Some(_) | None => self.forget(*peer),
+            }
         }
         let before = self.getters.len();
-        self.getters.retain(|_, heard| now - *heard < GETTER_HOPE);
-        self.followers.retain(|peer| self.getters.contains_key(peer));
+        self.getters.retain(|_, getter| now < getter.ends_at());
+        if self.getters.len() < before {
+            let known =
+                |peer: &PeerId, member: &Member| !member.rests || self.getters.contains_key(peer);
+            let rested: Vec<PeerId> = self
+                .members
+                .iter()
+                .filter(|(peer, member)| !known(peer, member))
+                .map(|(peer, _)| *peer)
+                .collect();
+            rested.into_iter().for_each(|peer| self.forget(peer));
+        }
         !gone.is_empty() || self.getters.len() < before
+    }
+
+    /// Returns when time alone makes a difference next, where nothing is on its way.
+    pub(super) fn next_look(&self, now: Time) -> Time {
+        let partners = self
+            .members
+            .values()
+            .filter(|member| !member.rests && !matches!(member.have, Have::Whole));
+        let silences = partners.map(|member| member.heard + PARTNER_HOPE);
+        let ends = self.getters.values().map(Getter::ends_at);
+        let hope = self.hoped.max(self.helped) + PARTNER_HOPE;
+        let moments = silences.chain(ends).chain([hope]).filter(|at| *at > now);
+        moments.fold(self.greets_at, Time::min)
     }
 
     /// Returns the peers that fetch the blob like us and have not got all of it.
@@ -256,8 +405,36 @@ impl Swarm {
         member.rate = Some(member.rate.map_or(rate, |old| old / 2 + rate / 2));
     }
 
+    /// Returns whether time makes a difference at once: patience with a holder may end, or a range be slow
+    /// whose blocks may be fetched twice.
+    pub(super) fn is_pressed_for_time(&self) -> bool {
+        self.wholes > 0 || self.pieces.is_end()
+    }
+
+    /// Returns the first of its regular moments from `at` on.
+    pub(super) fn look_after(&self, at: Time, every: Duration) -> Time {
+        let every = every.as_nanos().max(1);
+        let count = (at - self.opened_at).as_nanos().div_ceil(every);
+        let nanos = u64::try_from(count.saturating_mul(every)).unwrap_or(u64::MAX);
+        self.opened_at + Duration::from_nanos(nanos)
+    }
+
+    /// Has those members be looked at again for whom time makes a difference: patience with holders ends,
+    /// and in the end ranges become slow.
+    pub(super) fn time_passed(&mut self) {
+        if !self.is_pressed_for_time() {
+            return;
+        }
+        let end = self.pieces.is_end();
+        self.any_wet = true;
+        for member in self.members.values_mut() {
+            member.dry &= !end && !matches!(member.have, Have::Whole);
+        }
+    }
+
     /// Has all members be looked at again.
     pub(super) fn moisten(&mut self) {
+        self.any_wet = true;
         self.members.values_mut().for_each(|member| member.dry = false);
     }
 
@@ -301,27 +478,38 @@ impl Swarm {
         now - since.max(self.helped) < IDLE_PATIENCE.max(needs.saturating_mul(PATIENCE_FACTOR))
     }
 
+    /// Returns whether blocks became whole since partners were told.
+    pub(super) fn has_news(&self) -> bool {
+        self.told.held() < self.pieces.whole().held()
+    }
+
     /// Returns the blocks that became whole since partners were told, as runs of groups.
-    pub(super) fn news(&mut self) -> Vec<(u64, u64)> {
+    pub(super) fn news(&mut self) -> Vec<Range<u64>> {
         let runs = self.runs_beyond(&self.told);
         for index in runs.iter().flat_map(|run| self.pieces.blocks_within(run)) {
             self.told.insert(index);
         }
-        runs.into_iter().map(|run| (run.start, run.end - run.start)).collect()
+        runs
+    }
+
+    /// Returns whether a neighbour is known to hold all of these groups.
+    pub(super) fn knows(&self, peer: PeerId, runs: &[Range<u64>]) -> bool {
+        self.members.get(&peer).is_some_and(|member| {
+            let mut indexes = runs.iter().flat_map(|run| self.pieces.blocks_within(run));
+            indexes.all(|index| member.have.contains(index))
+        })
     }
 
     /// Returns what is held, as runs of groups, for one who knows nothing yet.
-    pub(super) fn everything(&self) -> Vec<(u64, u64)> {
-        let runs = self.runs_beyond(&self.pieces.no_blocks());
-        runs.into_iter().map(|run| (run.start, run.end - run.start)).collect()
+    pub(super) fn everything(&self) -> Vec<Range<u64>> {
+        self.runs_beyond(&self.pieces.no_blocks())
     }
 
     /// Returns the blocks that are held beyond these, as runs of groups. What does not fit into one message
     /// is left for the next.
     pub(super) fn runs_beyond(&self, told: &GroupSet) -> Vec<Range<u64>> {
-        let held = self.pieces.held_blocks();
         let mut runs: Vec<Range<u64>> = Vec::new();
-        for index in (0..held.groups()).filter(|n| held.contains(*n) && !told.contains(*n)) {
+        for index in self.pieces.whole().beyond(told) {
             let (groups, full) = (self.pieces.groups_of(index), runs.len() >= RUNS_MAX);
             match runs.last_mut() {
                 Some(run) if run.end == groups.start => run.end = groups.end,

@@ -29,13 +29,14 @@ use crate::engine::peers::Peers;
 use crate::engine::receipt::Found;
 use crate::engine::{Shell, Source, Timer};
 use crate::id::{FetchId, PeerId};
+use crate::time::Time;
 
-/// How often a swarm tells its partners what is new, and looks for members that are slow.
+/// How often a swarm tells its partners what is new, and looks for members that are slow, at most.
 const TICK: Duration = Duration::from_millis(50);
+/// How often it looks for members that fell silent, at most.
+const SWEEP: Duration = Duration::from_millis(500);
 /// Ranges that one member brings at once: while one is on its way the next is asked for already.
 const RANGES_PER_MEMBER: usize = 2;
-/// How often all neighbours are told that the blob is still being fetched.
-const GREET_INTERVAL: Duration = Duration::from_secs(4);
 
 impl Resolver {
     /// Makes a blob a swarm once its size is known, if it is long enough for one.
@@ -57,7 +58,7 @@ impl Resolver {
         running.swarm = Some(Swarm::new(pieces, proven, shell.now));
         // The word goes to all neighbours: who fetches the blob too answers, the others ignore it.
         self.greet_all(hash, peers, shell);
-        self.start_ticking(hash, shell);
+        self.look_soon(hash, shell);
     }
 
     /// Keeps the members of a swarm busy.
@@ -68,17 +69,38 @@ impl Resolver {
         }
         let Some(running) = self.resolutions.get(&hash) else { return };
         let Some(swarm) = &running.swarm else { return };
-        let mut order: Vec<(usize, PeerId)> =
-            swarm.members.keys().map(|peer| (running.ranges_of(*peer), *peer)).collect();
+        let mut idle = false;
+        let mut order: Vec<(usize, PeerId)> = Vec::new();
+        if !swarm.any_wet && swarm.holders() == 0 {
+            return self.set_idle(hash, false, shell.now);
+        }
+        let full = running.fetches.len() >= shell.config.fetches_per_hash_max;
+        if full && swarm.holders() == 0 {
+            return self.set_idle(hash, false, shell.now);
+        }
+        for (peer, member) in swarm.members.iter().filter(|(_, member)| !member.rests) {
+            if !member.dry {
+                order.push((swarm.ranges_of(*peer), *peer));
+            } else if matches!(member.have, Have::Whole) {
+                idle |= swarm.ranges_of(*peer) == 0;
+            }
+        }
         // Whoever has least to do goes first, so that a few blocks are spread over many members.
         order.sort_unstable();
-        let mut idle = false;
         for round in 0..RANGES_PER_MEMBER {
             for (_, peer) in &order {
                 idle |= self.fetch_range(hash, *peer, round, shell);
             }
         }
-        let now = shell.now;
+        if let Some(swarm) = self.swarm_mut(hash) {
+            let members = order.iter().filter_map(|(_, peer)| swarm.members.get(peer));
+            swarm.any_wet = members.fold(false, |wet, member| wet | !member.dry);
+        }
+        self.set_idle(hash, idle, shell.now);
+    }
+
+    /// Takes in whether a member that holds all has nothing to do.
+    fn set_idle(&mut self, hash: Hash, idle: bool, now: Time) {
         if let Some(swarm) = self.swarm_mut(hash) {
             swarm.idle_since = if idle { swarm.idle_since.or(Some(now)) } else { None };
         }
@@ -89,7 +111,7 @@ impl Resolver {
     fn fetch_range(&mut self, hash: Hash, peer: PeerId, ranges: usize, shell: &mut Shell) -> bool {
         let Some(running) = self.resolutions.get(&hash) else { return false };
         let Some(swarm) = &running.swarm else { return false };
-        let brings = running.ranges_of(peer);
+        let brings = swarm.ranges_of(peer);
         let Some(member) = swarm.members.get(&peer).filter(|_| brings <= ranges) else {
             return false;
         };
@@ -113,10 +135,10 @@ impl Resolver {
         let rules = Rules { others_too: !patient, doubled: false, blocks_max };
         let fresh = swarm.pieces.pick(&member.have, rules);
         let picked = fresh.or_else(|| {
+            let idle = brings == 0 && swarm.pieces.is_end();
             let doubled = Rules { doubled: true, others_too: true, blocks_max: 1 };
-            let range =
-                swarm.pieces.pick(&member.have, doubled).filter(|_| swarm.pieces.is_end())?;
-            (brings == 0 && running.is_slow(&range, member.rate, shell.now)).then_some(range)
+            let range = idle.then(|| swarm.pieces.pick(&member.have, doubled)).flatten()?;
+            running.is_slow(&range, member.rate, shell.now).then_some(range)
         });
         let found = member.found;
         let Some(groups) = picked else {
@@ -127,8 +149,12 @@ impl Resolver {
         };
         if let Some(swarm) = self.swarm_mut(hash) {
             swarm.pieces.bring(&groups, true);
+            swarm.brings(peer, true);
         }
         self.start_fetch(hash, Source::Peer(peer), (found, Some(groups)), shell);
+        if self.swarm_mut(hash).is_some_and(|swarm| swarm.is_pressed_for_time()) {
+            self.look_soon(hash, shell);
+        }
         false
     }
 
@@ -136,6 +162,9 @@ impl Resolver {
     fn take_in_holders(&mut self, hash: Hash, shell: &mut Shell) {
         let (now, members_max) = (shell.now, shell.config.partners_max);
         let Some(running) = self.resolutions.get_mut(&hash) else { return };
+        if running.holders.is_empty() {
+            return;
+        }
         let before = running.swarm.as_ref().map_or(0, Swarm::holders);
         for holder in std::mem::take(&mut running.holders) {
             let Some(swarm) = &mut running.swarm else { return };
@@ -147,22 +176,25 @@ impl Resolver {
         }
         if running.swarm.as_ref().is_some_and(|swarm| swarm.holders() != before) {
             self.divide(hash);
+            self.look_soon(hash, shell);
         }
     }
 
     /// Takes in that groups were stored, whoever brought them; fetches that bring nothing else end, and
-    /// those whose peers have room again are returned.
+    /// those whose peers have room again are returned. Returns besides whether that may change what is
+    /// fetched next: a block became whole, or the first groups proved the list.
     pub(super) fn swarm_stored(
         &mut self,
         hash: Hash,
         by: FetchId,
         groups: &Range<u64>,
         shell: &mut Shell,
-    ) -> Vec<PeerId> {
-        let Some(running) = self.resolutions.get_mut(&hash) else { return Vec::new() };
-        let Some(swarm) = &mut running.swarm else { return Vec::new() };
-        swarm.proven = true;
-        swarm.pieces.stored(groups.clone());
+    ) -> (Vec<PeerId>, bool) {
+        let nothing = (Vec::new(), true);
+        let Some(running) = self.resolutions.get_mut(&hash) else { return nothing };
+        let Some(swarm) = &mut running.swarm else { return nothing };
+        let first = !std::mem::replace(&mut swarm.proven, true);
+        let whole = swarm.pieces.stored(groups.clone());
         if running.fetches.get(&by).is_some_and(|fetch| swarm.is_partner(fetch.source)) {
             swarm.helped = shell.now;
         }
@@ -187,15 +219,25 @@ impl Resolver {
                 freed.push(peer);
             }
         }
-        freed
+        if whole {
+            self.look_soon(hash, shell);
+        }
+        let changed = first || whole || !freed.is_empty();
+        (freed, changed)
     }
 
     /// Takes in that a range was stored to its end: what came of it after another fetch of it was stopped
     /// was never told of.
-    pub(super) fn swarm_range_stored(&mut self, hash: Hash, groups: Option<&Range<u64>>) {
+    pub(super) fn swarm_range_stored(
+        &mut self,
+        hash: Hash,
+        groups: Option<&Range<u64>>,
+        shell: &mut Shell,
+    ) {
         if let (Some(swarm), Some(groups)) = (self.swarm_mut(hash), groups) {
             swarm.pieces.stored(groups.clone());
         }
+        self.look_soon(hash, shell);
     }
 
     /// Takes in that a range is no longer on its way, before its fetch is forgotten.
@@ -212,8 +254,9 @@ impl Resolver {
             swarm.moisten();
         }
         if let Source::Peer(peer) = source {
+            swarm.brings(peer, false);
             if let Some(member) = swarm.members.get_mut(&peer) {
-                member.dry = false;
+                (member.dry, swarm.any_wet) = (false, true);
             }
             if bytes >= GROUP_LEN {
                 swarm.gave(peer, bytes, took, shell.now);
@@ -224,16 +267,16 @@ impl Resolver {
     /// Tells partners what is new, and looks again at who is idle or slow.
     pub(crate) fn tick(&mut self, hash: Hash, peers: &mut Peers, shell: &mut Shell) {
         let Some(running) = self.resolutions.get_mut(&hash) else { return };
-        let ranged = running.fetches.values().any(|fetch| fetch.groups.is_some());
         let Some(swarm) = &mut running.swarm else { return };
-        swarm.ticking = false;
-        // With time only patience with holders ends, and ranges become slow.
-        if ranged || swarm.holders() > 0 {
-            swarm.moisten();
+        (swarm.looks_at, swarm.looked_at) = (None, shell.now);
+        swarm.time_passed();
+        let mut parted = false;
+        if shell.now - swarm.swept_at >= SWEEP {
+            swarm.swept_at = shell.now;
+            let busy = running.fetches.values().filter_map(|fetch| fetch.source.peer()).collect();
+            parted = swarm.part_from_silent(&busy, shell.now);
         }
-        let busy = running.fetches.values().filter_map(|fetch| fetch.source.peer()).collect();
-        let parted = swarm.part_from_silent(&busy, shell.now);
-        if shell.now - swarm.greeted_at >= GREET_INTERVAL {
+        if swarm.greets_at <= shell.now {
             swarm.greeted.clear();
             self.greet_all(hash, peers, shell);
         }
@@ -241,15 +284,34 @@ impl Resolver {
             self.divide(hash);
         }
         self.tell_followers(hash, shell);
-        self.start_ticking(hash, shell);
+        let shares = shell.config.shares_parts;
+        let Some(swarm) = self.swarm_mut(hash) else { return };
+        if swarm.is_pressed_for_time() || (shares && swarm.has_news()) {
+            self.look_soon(hash, shell);
+        } else {
+            let at = swarm.next_look(shell.now).max(swarm.swept_at + SWEEP);
+            self.look_by(hash, at, shell);
+        }
         self.advance(hash, peers, shell);
     }
 
-    fn start_ticking(&mut self, hash: Hash, shell: &mut Shell) {
+    /// Has a swarm look at itself as soon as it may, again and again while anything is on its way.
+    fn look_soon(&mut self, hash: Hash, shell: &mut Shell) {
+        self.look_by(hash, shell.now, shell);
+    }
+
+    /// Has a swarm look at itself at a moment, unless it does before: at the first of its own regular moments
+    /// from then on. As those of partners differ, of two that came by a block together one tells the other.
+    pub(super) fn look_by(&mut self, hash: Hash, at: Time, shell: &mut Shell) {
         let Some(running) = self.resolutions.get_mut(&hash) else { return };
-        let Some(swarm) = running.swarm.as_mut().filter(|swarm| !swarm.ticking) else { return };
-        swarm.ticking = true;
-        if let Some(old) = running.ticker.replace(shell.start_timer(TICK, Timer::Swarm { hash })) {
+        let Some(swarm) = &mut running.swarm else { return };
+        let at = swarm.look_after(at.max(swarm.looked_at + Duration::from_nanos(1)), TICK);
+        if swarm.looks_at.is_some_and(|planned| planned <= at) {
+            return;
+        }
+        swarm.looks_at = Some(at);
+        let timer = shell.start_timer(at - shell.now, Timer::Swarm { hash });
+        if let Some(old) = running.ticker.replace(timer) {
             shell.stop_timer(old);
         }
     }
@@ -301,12 +363,19 @@ impl Resolver {
         }
     }
 
-    /// Makes a member of a holder that is fetched from already.
-    pub(super) fn make_member(&mut self, hash: Hash, peer: PeerId, found: Found, shell: &Shell) {
-        let Some(running) = self.resolutions.get_mut(&hash) else { return };
-        if let Some(swarm) = running.swarm.as_mut().filter(|swarm| !swarm.contains(peer)) {
-            swarm.join(Holder { peer, found }, shell.now);
-        }
+    /// Makes a member of a holder that is fetched from already, and returns whether it was none.
+    pub(super) fn make_member(
+        &mut self,
+        hash: Hash,
+        peer: PeerId,
+        found: Found,
+        shell: &mut Shell,
+    ) -> bool {
+        let swarm = self.swarm_mut(hash).filter(|swarm| !swarm.contains(peer));
+        let Some(swarm) = swarm else { return false };
+        swarm.join(Holder { peer, found }, shell.now);
+        self.look_soon(hash, shell);
+        true
     }
 
     /// Turns a fetch of everything into ranges.
@@ -385,7 +454,6 @@ impl Resolution {
         let Some(swarm) = &mut self.swarm else { return };
         swarm.greeted.remove(&peer);
         swarm.getters.remove(&peer);
-        swarm.followers.remove(&peer);
         if ranges == 0 && swarm.is_partner(Source::Peer(peer)) {
             self.forget_partner(peer);
         } else if ranges == 0 {

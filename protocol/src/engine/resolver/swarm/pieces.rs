@@ -52,7 +52,15 @@ pub(crate) struct Pieces {
     /// Groups of a block.
     block_len: u64,
     held: GroupSet,
+    /// The blocks that are held whole.
+    whole: GroupSet,
     blocks: Vec<Block>,
+    /// Blocks that are missing and that nobody brings.
+    idle: usize,
+    /// Blocks that a partner has or will bring.
+    shared: usize,
+    /// Those among whom the blocks are divided, beside us.
+    divided: BTreeSet<PeerId>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -63,8 +71,8 @@ struct Block {
     bringers: u8,
     /// Partners that hold it.
     spread: u32,
-    /// Whether it belongs to a partner.
-    foreign: bool,
+    /// Partners that have more weight for it than we: with any it belongs to the heaviest.
+    heavier: u32,
     /// Our own weight for it.
     own_weight: u64,
 }
@@ -79,14 +87,19 @@ impl Pieces {
         }
         let block_len = block_len(groups);
         let count = usize::try_from(groups.div_ceil(block_len)).ok()?;
-        let mut pieces = Self { size, block_len, held, blocks: vec![Block::default(); count] };
+        let whole = GroupSet::new(groups.div_ceil(block_len));
+        let blocks = vec![Block::default(); count];
+        let (idle, shared, divided) = (0, 0, BTreeSet::new());
+        let mut pieces = Self { size, block_len, held, whole, blocks, idle, shared, divided };
         for index in 0..groups.div_ceil(block_len) {
-            let missing = pieces.groups_of(index).filter(|group| !pieces.held.contains(*group));
-            let missing = u64::try_from(missing.count()).unwrap_or(u64::MAX);
-            if let Some(block) = pieces.block_mut(index) {
-                block.missing = missing;
-                block.own_weight = weight(me, index);
+            let missing = pieces.held.missing_within(&pieces.groups_of(index));
+            let missing = missing.into_iter().map(|run| run.end - run.start).sum();
+            if missing == 0 {
+                pieces.whole.insert(index);
             }
+            pieces.change(index, |block| {
+                (block.missing, block.own_weight) = (missing, weight(me, index));
+            });
         }
         Some(pieces)
     }
@@ -101,87 +114,103 @@ impl Pieces {
     }
 
     /// Returns the blocks that are held whole.
-    pub(crate) fn held_blocks(&self) -> GroupSet {
-        let mut held = self.no_blocks();
-        for (index, _) in self.indexed().filter(|(_, block)| block.missing == 0) {
-            held.insert(index);
-        }
-        held
+    pub(crate) fn whole(&self) -> &GroupSet {
+        &self.whole
     }
 
-    /// Takes in that groups were stored.
-    pub(crate) fn stored(&mut self, groups: Range<u64>) {
+    /// Takes in that groups were stored, and returns whether a block became whole.
+    pub(crate) fn stored(&mut self, groups: Range<u64>) -> bool {
+        let before = self.whole.held();
         for group in groups.start..groups.end.min(self.held.groups()) {
             if self.held.insert(group) {
                 let index = group / self.block_len;
-                if let Some(block) = self.block_mut(index) {
+                let left = self.change(index, |block| {
                     block.missing = block.missing.saturating_sub(1);
+                    block.missing
+                });
+                if left == Some(0) {
+                    self.whole.insert(index);
                 }
             }
         }
+        self.whole.held() > before
     }
 
     /// Returns whether all of these groups are held.
     pub(crate) fn holds(&self, groups: &Range<u64>) -> bool {
-        groups.clone().all(|group| self.held.contains(group))
+        self.held.missing_within(groups).is_empty()
     }
 
     /// Takes in that a fetch brings these groups, or no longer does.
     pub(crate) fn bring(&mut self, groups: &Range<u64>, more: bool) {
         for index in self.blocks_of(groups) {
-            if let Some(block) = self.block_mut(index) {
+            self.change(index, |block| {
                 block.bringers = if more {
                     block.bringers.saturating_add(1)
                 } else {
                     block.bringers.saturating_sub(1)
                 };
-            }
+            });
         }
     }
 
     /// Takes in that a partner holds a block, or that one who did is gone.
     pub(crate) fn spread(&mut self, index: u64, more: bool) {
-        if let Some(block) = self.block_mut(index) {
+        self.change(index, |block| {
             block.spread =
                 if more { block.spread.saturating_add(1) } else { block.spread.saturating_sub(1) };
-        }
+        });
     }
 
-    /// Divides the blocks between us and our partners.
+    /// Divides the blocks between us and our partners. Costs a step for each block and each partner that
+    /// came or went since.
     pub(crate) fn divide(&mut self, partners: &BTreeSet<PeerId>) {
-        for (index, block) in (0_u64..).zip(&mut self.blocks) {
-            let heavier = |partner: &PeerId| weight(*partner, index) > block.own_weight;
-            block.foreign = block.missing > 0 && partners.iter().any(heavier);
+        let came: Vec<PeerId> = partners.difference(&self.divided).copied().collect();
+        let went: Vec<PeerId> = self.divided.difference(partners).copied().collect();
+        for (peer, came) in
+            came.iter().map(|peer| (peer, true)).chain(went.iter().map(|peer| (peer, false)))
+        {
+            for index in 0..self.whole.groups() {
+                self.change(index, |block| {
+                    if weight(*peer, index) > block.own_weight {
+                        block.heavier = if came {
+                            block.heavier.saturating_add(1)
+                        } else {
+                            block.heavier.saturating_sub(1)
+                        };
+                    }
+                });
+            }
+        }
+        if !came.is_empty() || !went.is_empty() {
+            self.divided.clone_from(partners);
         }
     }
 
     /// Returns whether everything that is missing is on its way: the end game.
     pub(crate) fn is_end(&self) -> bool {
-        self.blocks.iter().all(|block| block.missing == 0 || block.bringers > 0)
+        self.idle == 0
     }
 
     /// Returns whether a source has anything that is missing here.
     pub(crate) fn wants_of(&self, have: &Have) -> bool {
-        self.indexed().any(|(index, block)| block.missing > 0 && have.contains(index))
+        match have {
+            Have::Whole => !self.whole.is_full(),
+            Have::Blocks(blocks) => blocks.beyond(&self.whole).next().is_some(),
+        }
     }
 
     /// Chooses the groups to fetch next from a source.
     pub(crate) fn pick(&self, have: &Have, rules: Rules) -> Option<Range<u64>> {
-        let eligible = |index: u64, block: &Block| {
-            let bringers_max = if rules.doubled { BRINGERS_MAX } else { 1 };
-            block.missing > 0
-                && block.bringers < bringers_max
-                && have.contains(index)
-                && (rules.others_too || !matches!(have, Have::Whole) || !block.is_for_others())
-        };
-        let alone = !self.blocks.iter().any(Block::is_for_others);
-        let best = self
-            .indexed()
-            .filter(|(index, block)| eligible(*index, block))
-            .min_by_key(|(index, block)| block.order(have, *index, alone))?;
-        let mut range = self.first_gap(best.0)?;
-        for index in best.0 + 1..best.0.saturating_add(rules.blocks_max) {
-            let next = self.block(index).filter(|block| eligible(index, block));
+        let best = match have {
+            Have::Whole => self.best_of(self.whole.absent(), have, rules),
+            Have::Blocks(blocks) => self.best_of(blocks.beyond(&self.whole), have, rules),
+        }?;
+        let mut range = self.first_gap(best)?;
+        for index in best + 1..best.saturating_add(rules.blocks_max) {
+            let next = self.block(index).filter(|block| {
+                block.missing > 0 && have.contains(index) && block.is_eligible(have, rules)
+            });
             let Some(gap) = next.and_then(|_| self.first_gap(index)) else { break };
             if gap.start != range.end {
                 break;
@@ -189,6 +218,21 @@ impl Pieces {
             range.end = gap.end;
         }
         Some(range)
+    }
+
+    /// Returns the block to fetch first of those that are missing here and not there.
+    fn best_of(
+        &self,
+        indexes: impl Iterator<Item = u64>,
+        have: &Have,
+        rules: Rules,
+    ) -> Option<u64> {
+        let alone = self.shared == 0;
+        indexes
+            .filter_map(|index| Some((index, self.block(index)?)))
+            .filter(|(_, block)| block.is_eligible(have, rules))
+            .min_by_key(|(index, block)| block.order(have, *index, alone))
+            .map(|(index, _)| index)
     }
 
     /// Returns the first run of groups of a block that are not held.
@@ -225,16 +269,18 @@ impl Pieces {
         self.block_len * GROUP_LEN
     }
 
-    fn indexed(&self) -> impl Iterator<Item = (u64, &Block)> {
-        (0_u64..).zip(&self.blocks)
-    }
-
     fn block(&self, index: u64) -> Option<&Block> {
         self.blocks.get(usize::try_from(index).ok()?)
     }
 
-    fn block_mut(&mut self, index: u64) -> Option<&mut Block> {
-        self.blocks.get_mut(usize::try_from(index).ok()?)
+    /// Changes a block, and counts anew what is counted of it.
+    fn change<T>(&mut self, index: u64, change: impl FnOnce(&mut Block) -> T) -> Option<T> {
+        let block = self.blocks.get_mut(usize::try_from(index).ok()?)?;
+        let (idle, shared) = (block.is_idle(), block.is_for_others());
+        let changed = change(block);
+        self.idle = self.idle + usize::from(block.is_idle()) - usize::from(idle);
+        self.shared = self.shared + usize::from(block.is_for_others()) - usize::from(shared);
+        Some(changed)
     }
 }
 
@@ -249,7 +295,24 @@ impl Block {
 
     /// Returns whether a partner has it or will bring it.
     fn is_for_others(&self) -> bool {
-        self.foreign || self.spread > 0
+        self.is_foreign() || self.spread > 0
+    }
+
+    /// Returns whether it is missing and belongs to a partner.
+    fn is_foreign(&self) -> bool {
+        self.missing > 0 && self.heavier > 0
+    }
+
+    /// Returns whether it is missing and nobody brings it.
+    fn is_idle(&self) -> bool {
+        self.missing > 0 && self.bringers == 0
+    }
+
+    /// Returns whether a source that holds it may be asked for it.
+    fn is_eligible(&self, have: &Have, rules: Rules) -> bool {
+        let bringers_max = if rules.doubled { BRINGERS_MAX } else { 1 };
+        self.bringers < bringers_max
+            && (rules.others_too || !matches!(have, Have::Whole) || !self.is_for_others())
     }
 }
 
@@ -323,8 +386,10 @@ mod tests {
             ranges.push(range);
         }
         assert_eq!(ranges, [0..16, 16..32, 32..33]);
-        ranges.iter().for_each(|range| pieces.stored(range.clone()));
-        assert_eq!(pieces.held_blocks().held(), 3);
+        for range in &ranges {
+            pieces.stored(range.clone());
+        }
+        assert_eq!(pieces.whole().held(), 3);
     }
 
     #[test]
@@ -360,7 +425,7 @@ mod tests {
         let rules = Rules { others_too: true, ..PLAIN };
         let mut foreign = Vec::new();
         while let Some(range) = pieces.pick(&Have::Whole, rules) {
-            foreign.push(pieces.blocks[block_of(&range)].foreign);
+            foreign.push(pieces.blocks[block_of(&range)].is_foreign());
             pieces.bring(&range, true);
         }
         assert_eq!(foreign.len(), 64);

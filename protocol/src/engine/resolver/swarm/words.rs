@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use super::members::PARTNER_HOPE;
 use crate::blob::{Hash, group_count};
 use crate::engine::peers::Peers;
 use crate::engine::resolver::Resolver;
@@ -44,11 +45,15 @@ impl Told<'_> {
 impl Resolver {
     /// Tells all neighbours that a blob is being fetched here.
     pub(super) fn greet_all(&mut self, hash: Hash, peers: &Peers, shell: &mut Shell) {
-        if let Some(swarm) = self.swarm_mut(hash) {
-            swarm.greeted_at = shell.now;
-        }
+        let shares = shell.config.shares_parts;
+        let Some(swarm) = self.swarm_mut(hash) else { return };
+        swarm.greeting(shell.now);
+        let runs = swarm.everything();
         for peer in peers.ids() {
-            self.greet_partner(hash, peer, shell);
+            if swarm.greeted.insert(peer) && shares {
+                let message = swarm.word_to(hash, peer, &runs);
+                shell.emit(Output::Send { peer, message });
+            }
         }
     }
 
@@ -64,7 +69,7 @@ impl Resolver {
     pub(super) fn tell_groups(&self, hash: Hash, peer: PeerId, shell: &mut Shell) {
         let swarm = self.resolutions.get(&hash).and_then(|running| running.swarm.as_ref());
         if let Some(swarm) = swarm.filter(|_| shell.config.shares_parts) {
-            let message = swarm.word_to(hash, peer, swarm.everything());
+            let message = swarm.word_to(hash, peer, &swarm.everything());
             shell.emit(Output::Send { peer, message });
         }
     }
@@ -88,23 +93,26 @@ impl Resolver {
         let (partners_max, now) = (shell.config.partners_max, shell.now);
         let swarm = self.swarm_mut(hash).filter(|swarm| swarm.pieces.size() == told.size);
         let Some(swarm) = swarm else { return };
-        swarm.set_follower(peer, told.follows, partners_max);
-        let news = swarm.getters.insert(peer, now).is_none();
+        let news = swarm.hear_getter(peer, told.follows, partners_max, now);
         let known = swarm.contains(peer);
-        let (admitted, instead_of) = swarm.admit(peer, peers.me(), partners_max);
+        let (admitted, instead_of) = swarm.admit((peer, peers.me()), &runs, partners_max);
         if let (Some(other), Some(running)) = (instead_of, self.resolutions.get_mut(&hash)) {
             running.forget_partner(other);
         }
-        if let Some(swarm) = self.swarm_mut(hash).filter(|_| admitted) {
-            swarm.hear(peer, &runs, now);
-        }
+        let swarm = self.swarm_mut(hash).filter(|_| admitted);
+        let offers = swarm.is_some_and(|swarm| swarm.hear((peer, peers.me()), &runs, now));
         if news {
             self.divide(hash);
         }
-        for other in instead_of.into_iter().chain((admitted && !known).then_some(peer)) {
+        let joins = admitted && !known;
+        for other in instead_of.into_iter().chain(joins.then_some(peer)) {
             self.tell_groups(hash, other, shell);
         }
-        self.advance(hash, peers, shell);
+        // What is known already changes nothing, and most words of a herd are such.
+        if news || joins || offers || instead_of.is_some() {
+            self.look_by(hash, now + PARTNER_HOPE, shell);
+            self.advance(hash, peers, shell);
+        }
     }
 
     /// Divides the blocks anew, because a partner came, went or has all.
@@ -115,17 +123,18 @@ impl Resolver {
         }
     }
 
-    /// Tells followers of the blocks that became whole since they were told.
+    /// Tells followers of the blocks that became whole since they were told, but for those that told us of
+    /// them.
     pub(crate) fn tell_followers(&mut self, hash: Hash, shell: &mut Shell) {
         let shares = shell.config.shares_parts;
-        let Some(swarm) = self.swarm_mut(hash).filter(|_| shares) else { return };
-        let runs = swarm.news();
-        if runs.is_empty() {
+        let Some(swarm) = self.swarm_mut(hash).filter(|swarm| shares && swarm.has_news()) else {
             return;
-        }
-        for peer in &swarm.followers {
-            let message = swarm.word_to(hash, *peer, runs.clone());
-            shell.emit(Output::Send { peer: *peer, message });
+        };
+        let runs = swarm.news();
+        let swarm = &*swarm;
+        for peer in swarm.followers().filter(|peer| !swarm.knows(*peer, &runs)) {
+            let message = swarm.word_to(hash, peer, &runs);
+            shell.emit(Output::Send { peer, message });
         }
     }
 }
