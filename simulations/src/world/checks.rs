@@ -54,6 +54,9 @@ impl Checks {
 
     /// Looks at what an engine asks for.
     pub(super) fn saw(&mut self, node: NodeIndex, output: &Output) {
+        if let Output::Send { .. } = output {
+            return;
+        }
         let seen = self.seen.entry(node).or_default();
         match output {
             Output::Fetch { fetch, hash, source, groups } => {
@@ -94,6 +97,9 @@ impl Checks {
             Some(of) => {
                 if let Some(running) = seen.sources.get_mut(&of) {
                     *running -= 1;
+                    if *running == 0 {
+                        seen.sources.remove(&of);
+                    }
                 }
             }
             None => self.violate(format!("node {node}: {fetch:?} ended and never ran")),

@@ -1,6 +1,7 @@
 //! Trouble: nodes that end, parts that cannot reach each other, links that are slow, an edge or a DHT
 //! that is out, and peers that misbehave.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -161,7 +162,11 @@ impl World {
     }
 
     /// Returns the message that leaves a node: a liar's filter is not the one its engine made.
-    pub(super) fn twist(&self, node: NodeIndex, message: &Message) -> Option<Message> {
+    pub(super) fn twist<'a>(
+        &self,
+        node: NodeIndex,
+        message: &'a Message,
+    ) -> Option<Cow<'a, Message>> {
         let full = self.misbehaves(node, Behaviour::FullFilter);
         let empty = self.misbehaves(node, Behaviour::EmptyFilter);
         match message {
@@ -173,7 +178,7 @@ impl World {
                 } else {
                     OwnFilter::build(generation, std::iter::empty())
                 };
-                lie.frame().map(Message::Filter)
+                lie.frame().map(|frame| Cow::Owned(Message::Filter(frame)))
             }
             // What follows a lie would contradict it.
             Message::FilterDelta(_) if full || empty => None,
@@ -184,7 +189,7 @@ impl World {
             | Message::Groups { .. }
             | Message::Ask { .. }
             | Message::Answer { .. }
-            | Message::Goodbye => Some(message.clone()),
+            | Message::Goodbye => Some(Cow::Borrowed(message)),
         }
     }
 

@@ -154,6 +154,11 @@ impl World {
             return;
         }
         host.wakes_at = None;
+        // What it was to be woken for may have been taken back.
+        let due = host.engine.as_ref().and_then(Engine::poll_timeout);
+        if due.is_some_and(|(at, _)| at > self.now) {
+            return self.plan_timeout(node);
+        }
         self.tell(node, Input::Timeout);
     }
 

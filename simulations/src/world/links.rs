@@ -3,6 +3,7 @@
 //! Messages of a link keep their order. What is under way when a link ends is lost with it; what is
 //! under way across a partition waits for nothing and is lost, too.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use blobmesh_protocol::engine::Input;
@@ -174,15 +175,25 @@ impl Sites {
     }
 
     /// Returns the way between two sites, without the nodes' own links.
-    pub(super) fn between(&mut self, from: SiteId, to: SiteId) -> Route {
+    fn between(&mut self, from: SiteId, to: SiteId) -> Route {
+        let (delay, loss) = self.draw_between(from, to);
+        let path = self.uplinks_between(from, to).into_iter().flatten().collect();
+        Route { path, delay, loss }
+    }
+
+    /// Draws how long a packet takes between two sites, and returns what share of packets is lost.
+    fn draw_between(&mut self, from: SiteId, to: SiteId) -> (Duration, f64) {
         let (delay, loss) = self.latency(from);
         if from == to {
-            return Route { path: Vec::new(), delay, loss };
+            return (delay, loss);
         }
         let ((out_delay, out_loss), (in_delay, in_loss)) =
             (self.uplink_latency(from), self.uplink_latency(to));
-        let path = [self.outward(from), self.inward(to)].into_iter().flatten().collect();
-        Route { path, delay: delay + out_delay + in_delay, loss: loss + out_loss + in_loss }
+        (delay + out_delay + in_delay, loss + out_loss + in_loss)
+    }
+
+    fn uplinks_between(&self, from: SiteId, to: SiteId) -> [Option<PipeId>; 2] {
+        if from == to { [None, None] } else { [self.outward(from), self.inward(to)] }
     }
 
     /// Returns the way from the world outside into a site.
@@ -202,18 +213,24 @@ pub(super) fn goodput(rate: u64, model: &Calibration) -> f64 {
 impl World {
     /// Returns the way from one node to another, their own links included.
     pub(super) fn route(&mut self, from: NodeIndex, to: NodeIndex) -> Route {
-        let (sender, receiver) = (self.hosts.get(from), self.hosts.get(to));
-        let sites = sender.zip(receiver).map(|(a, b)| (a.spec.site, b.spec.site));
-        let pipes = [sender.and_then(|host| host.up), receiver.and_then(|host| host.down)];
-        let (from, to) = sites.unwrap_or((SiteId(0), SiteId(0)));
-        let mut route = self.sites.between(from, to);
+        let (sites, pipes) = self.ends(from, to);
+        let mut route = self.sites.between(sites.0, sites.1);
         route.path.extend(pipes.into_iter().flatten());
         route
     }
 
     /// Draws how long a packet takes from one node to another.
     pub(super) fn delay(&mut self, from: NodeIndex, to: NodeIndex) -> Duration {
-        self.route(from, to).delay
+        let ((from, to), _) = self.ends(from, to);
+        self.sites.draw_between(from, to).0
+    }
+
+    /// Returns the sites of two nodes, and the pipes out of one and into the other.
+    fn ends(&self, from: NodeIndex, to: NodeIndex) -> ((SiteId, SiteId), [Option<PipeId>; 2]) {
+        let (sender, receiver) = (self.hosts.get(from), self.hosts.get(to));
+        let sites = sender.zip(receiver).map(|(a, b)| (a.spec.site, b.spec.site));
+        let pipes = [sender.and_then(|host| host.up), receiver.and_then(|host| host.down)];
+        (sites.unwrap_or((SiteId(0), SiteId(0))), pipes)
     }
 
     /// Returns whether no packet passes between two nodes.
@@ -283,13 +300,14 @@ impl World {
     pub(super) fn send(&mut self, node: NodeIndex, peer: PeerId, message: &Message) {
         let Some(other) = host::node_of(peer) else { return };
         let Some(message) = self.twist(node, message) else { return };
-        let Ok(bytes) = message.encode() else { return };
+        let Some(frame) = self.frame_of(&message) else { return };
         let open = self.hosts.get(node).and_then(|host| host.links.get(&other));
         let Some(id) = open.filter(|link| link.open).map(|link| link.id) else { return };
-        let arrives = self.message_arrival(node, other, bytes.len());
+        let len = frame.bytes.len();
+        let arrives = self.message_arrival(node, other, len);
         let lost = self.are_apart(node, other);
         let told = (!lost).then_some(arrives);
-        self.tally.count_message(node, other, &message, bytes.len(), (self.now, told));
+        self.tally.count_message(node, other, &message, len, (self.now, told));
         // The other end's clock of arrivals keeps the order; an end that is gone hears nothing.
         let Some(end) = self.hosts.get_mut(other).and_then(|host| host.links.get_mut(&node)) else {
             return;
@@ -299,47 +317,79 @@ impl World {
         }
         end.arrives = end.arrives.max(arrives);
         let at = end.arrives;
-        self.schedule_at(at, other, Event::Frames { from: node, link: id, bytes });
+        self.schedule_at(at, other, Event::Frames { from: node, link: id, frame });
     }
 
     /// Draws when a message that is sent now arrives: after the way, its own length on the narrowest
     /// pipe, and what a lost packet costs.
     fn message_arrival(&mut self, from: NodeIndex, to: NodeIndex, len: usize) -> Time {
-        let route = self.route(from, to);
-        let narrowest = route.path.iter().map(|pipe| self.flows.pipe_rate(*pipe));
-        let rate = narrowest.fold(f64::INFINITY, f64::min).max(1.0);
+        let (sites, ends) = self.ends(from, to);
+        let (way, loss) = self.sites.draw_between(sites.0, sites.1);
+        let pipes = self.sites.uplinks_between(sites.0, sites.1).into_iter().chain(ends).flatten();
+        let rate = pipes.map(|pipe| self.flows.pipe_rate(pipe)).fold(f64::INFINITY, f64::min);
         let len = u32::try_from(len).map_or(f64::INFINITY, f64::from);
-        let mut delay = self.model.step + route.delay;
-        delay += Duration::try_from_secs_f64(len / rate).unwrap_or(Duration::MAX);
-        let packets = (len / SEGMENT_LEN).ceil().max(1.0);
-        if route.loss > 0.0 && self.sites.random.chance(route.loss * packets) {
-            delay += self.model.retransmission + route.delay * 2;
+        let mut delay = self.model.step + way;
+        delay += Duration::try_from_secs_f64(len / rate.max(1.0)).unwrap_or(Duration::MAX);
+        if loss > 0.0 {
+            let packets = (len / SEGMENT_LEN).ceil().max(1.0);
+            if self.sites.random.chance(loss * packets) {
+                delay += self.model.retransmission + way * 2;
+            }
         }
         self.now + delay
     }
 
-    pub(super) fn frames_arrived(
+    /// Returns a message as it travels.
+    fn frame_of(&mut self, message: &Message) -> Option<Rc<Frame>> {
+        if let Some((last, frame)) = &self.last_sent
+            && last == message
+        {
+            return Some(Rc::clone(frame));
+        }
+        let frame = Rc::new(Frame::new(message.encode().ok()?));
+        self.last_sent = Some((message.clone(), Rc::clone(&frame)));
+        Some(frame)
+    }
+
+    pub(super) fn frame_arrived(
         &mut self,
         node: NodeIndex,
         from: NodeIndex,
         id: LinkId,
-        bytes: &[u8],
+        frame: &Frame,
     ) {
         let linked = self.hosts.get(node).and_then(|host| host.links.get(&from));
         if linked.is_none_or(|link| link.id != id || !link.open) {
             return;
         }
-        let mut reader = FrameReader::new(message::body_len_max);
-        let mut rest = bytes;
-        while let Ok(Some(frame)) = reader.poll_frame(&mut rest) {
-            let Ok(Some(message)) = Message::decode(frame.kind, &frame.body) else { continue };
-            if self.misbehaves(node, Behaviour::FalseHave)
-                && let Message::Ask { id, .. } = message
-            {
-                self.claim_to_have(node, from, id);
-                continue;
-            }
-            self.tell(node, Input::Message { peer: host::peer_of(from), message });
+        let Some(message) = frame.message.clone() else { return };
+        if self.misbehaves(node, Behaviour::FalseHave)
+            && let Message::Ask { id, .. } = message
+        {
+            return self.claim_to_have(node, from, id);
         }
+        self.tell(node, Input::Message { peer: host::peer_of(from), message });
+    }
+}
+
+/// Is a control frame as it travels, and what every receiver makes of its bytes.
+#[derive(Debug)]
+pub(super) struct Frame {
+    pub(super) bytes: Vec<u8>,
+    /// The start of the hash of the bytes, for the log.
+    pub(super) sum: String,
+    message: Option<Message>,
+}
+
+impl Frame {
+    fn new(bytes: Vec<u8>) -> Self {
+        let sum = blake3::hash(&bytes).to_hex().chars().take(16).collect();
+        let mut reader = FrameReader::new(message::body_len_max);
+        let frame = reader.poll_frame(&mut bytes.as_slice());
+        let message = frame
+            .ok()
+            .flatten()
+            .and_then(|frame| Message::decode(frame.kind, &frame.body).ok().flatten());
+        Self { bytes, sum, message }
     }
 }

@@ -34,6 +34,7 @@ mod workload;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
+use std::rc::Rc;
 use std::time::Duration;
 
 use blobmesh_protocol::engine::Input;
@@ -41,6 +42,7 @@ use blobmesh_protocol::engine::WantError;
 use blobmesh_protocol::engine::receipt::Receipt;
 use blobmesh_protocol::id::{QueryId, WantId};
 use blobmesh_protocol::stats::Stats;
+use blobmesh_protocol::wire::message::Message;
 use blobmesh_protocol::{Config, Hash, PeerId, Time};
 
 pub use calibration::{Calibration, CalibrationError};
@@ -57,7 +59,7 @@ use edge::Edge;
 use faults::Faults;
 use flows::Flows;
 use host::Host;
-use links::{LinkId, Sites};
+use links::{Frame, LinkId, Sites};
 use log::EventLog;
 use queue::Queue;
 use tally::Tally;
@@ -130,11 +132,11 @@ enum Event {
         peer: NodeIndex,
         link: LinkId,
     },
-    /// Bytes of control frames from a neighbour.
+    /// Bytes of a control frame from a neighbour.
     Frames {
         from: NodeIndex,
         link: LinkId,
-        bytes: Vec<u8>,
+        frame: Rc<Frame>,
     },
     /// The node has time to look for neighbours.
     Discover,
@@ -217,6 +219,8 @@ pub struct World {
     log: EventLog,
     steps: u64,
     serial: u64,
+    /// What was sent last: the same word goes to many.
+    last_sent: Option<(Message, Rc<Frame>)>,
     /// Nodes that misbehave, by behaviour.
     malicious: BTreeSet<(NodeIndex, Behaviour)>,
 }
@@ -253,6 +257,7 @@ impl World {
             log: EventLog::default(),
             steps: 0,
             serial: 0,
+            last_sent: None,
             malicious: BTreeSet::new(),
         }
     }
@@ -419,7 +424,7 @@ impl World {
             Event::Linked { peer, link } => self.linked(node, peer, link),
             Event::Unlinked { peer, link } => self.unlinked(node, peer, link),
             Event::Silent { peer, link } => self.silent(node, peer, link),
-            Event::Frames { from, link, bytes } => self.frames_arrived(node, from, link, &bytes),
+            Event::Frames { from, link, frame } => self.frame_arrived(node, from, link, &frame),
             Event::Discover => self.discover(node),
             Event::Asked { transfer } => self.transfer_asked(node, transfer),
             Event::Answered { transfer, response } => self.transfer_answered(transfer, response),
@@ -457,10 +462,9 @@ impl World {
     }
 
     fn record(&mut self, node: NodeIndex, event: &Event) {
-        if let Event::Frames { from, bytes, .. } = event {
-            let sum = blake3::hash(bytes).to_hex();
-            let (len, short) = (bytes.len(), sum.get(..16).unwrap_or_default());
-            self.log.line(self.now, node, format_args!("Frames {from} {len} {short}"));
+        if let Event::Frames { from, frame, .. } = event {
+            let (len, sum) = (frame.bytes.len(), &frame.sum);
+            self.log.line(self.now, node, format_args!("Frames {from} {len} {sum}"));
         } else {
             self.log.line(self.now, node, format_args!("{event:?}"));
         }

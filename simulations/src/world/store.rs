@@ -72,14 +72,22 @@ impl Store {
     /// Returns the length of a blob of which these groups are held.
     pub(super) fn size_of_part(&self, hash: &Hash, groups: &Range<u64>) -> Option<u64> {
         let part = self.parts.get(hash)?;
-        groups.clone().all(|group| part.groups.contains(group)).then_some(part.size)
+        (groups.end <= part.groups.groups() && part.groups.missing_within(groups).is_empty())
+            .then_some(part.size)
     }
 
-    /// Returns the runs of groups of a blob that are not held.
-    pub(super) fn missing(&self, hash: &Hash, size: u64) -> Vec<Range<u64>> {
+    /// Returns the runs of groups of a blob that are not held, all of them or those of a range.
+    pub(super) fn missing(
+        &self,
+        hash: &Hash,
+        size: u64,
+        within: Option<&Range<u64>>,
+    ) -> Vec<Range<u64>> {
+        let all = 0..group_count(size);
+        let within = within.map_or(&all, |range| range);
         match self.parts.get(hash) {
-            Some(part) => part.groups.missing(),
-            None => std::iter::once(0..group_count(size)).collect(),
+            Some(part) => part.groups.missing_within(within),
+            None => std::iter::once(within.clone()).collect(),
         }
     }
 
@@ -196,7 +204,10 @@ mod tests {
         store.forget_unsaved();
         let held = store.part(&large).map(|(size, bytes, _)| (size, bytes));
         assert_eq!(held, Some((size, CHECKPOINT_BYTES)));
-        assert_eq!(store.missing(&large, size).first().map(|run| run.start), Some(checkpoint));
+        assert_eq!(
+            store.missing(&large, size, None).first().map(|run| run.start),
+            Some(checkpoint)
+        );
         assert!(store.part(&small).is_none());
         store.insert_group(small, size, 3);
         store.save_part(&small);
@@ -230,7 +241,8 @@ mod tests {
             store.part(&hash).map(|(size, bytes, _)| (size, bytes)),
             Some((size, 2 * 65_536 - 1))
         );
-        assert_eq!(store.missing(&hash, size), vec![1..2]);
+        assert_eq!(store.missing(&hash, size, None), vec![1..2]);
+        assert_eq!(store.missing(&hash, size, Some(&(2..3))), vec![]);
         assert!(!store.is_full(&hash));
         assert!(store.insert_group(hash, size, 1));
         assert!(store.is_full(&hash));

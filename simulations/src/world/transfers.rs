@@ -18,9 +18,10 @@ use super::links::Route;
 use super::{Event, NodeIndex, World, host};
 use crate::plan::Behaviour;
 
-/// A transfer tells of its progress at least this often in bytes.
-const PROGRESS_BYTES: u64 = 4 << 20;
-/// A transfer tells of its progress about this often, as long as bytes come.
+/// A transfer tells of its progress at the first group, then at multiples of a power of two between these,
+/// the least and the most, so that a block of a long blob is known as soon as it is whole.
+const PROGRESS_BYTES: Range<u64> = 1 << 20..4 << 20;
+/// The multiple is what comes in this time.
 const PROGRESS_TIME: Duration = Duration::from_millis(500);
 /// How a transfer ends whose requester's process ends.
 const KILLED: &str = "killed";
@@ -282,8 +283,9 @@ impl World {
             From::Node(provider) => self.route(provider, node),
             From::Edge => self.route_from_edge(node),
         };
-        let missing = self.hosts.get(node).map(|host| host.store.missing(&hash, size));
-        let pieces = cut_to(missing.unwrap_or_default(), groups.as_ref());
+        let host = self.hosts.get(node);
+        let pieces = host.map(|host| host.store.missing(&hash, size, groups.as_ref()));
+        let pieces = pieces.unwrap_or_default();
         let wanted: u64 = pieces.iter().map(|run| run_len(size, run)).sum();
         let window = self.initial_window((node, from, lane), &route);
         let limit = route.loss_limit().min(self.edge_limit(from));
@@ -352,10 +354,11 @@ impl World {
     pub(super) fn flow_due(&mut self, flow: FlowId) {
         let Some(id) = self.transfers.by_flow.get(&flow).copied() else { return };
         let Some(transfer) = self.transfers.running.get_mut(&id) else { return };
-        let done = transfer.mark;
+        // One that is slow is told of before its mark.
+        let done = transfer.mark.min(whole_bytes(self.flows.done(self.now, flow)));
         let (node, fetch, size) = (transfer.node, transfer.fetch, transfer.size);
         self.log.line(self.now, node, format_args!("flow {} {done}", id.0));
-        if transfer.wrong {
+        if transfer.wrong && done >= transfer.mark {
             let outcome =
                 FetchOutcome::WrongBytes { detail: "group 0 has a wrong hash".to_owned() };
             return self.end_fetch(id, outcome);
@@ -399,16 +402,11 @@ impl World {
 
     /// Plans when the engine is told of progress next.
     fn plan_progress(&mut self, id: TransferId, flow: FlowId) {
-        let rate = self.flows.rate(flow);
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "not negative, and clamped at once"
-        )]
-        let soon = (rate * PROGRESS_TIME.as_secs_f64()).min(1e15) as u64;
-        let step = soon.clamp(GROUP_LEN, PROGRESS_BYTES);
+        let soon = whole_bytes(self.flows.rate(flow) * PROGRESS_TIME.as_secs_f64()).max(1);
+        let step = 1_u64 << soon.ilog2();
+        let step = step.clamp(PROGRESS_BYTES.start, PROGRESS_BYTES.end);
         let Some(transfer) = self.transfers.get_mut(id) else { return };
-        transfer.mark = (transfer.told + step).min(transfer.wanted);
+        transfer.mark = ((transfer.told / step + 1) * step).min(transfer.wanted);
         self.flows.set_mark(self.now, flow, transfer.mark);
     }
 
@@ -535,13 +533,7 @@ impl World {
         let Some(flow) = transfer.flow.filter(|_| !transfer.wrong) else { return };
         let done = self.flows.done(self.now, flow);
         if let Some(transfer) = self.transfers.get_mut(id) {
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "not negative, and bounded by what was wanted"
-            )]
-            let done = (done as u64).min(transfer.wanted);
-            transfer.told = transfer.told.max(done);
+            transfer.told = transfer.told.max(whole_bytes(done).min(transfer.wanted));
         }
         self.store_groups(id);
     }
@@ -608,11 +600,14 @@ impl Window {
     }
 }
 
-/// Returns what of these runs lies within the groups that were asked for.
-fn cut_to(runs: Vec<Range<u64>>, groups: Option<&Range<u64>>) -> Vec<Range<u64>> {
-    let Some(groups) = groups else { return runs };
-    let cut = runs.into_iter().map(|run| run.start.max(groups.start)..run.end.min(groups.end));
-    cut.filter(|run| !run.is_empty()).collect()
+/// Returns the whole bytes of a number that is not negative.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "not negative, and a cast saturates"
+)]
+fn whole_bytes(bytes: f64) -> u64 {
+    bytes as u64
 }
 
 fn run_len(size: u64, run: &Range<u64>) -> u64 {
