@@ -80,7 +80,7 @@ pub fn random_plan(seed: u64) -> Plan {
         blobs,
         workloads,
         faults,
-        metrics: Metrics { every: Duration::from_secs(60) },
+        metrics: Metrics { every: Duration::from_secs(60), filter_looks: 0 },
         asserts: Vec::new(),
         sweep: Sweep::default(),
     };

@@ -142,7 +142,7 @@ fn case_of(seed: u64) -> Case {
         blobs: vec![blob(size, holders)],
         workloads: vec![pull(&mut random)],
         faults,
-        metrics: Metrics { every: Duration::from_secs(60) },
+        metrics: Metrics { every: Duration::from_secs(60), filter_looks: 0 },
         asserts: Vec::new(),
         sweep: Sweep::default(),
     };

@@ -420,6 +420,8 @@ pub enum Part {
 pub struct Metrics {
     /// The time between two rows of the time series. Default 1 s.
     pub every: Duration,
+    /// Absent blobs that are looked up in the filter of each neighbour at each get. Default 0.
+    pub filter_looks: usize,
 }
 
 /// Says what must hold at the end of a run.

@@ -33,6 +33,23 @@ pub fn mean_interval(values: &[f64]) -> Option<Interval> {
     Some(Interval { middle, low: middle - half, high: middle + half })
 }
 
+/// Returns the share of `hits` among `all` and its interval by Wilson's method (Wilson, JASA 1927), which holds
+/// for small shares too; `quantile` is that of the normal distribution for the confidence wanted. None of
+/// nothing.
+pub fn proportion_interval(hits: u64, all: u64, quantile: f64) -> Option<Interval> {
+    if all == 0 {
+        return None;
+    }
+    let (all, square) = (all as f64, quantile * quantile);
+    let share = hits as f64 / all;
+    let centre = share + square / (2.0 * all);
+    let spread = quantile * (share * (1.0 - share) / all + square / (4.0 * all * all)).sqrt();
+    let [low, high] = [-spread, spread].map(|spread| (centre + spread) / (1.0 + square / all));
+    // With no hits the ends meet at zero but for rounding.
+    let low = if hits == 0 { 0.0 } else { low };
+    Some(Interval { middle: share, low, high: high.min(1.0) })
+}
+
 /// The 97.5 % quantiles of Student's t with 1 to 30 degrees of freedom, as printed in tables.
 const T_975: [f64; 30] = [
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
@@ -79,6 +96,19 @@ mod tests {
         // Standard deviation 3, so 2.776 * 3 / sqrt(5).
         assert_eq!(found.middle, 5.0);
         assert!((found.half_width() - 3.7244).abs() < 1e-3, "{found:?}");
+    }
+
+    #[test]
+    fn the_interval_of_a_share_is_that_of_the_textbook() {
+        // Newcombe, Statistics in Medicine 1998, table I: 81 of 263, 15 of 148, none of 20.
+        for (hits, all, low, high) in
+            [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611)]
+        {
+            let found = proportion_interval(hits, all, NORMAL_975).unwrap();
+            assert!((found.low - low).abs() < 1e-4, "{found:?}");
+            assert!((found.high - high).abs() < 1e-4, "{found:?}");
+        }
+        assert_eq!(proportion_interval(0, 0, NORMAL_975), None);
     }
 
     #[test]

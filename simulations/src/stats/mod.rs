@@ -14,6 +14,6 @@ mod rank;
 mod sample;
 
 pub use bootstrap::median_interval;
-pub use interval::{Interval, mean_interval, student_t_975};
+pub use interval::{Interval, mean_interval, proportion_interval, student_t_975};
 pub use rank::{MannWhitney, mann_whitney, spearman};
 pub use sample::{Cdf, ks_distance, mean, median, percentile, sorted};

@@ -264,6 +264,7 @@ impl World {
             host.wants.insert(want, Want { hash, since, client });
         }
         self.tally.wanted(node, since);
+        self.probe_neighbours(node);
         self.schedule(Duration::ZERO, node, Event::Input(Input::Get { want, hash, timeout }));
         want
     }

@@ -301,6 +301,7 @@ impl World {
         let Some(other) = host::node_of(peer) else { return };
         let Some(message) = self.twist(node, message) else { return };
         let Some(frame) = self.frame_of(&message) else { return };
+        self.probe_told(node, &message);
         let open = self.hosts.get(node).and_then(|host| host.links.get(&other));
         let Some(id) = open.filter(|link| link.open).map(|link| link.id) else { return };
         let len = frame.bytes.len();

@@ -23,6 +23,7 @@ mod flows;
 mod host;
 mod links;
 mod log;
+mod probe;
 mod queue;
 mod sessions;
 mod stage;
@@ -61,6 +62,7 @@ use flows::Flows;
 use host::Host;
 use links::{Frame, LinkId, Sites};
 use log::EventLog;
+use probe::Probe;
 use queue::Queue;
 use tally::Tally;
 use transfers::{Response, TransferId, Transfers};
@@ -215,6 +217,7 @@ pub struct World {
     blobs: BTreeMap<Hash, u64>,
     tally: Tally,
     checks: Checks,
+    probe: Option<Probe>,
     ended: Vec<Ended>,
     log: EventLog,
     steps: u64,
@@ -253,6 +256,7 @@ impl World {
             blobs: BTreeMap::new(),
             tally: Tally::default(),
             checks: Checks::default(),
+            probe: None,
             ended: Vec::new(),
             log: EventLog::default(),
             steps: 0,

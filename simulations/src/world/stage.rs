@@ -124,6 +124,7 @@ impl<'a> Stage<'a> {
         self.plan_faults();
         self.plan_starts();
         self.world.sample_every(self.plan.metrics.every);
+        self.world.look_into_filters(self.plan.metrics.filter_looks);
     }
 
     fn place_nodes(&mut self) {

@@ -146,6 +146,11 @@ impl Store {
         self.whole.iter().map(|(hash, held)| (*hash, held.advertised))
     }
 
+    /// Returns how many blobs are held whole.
+    pub(super) fn count(&self) -> usize {
+        self.whole.len()
+    }
+
     /// Returns the bytes of whole blobs.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes

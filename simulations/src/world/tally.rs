@@ -437,6 +437,9 @@ impl World {
         self.sum_bytes(&mut put);
         self.sum_engines(&mut put);
         self.sum_dht(&mut put);
+        if let Some(probe) = &self.probe {
+            probe.sum(&mut put);
+        }
         put("violations", to_float(self.checks.count()));
         put("events", to_float(self.steps));
         summary

@@ -220,7 +220,7 @@ pub(crate) fn plan(name: &str, nodes: usize) -> Plan {
         blobs: Vec::new(),
         workloads: Vec::new(),
         faults: Vec::new(),
-        metrics: Metrics { every: Duration::from_secs(1) },
+        metrics: Metrics { every: Duration::from_secs(1), filter_looks: 0 },
         asserts: vec![
             assert("edge.bytes", Relation::AtMost, 1e12, "edge.bytes <= 1TB"),
             assert("finish.p95", Relation::AtMost, 3600.0, "finish.p95 <= 1h"),

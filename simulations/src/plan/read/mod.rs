@@ -64,12 +64,20 @@ pub(super) static PLAN: Keys = Keys {
 pub(super) static METRICS_KEYS: Keys = Keys {
     header: "[metrics]",
     about: "What is written down.",
-    parts: &[&[or(
-        "every",
-        "a time above zero",
-        "\"1s\"",
-        "between two rows of the time series; a million rows at most",
-    )]],
+    parts: &[&[
+        or(
+            "every",
+            "a time above zero",
+            "\"1s\"",
+            "between two rows of the time series; a million rows at most",
+        ),
+        or(
+            "filter_looks",
+            "a whole number, 0 to 1,000",
+            "0",
+            "absent blobs looked up in each neighbour's filter at each get, for `filter.wrong`",
+        ),
+    ]],
 };
 
 /// Makes a key that a plan must have.
@@ -225,7 +233,8 @@ fn metrics(top: &Section<'_>, duration: std::time::Duration) -> Result<Metrics, 
             if section.has("every") { section.field("every")? } else { top.field("duration")? };
         return Err(field.fail(problem));
     }
-    Ok(Metrics { every })
+    let filter_looks = section.field("filter_looks")?.count(0..=1_000)?;
+    Ok(Metrics { every, filter_looks })
 }
 
 /// Returns the entries of a list of tables, each under its name or its number.
