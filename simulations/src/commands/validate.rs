@@ -81,6 +81,9 @@ mod linux {
         commands::{complain, complain_of, netns},
     };
 
+    /// From this share of processor time on that others take, times may tell of them.
+    const OTHERS_SHARE_MAX: f64 = 0.3;
+
     /// Measures this machine.
     pub(crate) fn calibrate(arguments: &Calibrate) -> ExitCode {
         let measured = match Stop::on_signals().and_then(|stop| measure(&stop)) {
@@ -245,6 +248,14 @@ mod linux {
             for row in rows.iter().filter(|row| row.cell.held_out == held_out) {
                 line(row, output)?;
             }
+        }
+        let others = rows.iter().map(|row| row.others_share).fold(0.0, f64::max);
+        if others >= OTHERS_SHARE_MAX {
+            let share = others * 100.0;
+            writeln!(
+                output,
+                "others took up to {share:.0} % of the processors meanwhile: not a quiet machine"
+            )?;
         }
         Ok(())
     }

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     compare::{CellRow, Difference, compare_cells},
-    output::{self, Head, Keep, Kind, Record, Run, Settings, Writer},
+    output::{self, Head, Keep, Kind, Record, Run, Settings, SummaryRow, Writer},
     plan::PlanError,
     report::{Envelope, MeasuredError, Range},
     stats,
@@ -99,8 +99,8 @@ pub struct Validated {
     pub envelope: Envelope,
     /// Whether the bounds hold in all cells that were held out and count; never without such a cell.
     pub holds: bool,
-    /// Whether each model that is wrong on purpose was found out: in a cell where the right one holds, it
-    /// does not.
+    /// Whether each model that is wrong on purpose was found out: it is out of a bound that the right one
+    /// keeps.
     pub found_out: Vec<(Model, bool)>,
 }
 
@@ -111,6 +111,8 @@ pub struct Row {
     pub cell: Cell,
     /// The largest share of processor time that was busy in one of its replays.
     pub processor_share: f64,
+    /// The largest share that others took meanwhile; 0 where it was not kept.
+    pub others_share: f64,
     /// The comparison, the simulator first.
     pub compared: CellRow,
 }
@@ -193,10 +195,15 @@ fn holds(rows: &[Row]) -> bool {
     counted.peek().is_some() && counted.all(|row| row.compared.holds)
 }
 
-/// Returns whether a model fails in a cell that counts and in which the right one holds.
+/// Returns whether a model is out of a bound, in a cell that counts, that the right one keeps.
 pub fn is_found_out(wrong: &[Row], right: &[Row]) -> bool {
-    let mut pairs = wrong.iter().zip(right).filter(|(_, right)| right.counts());
-    pairs.any(|(wrong, right)| right.compared.holds && !wrong.compared.holds)
+    let mut counted = wrong.iter().zip(right).filter(|(_, right)| right.counts());
+    counted.any(|(wrong, right)| {
+        right.cell.metrics().into_iter().any(|metric| {
+            let holds = |row: &Row| row.difference(metric).is_some_and(|found| found.holds);
+            holds(right) && !holds(wrong)
+        })
+    })
 }
 
 /// Replays all cells, or reads the replays that are there.
@@ -266,10 +273,13 @@ fn rows(simulated: &Record, real: &Record) -> Result<Vec<Row>, Error> {
     let compared = compare_cells(simulated, real, bounds)?;
     let row = |compared: &CellRow| {
         let cell = cell_of(&compared.settings)?;
-        let shares = real.runs().filter(|(run, _)| run.settings == compared.settings);
-        let shares = shares.filter_map(|(_, row)| row.metrics.get("processor.share").copied());
-        let processor_share = shares.fold(0.0, f64::max);
-        Some(Row { cell: *cell, processor_share, compared: compared.clone() })
+        let runs = || real.runs().filter(|(run, _)| run.settings == compared.settings);
+        let share = |row: &SummaryRow, name| row.metrics.get(name).copied();
+        let own = |row: &SummaryRow| share(row, "processor.share");
+        let others = |row: &SummaryRow| Some(share(row, "machine.share")? - own(row)?);
+        let processor_share = runs().filter_map(|(_, row)| own(row)).fold(0.0, f64::max);
+        let others_share = runs().filter_map(|(_, row)| others(row)).fold(0.0, f64::max);
+        Some(Row { cell: *cell, processor_share, others_share, compared: compared.clone() })
     };
     Ok(compared.cells.iter().filter_map(row).collect())
 }

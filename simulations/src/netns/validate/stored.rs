@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// What is kept of a replay beside what its cell bounds.
-const PROCESSOR_SHARE: &str = "processor.share";
+const SHARES: [&str; 2] = ["processor.share", "machine.share"];
 
 /// Takes from replays what a later comparison needs.
 pub(super) fn taken_from(real: &Record) -> Vec<ReplayedRun> {
@@ -18,7 +18,7 @@ pub(super) fn taken_from(real: &Record) -> Vec<ReplayedRun> {
     for cell in Cell::all() {
         let settings = cell.settings();
         for (facts, row) in real.runs().filter(|(facts, _)| facts.settings == settings) {
-            let names = cell.metrics().into_iter().chain([PROCESSOR_SHARE]);
+            let names = cell.metrics().into_iter().chain(SHARES);
             let metrics =
                 names.filter_map(|name| Some((name.to_owned(), row.metrics.get(name).copied()?)));
             let (settings, seed) = (settings.clone(), facts.seed);
