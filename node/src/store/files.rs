@@ -84,7 +84,27 @@ impl Files {
             make_dir(&path).map_err(StoreError::io("create", &path))?;
         }
         sys::sync_dir(&self.root).map_err(StoreError::io("sync", &self.root))?;
+        self.make_shards()?;
         self.empty_tmp()
+    }
+
+    /// Makes the shards of `blobs/`, all at once: made one by one each would cost a sync of its own, a
+    /// second for the first few hundred blobs of a store.
+    fn make_shards(&self) -> Result<(), StoreError> {
+        let blobs = self.root.join("blobs");
+        let mut made = false;
+        for shard in 0..=u8::MAX {
+            let path = blobs.join(format!("{shard:02x}"));
+            match fs::create_dir(&path) {
+                Ok(()) => made = true,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(StoreError::io("create", &path)(error)),
+            }
+        }
+        if made {
+            sys::sync_dir(&blobs).map_err(StoreError::io("sync", &blobs))?;
+        }
+        Ok(())
     }
 
     /// Returns the directory of the store, canonical.
@@ -120,7 +140,40 @@ impl Files {
     /// Makes an empty file in `tmp/`.
     pub(super) fn temp(&self) -> Result<TempFile, StoreError> {
         let number = self.temps.fetch_add(1, Ordering::Relaxed);
-        TempFile::create(self.root.join("tmp").join(number.to_string()))
+        TempFile::create(self.root.join("tmp").join(number.to_string()), 0o600)
+    }
+
+    /// Makes an empty file in `tmp/` that has the mode of a cache blob already.
+    pub(super) fn temp_cache(&self) -> Result<TempFile, StoreError> {
+        let number = self.temps.fetch_add(1, Ordering::Relaxed);
+        TempFile::create(self.root.join("tmp").join(number.to_string()), MODE_CACHE)
+    }
+
+    /// Gives `temp` its final name `path` under the store, if nothing has that name; says whether it did.
+    /// Nothing is synced.
+    pub(super) fn publish_new(&self, temp: TempFile, path: &Path) -> Result<bool, StoreError> {
+        let named = match sys::rename_new(&temp.path, path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.make_shard(parent(path))?;
+                sys::rename_new(&temp.path, path)
+            }
+            named => named,
+        };
+        match named {
+            Ok(()) => {
+                temp.keep();
+                Ok(true)
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(StoreError::io("rename", path)(error)),
+        }
+    }
+
+    /// Makes a shard. Its own name is made durable whatever the class of the blob that needs it, because a
+    /// durable one may follow.
+    fn make_shard(&self, shard: &Path) -> Result<(), StoreError> {
+        make_dir(shard).map_err(StoreError::io("create", shard))?;
+        sys::sync_dir(parent(shard)).map_err(StoreError::io("sync", parent(shard)))
     }
 
     /// Gives `temp` its final name `path` under the store; else as [`rename`](Self::rename).
@@ -144,10 +197,8 @@ impl Files {
             if error.kind() != io::ErrorKind::NotFound {
                 return Err(StoreError::io("rename", path)(error));
             }
-            // The first blob of a shard. The shard's own name is made durable whatever the class,
-            // because a durable blob may follow it.
-            make_dir(shard).map_err(StoreError::io("create", shard))?;
-            sys::sync_dir(parent(shard)).map_err(StoreError::io("sync", parent(shard)))?;
+            // Somebody removed the shard, or it is none of `blobs/`.
+            self.make_shard(shard)?;
             fs::rename(from, path).map_err(StoreError::io("rename", path))?;
         }
         if class == Class::Durable
@@ -248,12 +299,12 @@ pub(super) struct TempFile {
 }
 
 impl TempFile {
-    /// Makes an empty file that only the user may touch.
-    fn create(path: PathBuf) -> Result<Self, StoreError> {
+    /// Makes an empty file of a mode that keeps others out.
+    fn create(path: PathBuf, mode: u32) -> Result<Self, StoreError> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true);
         #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
         let file = options.open(&path).map_err(StoreError::io("create", &path))?;
         Ok(Self { file, path, kept: false })
     }

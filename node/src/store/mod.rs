@@ -25,6 +25,7 @@ mod evict;
 mod export;
 mod files;
 mod flush;
+mod hot;
 mod import;
 mod index;
 mod lock;
@@ -33,6 +34,7 @@ mod partials;
 mod pins;
 mod read;
 mod run;
+mod small;
 mod space;
 mod sweep;
 mod sys;
@@ -51,6 +53,7 @@ pub use self::import::{AddWriter, Quarantine};
 pub use self::partial::{CHECKPOINT_BYTES, Partial};
 pub use self::read::BlobReader;
 pub use self::run::CheckedRun;
+pub use self::small::SmallRead;
 
 use self::catalog::{Catalog, Located};
 use self::files::{Class, Files};
@@ -275,6 +278,19 @@ impl Store {
         Ok(self.inner.find_row(hash)?.map(|row| self.inner.info(hash, &row)))
     }
 
+    /// Returns the lengths of blobs in their order, as [`find`](Self::find) does; none of one that is not in
+    /// the store, and maybe of one that the index has lost: whoever asks for many does not look for the file
+    /// of each.
+    pub fn sizes(&self, hashes: &[Hash]) -> Result<Vec<Option<u64>>, StoreError> {
+        self.inner.ensure_open()?;
+        let indexed = self.inner.catalog.index_is_good();
+        let size = |hash| match indexed && self.inner.catalog.row(hash).is_none() {
+            true => Ok(None),
+            false => Ok(self.inner.find_row(hash)?.map(|row| row.size)),
+        };
+        hashes.iter().map(size).collect()
+    }
+
     /// Removes a blob, with its pin if `force`; returns its length, or none if it was not there.
     ///
     /// Who reads it at the moment goes on to read it.
@@ -425,6 +441,8 @@ impl Inner {
             fs::remove_file(files.outboard(hash)).ok();
             remove_if_there(&files.blob(hash))?;
         }
+        // Somebody may have read it up to now.
+        self.recent.forget(hash);
         Ok(())
     }
 

@@ -18,6 +18,7 @@ use blobmesh_protocol::blob::{
 use super::catalog::Located;
 use super::error::StoreError;
 use super::files::{Class, Files};
+use super::hot::Hot;
 use super::index::Row;
 use super::space::Lease;
 use super::sys::{self, lock};
@@ -77,6 +78,8 @@ impl Known {
 #[derive(Debug, Default)]
 pub(super) struct Recent {
     blobs: Mutex<RecentBlobs>,
+    /// The bytes of small ones.
+    pub(super) hot: Hot,
 }
 
 #[derive(Debug, Default)]
@@ -112,6 +115,7 @@ impl Recent {
     /// Forgets a blob whose file is replaced or removed.
     pub(super) fn forget(&self, hash: &Hash) {
         lock(&self.blobs).remove(hash);
+        self.hot.forget(hash);
     }
 }
 

@@ -112,6 +112,13 @@ pub(super) struct Reservation {
 }
 
 impl Reservation {
+    /// Takes a promise of `bytes` out of this one; all of it where it is less.
+    pub(super) fn split(&mut self, bytes: u64) -> Self {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Self { space: Arc::clone(&self.space), bytes }
+    }
+
     /// Adds another promise to this one.
     pub(super) fn join(&mut self, mut other: Self) {
         self.bytes += std::mem::take(&mut other.bytes);

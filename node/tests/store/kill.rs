@@ -41,6 +41,9 @@ fn child() {
             let mut writer = store.add_writer().expect("writer");
             writer.write(&bytes).expect("write");
             writer.finish().expect("finish");
+        } else if seed % 4 == 1 && bytes.len() <= GROUP {
+            let blob = (Hash::of(&bytes), bytes.into());
+            store.put_batch(&[blob]).remove(0).expect("stored");
         } else {
             let partial = store.partial(list_of(&bytes)).expect("partial");
             for index in (0..group_count(bytes.len() as u64)).rev() {

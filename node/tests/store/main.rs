@@ -9,4 +9,5 @@ mod full;
 mod kill;
 mod partial;
 mod recovery;
+mod small;
 mod support;

@@ -1,0 +1,199 @@
+//! Many small blobs: stored in batches as they come, and read whole in one step.
+//!
+//! What is special here is what is left out. A small fetched blob is in memory when it comes, so it is hashed
+//! once, written once and renamed; nothing is synced, as for every fetched blob. One that is read is hashed
+//! whole each time, which takes less than to remember that it was hashed before.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use blobmesh_protocol::Hash;
+use bytes::Bytes;
+
+use super::catalog::Located;
+use super::error::StoreError;
+use super::files::Class;
+use super::index::Row;
+use super::space::Reservation;
+use super::{Added, Inner, Store};
+
+/// Says what came of reading a small blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SmallRead {
+    /// Its bytes were appended, and they are right.
+    Whole,
+    /// It is longer than was asked for.
+    Large {
+        /// Its length in bytes.
+        size: u64,
+    },
+    /// It is not there, or its bytes are wrong.
+    Absent,
+}
+
+impl Store {
+    /// Stores small fetched blobs that are in memory; one result each, in their order.
+    ///
+    /// They are *cache*: nothing is synced, and after a crash each is either whole or absent, as far as it is
+    /// not checked at its first use. A pinned one becomes durable at once.
+    ///
+    /// # Errors
+    /// Of each blob [`StoreError::WrongHash`] if the bytes are not the blob's, else as
+    /// [`put_whole`](Self::put_whole).
+    pub fn put_batch(&self, blobs: &[(Hash, Bytes)]) -> Vec<Result<Added, StoreError>> {
+        let bytes = blobs.iter().map(|(_, bytes)| len_u64(bytes)).sum();
+        // All or none: where not all fit, each makes its own room.
+        let mut room = self.inner.reserve(bytes).ok();
+        blobs.iter().map(|(hash, bytes)| self.put_small(hash, bytes, &mut room)).collect()
+    }
+
+    fn put_small(
+        &self,
+        hash: &Hash,
+        bytes: &[u8],
+        room: &mut Option<Reservation>,
+    ) -> Result<Added, StoreError> {
+        let inner = &self.inner;
+        let Some(room) = room else { return self.put_whole(hash, bytes) };
+        let in_index =
+            bytes.len() <= inner.config.inline_bytes_max && inner.catalog.index_is_good();
+        if in_index || inner.class_of_fetched(hash) == Class::Durable {
+            return self.put_whole(hash, bytes);
+        }
+        inner.check_size(len_u64(bytes))?;
+        let found = Hash::of(bytes);
+        if found != *hash {
+            return Err(StoreError::WrongHash { expected: *hash, found });
+        }
+        inner.commit_small(hash, bytes, room)
+    }
+
+    /// Reads a blob of at most `len_max` bytes as [`read_small`](Self::read_small) does, if it lies in memory; false
+    /// where it does not. Never waits for a disk, so it may be called on any thread.
+    pub fn read_hot(&self, hash: &Hash, len_max: u64, out: &mut Vec<u8>) -> bool {
+        let start = out.len();
+        let here =
+            !self.inner.closed.load(Ordering::Acquire) && self.inner.recent.hot.read(hash, out);
+        if here && len_u64(&out[start..]) > len_max {
+            out.truncate(start);
+            return false;
+        }
+        if here {
+            self.inner.catalog.touch(hash);
+        }
+        here
+    }
+
+    /// Reads a blob of at most `len_max` bytes, which are checked, to the end of `out`, and notes the access.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] where the file cannot be read; `out` is then as long as before.
+    pub fn read_small(
+        &self,
+        hash: &Hash,
+        len_max: u64,
+        out: &mut Vec<u8>,
+    ) -> Result<SmallRead, StoreError> {
+        self.inner.ensure_open()?;
+        if self.read_hot(hash, len_max, out) {
+            return Ok(SmallRead::Whole);
+        }
+        let (start, hot) = (out.len(), &self.inner.recent.hot);
+        let age = hot.age();
+        let read = self.inner.read_raw(hash, len_max, out);
+        let right = matches!(read, Ok(SmallRead::Whole)) && Hash::of(&out[start..]) == *hash;
+        if right {
+            self.inner.catalog.touch(hash);
+            hot.keep(hash, &out[start..], age);
+            return read;
+        }
+        out.truncate(start);
+        match read? {
+            SmallRead::Whole => {
+                // Rot, or a file that changed under us: the ordinary way finds out, and takes it out.
+                match self.verify(hash) {
+                    Ok(_) | Err(StoreError::Absent { .. }) => Ok(SmallRead::Absent),
+                    Err(error) => Err(error),
+                }
+            }
+            other @ (SmallRead::Large { .. } | SmallRead::Absent) => Ok(other),
+        }
+    }
+}
+
+impl Inner {
+    /// Writes a verified blob of the cache class under its name, and its row. Its bytes are taken out of
+    /// `room`.
+    fn commit_small(
+        &self,
+        hash: &Hash,
+        bytes: &[u8],
+        room: &mut Reservation,
+    ) -> Result<Added, StoreError> {
+        self.ensure_open()?;
+        let size = len_u64(bytes);
+        let (files, catalog) = (self.catalog.files(), &self.catalog);
+        // A file without a row is found out by its name, below.
+        if catalog.row(hash).is_some()
+            && let Located::Here(_) = catalog.locate(hash)?
+        {
+            catalog.touch(hash);
+            return Ok(Added { hash: *hash, size, existed: true });
+        }
+        let temp = files.temp_cache()?;
+        temp.write(bytes)?;
+        let _stripe = catalog.stripe(hash);
+        if !files.publish_new(temp, &files.blob(hash))? {
+            // It came by another way meanwhile, and may be a durable one.
+            return Ok(Added { hash: *hash, size, existed: true });
+        }
+        let row = Row { size, accessed: catalog.now(), class: Class::Cache, inline: false };
+        catalog.put(hash, &row, Some(room.split(size)));
+        Ok(Added { hash: *hash, size, existed: false })
+    }
+
+    /// Appends what the file or the index holds under a hash, unchecked.
+    fn read_raw(
+        self: &Arc<Self>,
+        hash: &Hash,
+        len_max: u64,
+        out: &mut Vec<u8>,
+    ) -> Result<SmallRead, StoreError> {
+        let path = self.catalog.files().blob(hash);
+        match File::open(&path) {
+            Ok(file) => read_file(&file, len_max, out).map_err(StoreError::io("read", &path)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Ok(self.read_inline(hash, len_max, out))
+            }
+            Err(error) => Err(StoreError::io("open", &path)(error)),
+        }
+    }
+
+    fn read_inline(&self, hash: &Hash, len_max: u64, out: &mut Vec<u8>) -> SmallRead {
+        let Some(bytes) = self.catalog.inline(hash) else { return SmallRead::Absent };
+        let size = len_u64(&bytes);
+        if size > len_max {
+            return SmallRead::Large { size };
+        }
+        out.extend_from_slice(&bytes);
+        SmallRead::Whole
+    }
+}
+
+fn read_file(file: &File, len_max: u64, out: &mut Vec<u8>) -> io::Result<SmallRead> {
+    let size = file.metadata()?.len();
+    if size > len_max {
+        return Ok(SmallRead::Large { size });
+    }
+    let (start, len) = (out.len(), usize::try_from(size).unwrap_or(usize::MAX));
+    out.resize(start + len, 0);
+    let mut reader = file;
+    reader.read_exact(&mut out[start..])?;
+    Ok(SmallRead::Whole)
+}
+
+fn len_u64(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
+}
