@@ -174,8 +174,11 @@ pub(crate) struct AddArgs {
 #[derive(Debug, Args)]
 pub(crate) struct GetArgs {
     /// Blobs, 64 hex digits each
-    #[arg(required = true, value_name = "HASH")]
+    #[arg(required_unless_present = "from", value_name = "HASH")]
     pub(crate) hashes: Vec<String>,
+    /// File that lists blobs, one hash a line, or `-` for stdin; blank lines and `#` comments are skipped
+    #[arg(long, value_name = "FILE")]
+    pub(crate) from: Option<PathBuf>,
     /// File to write, or `-` for stdout; without it the blob is got into the store only
     #[arg(short, long, value_name = "PATH")]
     pub(crate) output: Option<PathBuf>,

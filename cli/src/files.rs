@@ -54,8 +54,12 @@ fn create_private(path: &Path) -> io::Result<fs::File> {
 /// # Errors
 /// `InvalidData` for a longer one and for one that is not UTF-8.
 pub(crate) fn read_text(path: &Path, len_max: u64) -> io::Result<String> {
+    read_all(fs::File::open(path)?, len_max)
+}
+
+fn read_all(source: impl Read, len_max: u64) -> io::Result<String> {
     let mut text = String::new();
-    let len = fs::File::open(path)?.take(len_max + 1).read_to_string(&mut text)?;
+    let len = source.take(len_max + 1).read_to_string(&mut text)?;
     if u64::try_from(len).is_ok_and(|len| len > len_max) {
         let message = format!("it is longer than {len_max} bytes");
         return Err(io::Error::new(io::ErrorKind::InvalidData, message));
@@ -123,6 +127,42 @@ pub(crate) fn check_output(path: &Path, force: bool) -> Result<PathBuf, CommandE
 /// `Usage`, for the first that is none.
 pub(crate) fn check_hashes(hashes: &[String]) -> Result<Vec<String>, CommandError> {
     hashes.iter().map(|hash| check_hash(hash)).collect()
+}
+
+/// The longest list of hashes that is read: about a million of them.
+const LIST_BYTES_MAX: u64 = 64 << 20;
+
+/// Reads a list of hashes, one a line, from a file or from stdin (`-`), and returns them in lower case.
+/// Blank lines and those that begin with `#` are skipped.
+///
+/// # Errors
+/// `Usage` with the number of the first line that is no hash, and for an empty list; `File` when it
+/// cannot be read.
+pub(crate) fn read_list(path: &Path) -> Result<Vec<String>, CommandError> {
+    let text = if path.as_os_str() == "-" {
+        read_all(io::stdin().lock(), LIST_BYTES_MAX)
+    } else {
+        read_text(path, LIST_BYTES_MAX)
+    };
+    let text = text.map_err(|error| CommandError::file("read the list", path, error))?;
+    let lines = text.lines().map(str::trim).enumerate();
+    let named = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
+    let hashes = named.map(|(index, line)| {
+        line.parse::<blobmesh_protocol::Hash>().map(|hash| hash.to_hex()).map_err(|error| {
+            let text = format!(
+                "line {} of {} is no hash: {} ({error})",
+                index + 1,
+                path.display(),
+                quoted(line)
+            );
+            CommandError::usage(text).hint("a list has one hash of 64 hex digits on each line")
+        })
+    });
+    let hashes: Vec<String> = hashes.collect::<Result<_, _>>()?;
+    if hashes.is_empty() {
+        return Err(CommandError::usage(format!("{} lists no hash", path.display())));
+    }
+    Ok(hashes)
 }
 
 /// Checks one hash and returns it in lower case.

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::error::CommandError;
 use crate::files::ensure_home;
-use crate::output::Progress;
+use crate::output::{Progress, TakeEvents};
 use crate::settings::Settings;
 use crate::signals::Signals;
 
@@ -100,6 +100,28 @@ impl Session {
         input: mpsc::Receiver<std::io::Result<Bytes>>,
         mut progress: Progress,
     ) -> Result<Answer, CommandError> {
+        self.serve(request, input, &mut progress).await
+    }
+
+    /// Has a request served whose events `taker` takes.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call), and what the taker gives.
+    pub(crate) async fn call_taking(
+        &mut self,
+        request: Request,
+        taker: &mut impl TakeEvents,
+    ) -> Result<Answer, CommandError> {
+        let (_, no_input) = mpsc::channel(1);
+        self.serve(request, no_input, taker).await
+    }
+
+    async fn serve(
+        &mut self,
+        request: Request,
+        input: mpsc::Receiver<std::io::Result<Bytes>>,
+        progress: &mut impl TakeEvents,
+    ) -> Result<Answer, CommandError> {
         let (events, mut events_taken) = mpsc::channel(EXCHANGE_LEN_MAX);
         let exchange = Exchange { events, input };
         let mut served = Box::pin(self.server.serve(request, exchange));
@@ -112,7 +134,7 @@ impl Session {
                 }
             }
         };
-        drain(&mut events_taken, &mut progress)?;
+        drain(&mut events_taken, progress)?;
         Ok(answer)
     }
 
@@ -138,7 +160,10 @@ impl Server {
 }
 
 /// Shows what was sent before the answer and is still in the queue.
-fn drain(events: &mut mpsc::Receiver<Event>, progress: &mut Progress) -> Result<(), CommandError> {
+fn drain(
+    events: &mut mpsc::Receiver<Event>,
+    progress: &mut impl TakeEvents,
+) -> Result<(), CommandError> {
     events.close();
     while let Ok(event) = events.try_recv() {
         progress.take(&event)?;

@@ -5,7 +5,7 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::process::Stdio;
 
@@ -56,7 +56,84 @@ fn some_of_several_blobs_is_partly() {
     run.failed(exit::PARTIAL, "1 of 2 blobs were got");
     assert!(run.stderr.contains("failed: blob 0000000000 was not found\n"), "{run:?}");
     assert_eq!(run.stdout, format!("{FOUND}\n"));
-    place.run(&["get", NOBODY, NOBODY]).failed(exit::NOT_FOUND, "0 of 2 blobs were got");
+    let other = NOBODY.replace("0000", "0001");
+    // The fake node has what it does not know to be nobody's.
+    place.run(&["get", &other, NOBODY]).failed(exit::PARTIAL, "1 of 2 blobs were got");
+    place.run(&["get", NOBODY, NOBODY]).failed(exit::NOT_FOUND, "was not found");
+}
+
+#[test]
+fn list_comes_from_a_file_from_stdin_and_from_arguments_and_each_blob_once() {
+    let (place, node) = place_with_node();
+    let second = FOUND.replace("beef", "cafe");
+    let text = format!("# blobs\n{FOUND}\n\n  {}\t\r\n{FOUND}\n", second.to_uppercase());
+    place.file("list.txt", &text);
+    let both = format!("{FOUND}\n{second}\n");
+    let run = place.run(&["get", "--from", "list.txt"]);
+    assert_eq!(run.succeeded().stdout, both);
+    assert!(run.stderr.starts_with("got 2 blobs, 585 KiB in "), "{}", run.stderr);
+    assert_eq!(asked(&node)["hashes"], serde_json::json!([FOUND, second]));
+    let mut command = place.command(&["get", &second, "--from", "-"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let run = Run::of(child.wait_with_output().unwrap());
+    assert_eq!(run.succeeded().stdout, format!("{second}\n{FOUND}\n"));
+}
+
+#[test]
+fn bad_line_of_a_list_is_named_before_anything_is_asked() {
+    let (place, node) = place_with_node();
+    for (text, message) in [
+        (format!("{FOUND}\n# one\n\nabc\n{FOUND}\n"), "line 4 of list.txt is no hash: \"abc\""),
+        (format!("{FOUND} and more\n"), "line 1 of list.txt is no hash"),
+        ("# nothing\n\n".to_owned(), "list.txt lists no hash"),
+    ] {
+        place.file("list.txt", &text);
+        place.run(&["get", "--from", "list.txt"]).failed(exit::USAGE, message);
+    }
+    place.run(&["get", "--from", "none.txt"]).failed(exit::OTHER, "cannot read the list none.txt");
+    place.file("list.txt", format!("{FOUND}\n{NOBODY}\n"));
+    let output = ["get", "--from", "list.txt", "-o", "out.bin"];
+    place.run(&output).failed(exit::USAGE, "--output takes one blob");
+    assert!(node.asked.try_recv().is_err(), "nothing was asked of the node");
+}
+
+#[test]
+fn json_list_has_a_line_for_each_blob_and_a_summary() {
+    let (place, _node) = place_with_node();
+    place.file("list.txt", format!("{FOUND}\n{NOBODY}\n"));
+    let run = place.run(&["get", "--from", "list.txt", "--json"]);
+    run.failed(exit::PARTIAL, "1 of 2 blobs were got");
+    let lines = run.lines();
+    assert_eq!(types(&lines), ["start", "got", "failed", "summary", "error"]);
+    assert_eq!((&lines[1]["hash"], &lines[1]["size"]), (&FOUND.into(), &LEN.into()));
+    assert_eq!(lines[1]["tier"], serde_json::json!({"local": 0, "lan": LEN, "edge": 0}));
+    assert_eq!((&lines[2]["hash"], &lines[2]["code"]), (&NOBODY.into(), &3.into()));
+    assert_eq!(lines[2]["causes"][0], "local: absent");
+    let summary = &lines[3];
+    assert_eq!(
+        (&summary["blobs"], &summary["got"], &summary["failed"]),
+        (&2.into(), &1.into(), &1.into())
+    );
+}
+
+#[test]
+fn signal_cancels_a_list_and_what_came_was_told() {
+    let (place, node) = place_with_node();
+    place.file("list.txt", format!("{FOUND}\n{NEVER}\n"));
+    let mut command = place.command(&["get", "--from", "list.txt"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    assert_eq!(line, format!("{FOUND}\n"));
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let run = Run::of(child.wait_with_output().unwrap());
+    let hint = run.failed(exit::INTERRUPTED, "interrupted");
+    assert!(hint.is_some_and(|hint| hint.contains("the same command gets the rest")));
+    let told: Vec<String> = node.asked.iter().take(2).collect();
+    assert_eq!(told[1], "cancelled");
 }
 
 #[test]

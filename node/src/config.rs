@@ -38,6 +38,9 @@ pub struct NodeConfig {
     /// is served shares it. A bound below about 1 MiB makes getters take this node for a dead one when many
     /// ask at once. None by default.
     pub upload_rate_max: Option<u64>,
+    /// How many small requests may be out at one neighbour. Each may bring 64 KiB. None has every blob asked
+    /// for first and fetched then, which takes small ones far longer. Default 256.
+    pub small_per_peer_max: usize,
 }
 
 impl NodeConfig {
@@ -50,6 +53,9 @@ impl NodeConfig {
     pub const LANE_BYTES_MIN_DEFAULT: u64 = 4 << 20;
     /// The default of [`lane_buffer_bytes_max`](Self::lane_buffer_bytes_max): 64 MiB.
     pub const LANE_BUFFER_BYTES_MAX_DEFAULT: usize = 64 << 20;
+
+    /// The default of [`small_per_peer_max`](Self::small_per_peer_max): 256, or 16 MiB.
+    pub const SMALL_PER_PEER_MAX_DEFAULT: usize = 256;
 
     /// Makes the default configuration of a node in `home`.
     pub fn new(home: PathBuf) -> Self {
@@ -67,6 +73,7 @@ impl NodeConfig {
             lane_bytes_min: Self::LANE_BYTES_MIN_DEFAULT,
             lane_buffer_bytes_max: Self::LANE_BUFFER_BYTES_MAX_DEFAULT,
             upload_rate_max: None,
+            small_per_peer_max: Self::SMALL_PER_PEER_MAX_DEFAULT,
         }
     }
 

@@ -15,6 +15,7 @@ pub mod mesh;
 mod node;
 pub mod secret_file;
 mod service;
+mod small;
 pub mod store;
 pub mod swarm;
 mod transfer;

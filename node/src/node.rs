@@ -125,6 +125,14 @@ impl Node {
         self.service.clone()
     }
 
+    /// Reads one blob into memory; see [`NodeService::read`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn read(&self, hash: Hash, len_max: u64) -> Result<bytes::Bytes, Failure> {
+        self.service.read(hash, len_max).await
+    }
+
     /// Returns the node's peer id, `12D3KooW…`; empty for a node without a network.
     pub fn peer_id(&self) -> String {
         self.service.facts().peer.clone()
@@ -300,6 +308,7 @@ fn engine_config(config: &NodeConfig) -> Config {
         edge: config.edge.is_some(),
         adverts: config.adverts,
         blob_bytes_max: config.blob_bytes_max,
+        small_per_peer_max: config.small_per_peer_max,
         ..Config::default()
     }
 }

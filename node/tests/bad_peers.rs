@@ -237,6 +237,8 @@ impl Meeting {
         let bad = BadPeer::start(deed.conduct, &blobs[..blobs.len() - 1]).await;
         let dials = deed.place == Place::Greeting;
         let node = TestNode::start_with(&[], |config| {
+            // Asked for the blob itself the neighbour would be too fast: the bad peer is asked by question.
+            config.small_per_peer_max = 0;
             match &elsewhere {
                 Elsewhere::Neighbour(_, detour) => config.peers.push(detour.address()),
                 Elsewhere::Edge(dir) => config.edge = Some(edge_dir(dir.path(), &[])),

@@ -20,6 +20,13 @@ pub struct Config {
     pub asks_parallel_max: usize,
     /// Questions out at once at one neighbour; more wait for its answers. Default 64.
     pub asks_per_neighbour_max: usize,
+    /// Small requests out at one neighbour at once; more wait for its answers. Each may bring a group, so
+    /// this is up to 16 MiB for a neighbour; all together are bounded by `resolutions_max`. None makes every
+    /// blob be asked for first and fetched then. Default 256.
+    pub small_per_peer_max: usize,
+    /// How long a neighbour gets no small requests after one of them failed or stalled: it is asked first,
+    /// and blobs are fetched from it one by one. Default 60 s.
+    pub small_rest: Duration,
     /// Fetches from one peer at once; more wait for those to end. Default 16, as many as a peer of the
     /// same configuration serves.
     pub fetches_per_peer_max: usize,
@@ -123,6 +130,8 @@ impl Default for Config {
             wants_per_hash_max: 256,
             asks_parallel_max: 8,
             asks_per_neighbour_max: 64,
+            small_per_peer_max: 256,
+            small_rest: Duration::from_secs(60),
             fetches_per_peer_max: 16,
             fetches_per_hash_max: 32,
             swarm_bytes_min: 4 << 20,

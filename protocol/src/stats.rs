@@ -17,8 +17,10 @@ pub struct Stats {
     pub found_edge: u64,
     /// Gets that failed.
     pub failed: u64,
-    /// Questions sent to neighbours.
+    /// Questions sent to neighbours, small requests included.
     pub asks_sent: u64,
+    /// Small requests sent: questions that are answered with the blob itself.
+    pub small_sent: u64,
     /// Questions that a neighbour's filter saved.
     pub asks_skipped: u64,
     /// Questions answered with absent although the filter said maybe.
@@ -59,6 +61,7 @@ impl Stats {
             ("found_edge", self.found_edge),
             ("failed", self.failed),
             ("asks_sent", self.asks_sent),
+            ("small_sent", self.small_sent),
             ("asks_skipped", self.asks_skipped),
             ("asks_wasted", self.asks_wasted),
             ("asks_received", self.asks_received),

@@ -14,12 +14,16 @@ use blobmesh_protocol::wire::message::{
     GOODBYE, GROUP, GROUP_PREFIX_LEN, GROUPS, HEAD, HELLO, Hello, LANE_OFFER, LANE_OPEN, LIST,
     Message, REQUEST, RUNS_MAX, body_len_max,
 };
+use blobmesh_protocol::wire::small::{
+    SMALL_ANSWER, SMALL_BLOB, SMALL_REQUEST, SmallAnswer, SmallRequest, SmallResult,
+    push_small_blob, split_small_blob,
+};
 use blobmesh_protocol::{Config, Hash};
 
 const SPEC: &str = include_str!("../SPEC.md");
 
 /// Every kind there is, by its name in the specification.
-const KINDS: [(u8, &str, &str); 15] = [
+const KINDS: [(u8, &str, &str); 18] = [
     (HELLO, "Hello", "control"),
     (FILTER, "Filter", "control"),
     (FILTER_DELTA, "FilterDelta", "control"),
@@ -34,6 +38,9 @@ const KINDS: [(u8, &str, &str); 15] = [
     (GROUP, "group", "blob"),
     (END, "end", "blob"),
     (LANE_OFFER, "LaneOffer", "blob"),
+    (SMALL_REQUEST, "SmallRequest", "blob"),
+    (SMALL_ANSWER, "SmallAnswer", "blob"),
+    (SMALL_BLOB, "small blob", "blob"),
     (LANE_OPEN, "LaneOpen", "lane"),
 ];
 
@@ -109,6 +116,18 @@ fn list_in_the_specification_is_proven_by_its_last_group() {
 }
 
 #[test]
+fn small_request_and_its_answers_in_the_specification_are_what_they_say() {
+    let request: SmallRequest = decode("SmallRequest {128, ab}");
+    assert_eq!(request, small_request());
+    let answer = listed_frame("small blob {128, ab}");
+    let (id, bytes) = split_small_blob(&answer.body).expect("a number");
+    assert_eq!((id, Hash::of(bytes)), (request.id, request.hash));
+    let large: SmallAnswer = decode("SmallAnswer {4294967295, Large 65537}");
+    assert_eq!(large.result, SmallResult::Large { size: 65_537 });
+    assert!(SPEC.contains("Bit 0: the sender answers small requests"));
+}
+
+#[test]
 fn lane_frames_of_the_specification_decode_to_what_they_say() {
     assert_eq!(decode::<LaneOffer>("LaneOffer {4001, [00 to 0f]}"), lane_offer());
     assert_eq!(decode::<LaneOpen>("LaneOpen {00 to 0f}"), LaneOpen { token: lane_token() });
@@ -146,7 +165,9 @@ fn body_one_byte_over_the_bound_of_its_kind_is_refused() {
 #[test]
 fn control_stream_skips_unknown_kinds_and_those_of_blob_streams() {
     for kind in
-        [0, 0x09, 0x0f, REQUEST, HEAD, LIST, GROUP, END, LANE_OFFER, 0x16, LANE_OPEN, UNKNOWN, 0xff]
+        [0, 0x09, 0x0f, REQUEST, HEAD, LIST, GROUP, END, LANE_OFFER, SMALL_REQUEST, SMALL_ANSWER]
+            .into_iter()
+            .chain([SMALL_BLOB, 0x19, LANE_OPEN, UNKNOWN, 0xff])
     {
         assert_eq!(Message::decode(kind, &[1, 2, 3]), Ok(None), "{kind:#04x}");
     }
@@ -167,6 +188,8 @@ fn specification_names_the_defaults_of_the_configuration() {
         ("neighbours_max", config.neighbours_max.to_string()),
         ("asks_parallel_max", config.asks_parallel_max.to_string()),
         ("ask_timeout", format!("{:?}", config.ask_timeout)),
+        ("small_per_peer_max", config.small_per_peer_max.to_string()),
+        ("small_rest", format!("{:?}", config.small_rest)),
         ("resolutions_max", config.resolutions_max.to_string()),
         ("blob_bytes_max", config.blob_bytes_max.to_string()),
         ("swarm_bytes_min", config.swarm_bytes_min.to_string()),
@@ -202,7 +225,7 @@ fn control_vectors() -> Vec<(String, Message)> {
     let two = list_of(&blob(65_537)).hash();
     let groups = |follows, runs| Message::Groups { hash: two, size: 65_537, follows, runs };
     let vectors = [
-        ("Hello {1, 1, 0}", Message::Hello(Hello::ours())),
+        ("Hello {1, 1, 1}", Message::Hello(Hello::ours())),
         ("Filter {300, 5, 1, 2, 01}", Message::Filter(filter_frame())),
         (
             "FilterDelta {300, 5, [0001020304050607, ffffffffffffffff]}",
@@ -250,10 +273,32 @@ fn blob_vectors() -> Vec<(String, Vec<u8>)> {
             "BlobRequest for blob 65537, with list, raw or by a lane, all",
             request(&two, Codec::Raw.bit() | TAKES_LANE, Vec::new()),
         ),
+        ("SmallRequest {128, ab}", encode_as(SMALL_REQUEST, &small_request())),
+        ("small blob {128, ab}", small_blob(128)),
+        ("SmallAnswer {0, Absent}", small_answer(0, SmallResult::Absent)),
+        ("SmallAnswer {1, Busy 200}", small_answer(1, SmallResult::Busy { retry_after_ms: 200 })),
+        (
+            "SmallAnswer {4294967295, Large 65537}",
+            small_answer(u32::MAX, SmallResult::Large { size: 65_537 }),
+        ),
         ("LaneOffer {4001, [00 to 0f]}", encode_as(LANE_OFFER, &lane_offer())),
         ("LaneOpen {00 to 0f}", encode_as(LANE_OPEN, &LaneOpen { token: lane_token() })),
     ];
     vectors.map(|(name, bytes)| (name.to_owned(), bytes)).into()
+}
+
+fn small_request() -> SmallRequest {
+    SmallRequest { id: 128, hash: Hash::of(&ab()) }
+}
+
+fn small_answer(id: u32, result: SmallResult) -> Vec<u8> {
+    encode_as(SMALL_ANSWER, &SmallAnswer { id, result })
+}
+
+fn small_blob(id: u32) -> Vec<u8> {
+    let mut frame = Vec::new();
+    push_small_blob(id, &ab(), &mut frame);
+    frame
 }
 
 fn lane_token() -> LaneToken {

@@ -1,15 +1,16 @@
 //! `get`: blobs from the first tier that has them.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use blobmesh_node::control::api::{Answer, Receipt, Request, Trouble};
 use serde::Serialize;
 
-use super::{Context, Tally, cat, unexpected};
+use super::{Context, cat, get_many, unexpected};
 use crate::args::GetArgs;
 use crate::error::CommandError;
-use crate::files::{check_hashes, check_output};
+use crate::files::{check_hashes, check_output, read_list};
 use crate::output::got_line;
 use crate::session::{Need, Session};
 use crate::units::parse_duration;
@@ -34,12 +35,14 @@ struct Summary<'a> {
 }
 
 pub(super) async fn run(context: &Context, args: &GetArgs) -> Result<(), CommandError> {
-    let hashes = check_hashes(&args.hashes)?;
+    let mut hashes = hashes_of(args)?;
     let timeout = check_timeout(args.timeout.as_deref())?;
     if args.output.is_some() && hashes.len() > 1 {
         return Err(CommandError::usage("--output takes one blob, and there are several")
             .hint("get them one by one, or without --output into the store"));
     }
+    let mut named = HashSet::new();
+    hashes.retain(|hash| named.insert(hash.clone()));
     if args.output.as_ref().is_some_and(|output| output.as_os_str() == "-") {
         return cat::write_blob(context, &hashes[0], timeout, &args.node).await;
     }
@@ -52,9 +55,21 @@ pub(super) async fn run(context: &Context, args: &GetArgs) -> Result<(), Command
     let timeout = timeout.or(settings.timeout);
     let mut session = context.session(&settings, Need::Network).await?;
     let get = Get { context, output, force: args.force, timeout };
-    let result = get.all(&mut session, &hashes).await;
+    let result = match &hashes[..] {
+        [hash] => get.one(&mut session, hash).await.map_err(|error| with_resume_hint(error, hash)),
+        hashes => get_many::run(context, &mut session, hashes, timeout).await,
+    };
     session.close().await;
     result
+}
+
+/// Returns the hashes of the arguments and of the list.
+fn hashes_of(args: &GetArgs) -> Result<Vec<String>, CommandError> {
+    let mut hashes = check_hashes(&args.hashes)?;
+    if let Some(list) = &args.from {
+        hashes.extend(read_list(list)?);
+    }
+    Ok(hashes)
 }
 
 /// Reads the value of `--timeout`.
@@ -85,15 +100,6 @@ struct Get<'a> {
 }
 
 impl Get<'_> {
-    async fn all(&self, session: &mut Session, hashes: &[String]) -> Result<(), CommandError> {
-        let mut tally = Tally::default();
-        for hash in hashes {
-            let got = self.one(session, hash).await;
-            tally.count(got.map_err(|error| with_resume_hint(error, hash)))?;
-        }
-        tally.end(&self.context.printer, "blobs were got")
-    }
-
     async fn one(&self, session: &mut Session, hash: &str) -> Result<(), CommandError> {
         self.context.printer.line("start", &Start { command: "get", hash })?;
         let request = Request::Get {

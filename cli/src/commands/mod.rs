@@ -11,6 +11,7 @@ mod demo;
 mod doctor;
 mod gc;
 mod get;
+mod get_many;
 mod has;
 mod invite;
 mod join;

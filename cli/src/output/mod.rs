@@ -11,10 +11,11 @@ mod table;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 
+use blobmesh_node::control::api::Failure;
 use serde::Serialize;
 
-pub(crate) use self::progress::Progress;
-pub(crate) use self::receipt::{got_line, receipt_text, tiers};
+pub(crate) use self::progress::{Count, Progress, TakeEvents};
+pub(crate) use self::receipt::{got_line, got_many_line, receipt_text, tiers};
 pub(crate) use self::table::table;
 use crate::args::{ColorWhen, GlobalArgs};
 use crate::error::{CommandError, stdout_error};
@@ -121,6 +122,11 @@ impl Printer {
         self.failure("failed", error, None);
     }
 
+    /// Tells people why a part of a command's work failed, of which a JSON line has told.
+    pub(crate) fn talk_of_failed(&self, failure: &Failure) {
+        talk(&self.failure_text("failed", failure, None));
+    }
+
     fn failure(&self, kind: &str, error: &CommandError, hint: Option<&str>) {
         let CommandError::Failed { failure, .. } = error else { return };
         if self.json {
@@ -133,6 +139,10 @@ impl Printer {
             };
             write_json(kind, &body).ok();
         }
+        talk(&self.failure_text(kind, failure, hint));
+    }
+
+    fn failure_text(&self, kind: &str, failure: &Failure, hint: Option<&str>) -> String {
         let mut text = format!("{} {}\n", self.paint(&format!("{kind}:"), "31;1"), failure.message);
         for cause in &failure.causes {
             text.push_str(&format!("  {cause}\n"));
@@ -140,7 +150,7 @@ impl Printer {
         if let Some(hint) = hint {
             text.push_str(&format!("\n{} {hint}\n", self.paint("hint:", "36;1")));
         }
-        talk(&text);
+        text
     }
 
     /// Prints what clap made of arguments it could not read, or of `--help`.
@@ -161,6 +171,38 @@ impl Printer {
         // It decides itself between stdout for help and stderr for errors.
         error.print().ok();
         code
+    }
+
+    /// Prints lines of the answer for people, and JSON lines of `kind` with `--json`, all at once.
+    pub(crate) fn lines<B: Serialize>(
+        &self,
+        texts: impl Iterator<Item = impl Display>,
+        bodies: impl Iterator<Item = (&'static str, B)>,
+    ) -> Result<(), CommandError> {
+        let mut out = Vec::new();
+        let write = |out: &mut Vec<u8>| -> io::Result<()> {
+            if self.json {
+                for (kind, body) in bodies {
+                    serde_json::to_writer(
+                        &mut *out,
+                        &Line { kind, version: JSON_VERSION, body: &body },
+                    )?;
+                    out.push(b'\n');
+                }
+                return Ok(());
+            }
+            texts.into_iter().try_for_each(|text| writeln!(out, "{text}"))
+        };
+        let mut stdout = io::stdout().lock();
+        write(&mut out)
+            .and_then(|()| stdout.write_all(&out))
+            .and_then(|()| stdout.flush())
+            .map_err(|error| stdout_error(&error))
+    }
+
+    /// Begins to show how many of `parts` are done.
+    pub(crate) fn count(&self, verb: &str, parts: usize) -> Count {
+        Count::new(*self, verb, parts)
     }
 
     /// Begins to show the progress of `verb` on `what`.

@@ -14,6 +14,7 @@ const LINE_EVERY: Duration = Duration::from_millis(200);
 
 const BAR: &str =
     "{prefix}  {binary_bytes} / {binary_total_bytes}  {binary_bytes_per_sec}  ETA {eta}{msg}";
+const COUNT: &str = "{prefix}  {pos} / {len} blobs  {msg}  {per_sec}  ETA {eta}";
 const BAR_WITHOUT_TOTAL: &str = "{prefix}  {binary_bytes}  {binary_bytes_per_sec}{msg}";
 
 /// Shows the progress of one request; cleared when it is dropped.
@@ -40,14 +41,6 @@ impl Progress {
         Self { printer, title, phase: String::new(), told: None, bar }
     }
 
-    /// Shows what a node sent: how far it is, or the bytes of a blob, which go to stdout.
-    pub(crate) fn take(&mut self, event: &api::Event) -> Result<(), CommandError> {
-        match event {
-            api::Event::Progress(progress) => self.update(progress),
-            api::Event::Bytes(bytes) => self.printer.bytes(bytes),
-        }
-    }
-
     fn update(&mut self, progress: &api::Progress) -> Result<(), CommandError> {
         let new_phase = self.phase != progress.phase;
         if new_phase {
@@ -62,6 +55,66 @@ impl Progress {
             self.printer.line("progress", progress)?;
         }
         Ok(())
+    }
+}
+
+/// Takes what a node sends while it serves a request.
+pub(crate) trait TakeEvents {
+    /// Takes one event.
+    ///
+    /// # Errors
+    /// When nobody reads what is shown of it; this ends the request.
+    fn take(&mut self, event: &api::Event) -> Result<(), CommandError>;
+}
+
+impl TakeEvents for Progress {
+    /// Shows how far the node is, and the bytes of a blob, which go to stdout.
+    fn take(&mut self, event: &api::Event) -> Result<(), CommandError> {
+        match event {
+            api::Event::Progress(progress) => self.update(progress),
+            api::Event::Bytes(bytes) => self.printer.bytes(bytes),
+            // Who asks for many takes them himself.
+            api::Event::Got(_) => Ok(()),
+        }
+    }
+}
+
+/// Counts the parts of a work on a terminal; cleared when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Count {
+    bar: Option<ProgressBar>,
+    bytes: u64,
+}
+
+impl Count {
+    pub(super) fn new(printer: Printer, verb: &str, parts: usize) -> Self {
+        let parts = u64::try_from(parts).unwrap_or(u64::MAX);
+        let target = ProgressDrawTarget::stderr_with_hz(5);
+        let bar = printer.bars.then(|| ProgressBar::with_draw_target(Some(parts), target));
+        if let Some(bar) = &bar {
+            if let Ok(style) = ProgressStyle::with_template(COUNT) {
+                bar.set_style(style);
+            }
+            bar.set_prefix(verb.to_owned());
+        }
+        Self { bar, bytes: 0 }
+    }
+
+    /// Counts parts that are done, and their bytes.
+    pub(crate) fn add(&mut self, parts: usize, bytes: u64) {
+        self.bytes += bytes;
+        if let Some(bar) = &self.bar {
+            bar.set_message(crate::units::size(self.bytes));
+            bar.inc(u64::try_from(parts).unwrap_or(u64::MAX));
+        }
+    }
+}
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
     }
 }
 

@@ -10,6 +10,13 @@ pub(crate) fn got_line(receipt: &Receipt) -> String {
     format!("got {}  {}", short_hash(&receipt.hash), tiers_of(receipt))
 }
 
+/// Returns the line that ends a get of many:
+/// `got 10000 blobs, 96.8 MiB in 0.5s  (local 0, lan 96.8 MiB, edge 0)`.
+pub(crate) fn got_many_line(got: u64, took_s: f64, tier: TierBytes) -> String {
+    let bytes = tier.local.saturating_add(tier.lan).saturating_add(tier.edge);
+    format!("got {got} blobs, {}", tiers(Some(bytes), took_s, tier))
+}
+
 fn tiers_of(receipt: &Receipt) -> String {
     tiers(receipt.size, receipt.seconds, receipt.tier)
 }

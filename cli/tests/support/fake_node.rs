@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use blobmesh_node::control::api::{
-    Answer, AskedRow, BlobRow, Event, Exchange, Failure, PeerRow, Phases, Progress, Receipt,
-    Request, Status, TierBytes, Trouble,
+    Answer, AskedRow, BlobRow, Event, Exchange, Failure, GotRow, PeerRow, Phases, Progress,
+    Receipt, Request, Status, TierBytes, Trouble,
 };
 use blobmesh_node::control::{Listener, Service, serve};
 use blobmesh_protocol::Hash;
@@ -74,6 +74,7 @@ impl Service for Fake {
                 let hash = Hash::of(&bytes).to_hex();
                 Ok(Answer::Added { hash, size: bytes.len() as u64, existed: false })
             }
+            Request::GetMany { hashes, .. } => self.get_many(hashes, &exchange).await,
             Request::Get { hash, .. } => self.get(hash, &exchange).await,
             Request::Cat { hash, .. } => {
                 for piece in bytes().chunks(64 << 10) {
@@ -123,6 +124,28 @@ impl Fake {
             }
             _ => Ok(Answer::Got(Box::new(receipt(hash)))),
         }
+    }
+
+    /// Tells of those before `NEVER`, each by itself, and then of no other.
+    async fn get_many(&self, hashes: Vec<String>, exchange: &Exchange) -> Result<Answer, Failure> {
+        let (mut got, mut failed) = (0, 0);
+        for hash in hashes {
+            let answer = self.get(hash.clone(), exchange).await;
+            let failure = answer.err();
+            *(if failure.is_some() { &mut failed } else { &mut got }) += 1;
+            let lan = if failure.is_some() { 0 } else { LEN as u64 };
+            let row = GotRow {
+                hash,
+                size: failure.is_none().then_some(lan),
+                found: if failure.is_some() { "none" } else { "lan" }.to_owned(),
+                tier: TierBytes { lan, ..TierBytes::default() },
+                seconds: 0.041,
+                failure,
+            };
+            exchange.events.send(Event::Got(vec![row])).await.ok();
+        }
+        let tier = TierBytes { lan: got * LEN as u64, ..TierBytes::default() };
+        Ok(Answer::GotMany { got, failed, tier, seconds: 0.5 })
     }
 
     fn status(&self) -> Status {

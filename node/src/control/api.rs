@@ -23,6 +23,14 @@ pub enum Request {
         /// Whether to pin it too.
         pin: bool,
     },
+    /// Gets many blobs into the store, each as `Get` does, and tells of each as [`Event::Got`] when it
+    /// ended. Answered `GotMany`.
+    GetMany {
+        /// The blobs, 64 hex digits each; one that is named twice is got once.
+        hashes: Vec<String>,
+        /// Ends those that have not ended after so many milliseconds; none takes the node's default.
+        timeout_ms: Option<u64>,
+    },
     /// Gets a blob into the store, and to `output` where given. Answered `Got`.
     Get {
         /// The blob, 64 hex digits.
@@ -104,6 +112,17 @@ pub enum Answer {
     },
     /// A blob was got.
     Got(Box<Receipt>),
+    /// All of many blobs ended, for better or worse.
+    GotMany {
+        /// How many were got.
+        got: u64,
+        /// How many were not.
+        failed: u64,
+        /// The bytes of those that were got, by the tier they came from.
+        tier: TierBytes,
+        /// The whole in seconds.
+        seconds: f64,
+    },
     /// Which blobs are in the store, in the order asked; none for one that is not.
     Has {
         /// The length in bytes of each blob that is there.
@@ -157,6 +176,23 @@ pub enum Answer {
         /// How many bytes became free.
         bytes: u64,
     },
+}
+
+/// Tells how the get of one of many blobs ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GotRow {
+    /// The blob, 64 hex digits.
+    pub hash: String,
+    /// Its length in bytes; none when it was never learned.
+    pub size: Option<u64>,
+    /// `local`, `lan`, `dht`, `edge`, or `none`: what found the blob.
+    pub found: String,
+    /// The bytes of the blob taken from each tier.
+    pub tier: TierBytes,
+    /// How long it was under way, in seconds.
+    pub seconds: f64,
+    /// Why it was not got; none where it was.
+    pub failure: Option<Failure>,
 }
 
 /// Describes one blob of the store.
@@ -384,6 +420,8 @@ pub enum Event {
     Progress(Progress),
     /// The next bytes of a `Cat`.
     Bytes(Bytes),
+    /// Blobs of a `GetMany` that have ended, in the order of their ends.
+    Got(Vec<GotRow>),
 }
 
 /// Says what went wrong, for people and for programs.
@@ -473,7 +511,7 @@ pub enum Trouble {
 /// Is what a request talks through while it is served.
 #[derive(Debug)]
 pub struct Exchange {
-    /// Takes the events; progress is dropped when it is full, bytes wait.
+    /// Takes the events; progress is dropped when it is full, all else waits.
     pub events: mpsc::Sender<Event>,
     /// Gives the bytes of an `Add` without a path; ended by `None`.
     pub input: mpsc::Receiver<std::io::Result<Bytes>>,

@@ -130,6 +130,12 @@ where
                     Failure::new(Trouble::Interrupted, "nobody takes the blob's bytes any more")
                 })?;
             }
+            Kind::Got => {
+                let sent = events.send(Event::Got(decode(&frame.body)?)).await;
+                sent.map_err(|_| {
+                    Failure::new(Trouble::Interrupted, "nobody takes the answer any more")
+                })?;
+            }
             Kind::Part => collect(&mut parts, &frame.body)?,
             Kind::Answer => {
                 collect(&mut parts, &frame.body)?;

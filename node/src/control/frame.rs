@@ -29,6 +29,8 @@ pub(super) enum Kind {
     Answer = 19,
     /// Node: the failure as JSON, or the rest of it; the last frame.
     Failure = 20,
+    /// Node: a list of [`GotRow`](super::api::GotRow) as JSON.
+    Got = 21,
 }
 
 impl Kind {
@@ -42,6 +44,7 @@ impl Kind {
             Self::Part,
             Self::Answer,
             Self::Failure,
+            Self::Got,
         ]
         .into_iter()
         .find(|kind| *kind as u8 == byte)

@@ -11,7 +11,7 @@
 //! 2. The client sends the [`api::Request`] as one line of JSON.
 //! 3. Then frames go both ways: `kind u8, length u32 little-endian, body`, a body of at most 1 MiB.
 //!    The client sends the input of an `Add` without a path; the node sends progress, the bytes of a
-//!    `Cat`, and at the end one answer or one failure. An answer longer than a frame comes in parts.
+//!    `Cat`, the rows of a `GetMany`, and at the end one answer or one failure. An answer longer than a frame comes in parts.
 //!
 //! # Invariants
 //! - A client that hangs up, in either direction, cancels its request: the handler's future is dropped.
@@ -46,6 +46,9 @@ pub const CONNECTIONS_MAX: usize = 256;
 
 /// The bound of a request's line in bytes: room for 50,000 hashes.
 pub const REQUEST_BYTES_MAX: usize = 4 << 20;
+
+/// How many blobs one `GetMany` may name, so that it keeps the bound of a request.
+pub const GET_MANY_MAX: usize = 50_000;
 
 /// The bound of one answer in bytes: room for a list of about a million blobs.
 pub const ANSWER_BYTES_MAX: usize = 256 << 20;

@@ -124,7 +124,12 @@ where
             Kind::InputFailed => {
                 Err(io::Error::other(String::from_utf8_lossy(&frame.body).into_owned()))
             }
-            Kind::Progress | Kind::Bytes | Kind::Part | Kind::Answer | Kind::Failure => {
+            Kind::Progress
+            | Kind::Bytes
+            | Kind::Part
+            | Kind::Answer
+            | Kind::Failure
+            | Kind::Got => {
                 return Err(FrameError::UnknownKind { kind: frame.kind as u8 });
             }
         };
@@ -164,6 +169,7 @@ async fn send_event<W: AsyncWrite + Unpin>(writer: &mut W, event: Event) -> io::
         Event::Progress(progress) => {
             write_frame(writer, Kind::Progress, &serde_json::to_vec(&progress)?).await
         }
+        Event::Got(rows) => write_frame(writer, Kind::Got, &serde_json::to_vec(&rows)?).await,
         Event::Bytes(bytes) => write_split(writer, Kind::Bytes, Kind::Bytes, &bytes).await,
     }
 }

@@ -13,7 +13,9 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use super::api::{Answer, BlobRow, Event, Exchange, Failure, Progress, Request, Trouble};
+use super::api::{
+    Answer, BlobRow, Event, Exchange, Failure, GotRow, Progress, Request, TierBytes, Trouble,
+};
 use super::{Client, ControlError, Listener, Service, serve};
 
 const BYTES_LEN: usize = (3 << 20) + 17;
@@ -46,6 +48,10 @@ impl Service for FakeNode {
             Request::List => Ok(Answer::List { blobs: rows() }),
             Request::Push { .. } => Err(not_found()),
             Request::Gc => panic!("a handler with a bug"),
+            Request::GetMany { .. } => {
+                exchange.events.send(Event::Got(got_rows())).await.unwrap();
+                Ok(Answer::Done)
+            }
             Request::Has { .. }
             | Request::Remove { .. }
             | Request::Pin { .. }
@@ -56,6 +62,18 @@ impl Service for FakeNode {
             | Request::Verify { .. } => Ok(Answer::Done),
         }
     }
+}
+
+fn got_rows() -> Vec<GotRow> {
+    let row = |failure| GotRow {
+        hash: "ab".repeat(32),
+        size: Some(u64::MAX),
+        found: "lan".to_owned(),
+        tier: TierBytes { lan: 7, ..TierBytes::default() },
+        seconds: 0.25,
+        failure,
+    };
+    vec![row(None), row(Some(not_found()))]
 }
 
 async fn add(mut exchange: Exchange) -> Result<Answer, Failure> {
@@ -189,9 +207,19 @@ async fn progress_and_bytes_longer_than_a_frame_arrive_whole_and_in_order() {
         match event {
             Event::Progress(told) => assert_eq!((index, told), (0, progress())),
             Event::Bytes(part) => bytes.extend_from_slice(&part),
+            Event::Got(rows) => panic!("nobody asked for many: {rows:?}"),
         }
     }
     assert!(bytes == pattern());
+}
+
+#[tokio::test]
+async fn rows_of_many_arrive_as_they_are() {
+    let rig = Rig::start().await;
+    let request = Request::GetMany { hashes: Vec::new(), timeout_ms: None };
+    let (result, events) = rig.call_with(request, Vec::new()).await;
+    assert_eq!(result, Ok(Answer::Done));
+    assert!(matches!(&events[..], [Event::Got(rows)] if *rows == got_rows()), "{events:?}");
 }
 
 #[tokio::test]

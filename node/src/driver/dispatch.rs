@@ -21,6 +21,7 @@ use super::{Driver, Fetch, Holdings};
 use crate::compute;
 use crate::control::api::{Failure, Trouble};
 use crate::lane::Lanes;
+use crate::small;
 use crate::store::{Store, StoreError};
 use crate::swarm::{Stream, SwarmHandle, convert};
 use crate::transfer::requester::{self, LaneWay, Way};
@@ -44,6 +45,10 @@ impl Driver {
             Output::Fetch { fetch, hash, source, groups } => {
                 self.start_fetch(fetch, (hash, groups), source);
             }
+            Output::FetchSmall { fetch, hash, peer, keep } => {
+                self.request_small(peer, small::Request { fetch, hash, keep });
+            }
+            // An answer to a small request comes all the same, and is worth what it brings.
             Output::StopFetch { fetch } => {
                 if let Some(running) = self.forget_fetch(fetch) {
                     running.task.abort();
@@ -138,20 +143,22 @@ impl Driver {
     }
 
     fn end(&mut self, want: WantId, result: Result<(), WantError>, receipt: Receipt) {
-        let Some(pending) = self.wants.remove(&want) else { return };
-        let hash = pending.hash;
+        let Some(pending) = self.wants.remove(want, &receipt.hash) else { return };
+        let hash = receipt.hash;
+        let others = self.wants.contains(&hash);
         let failure = self.failures.get(&hash).cloned().filter(|_| result.is_err());
         let mut carried = self.carried.get(&hash).cloned().unwrap_or_default();
-        let running = self.fetches.iter().filter(|(_, running)| running.hash == hash);
-        carried
-            .extend(running.map(|(fetch, running)| (*fetch, running.source, running.meter.read())));
-        let carried = carried_by_row(carried, &receipt);
-        if !self.wants.values().any(|other| other.hash == hash) {
+        if others {
+            let running = self.fetches.iter().filter(|(_, running)| running.hash == hash);
+            carried.extend(
+                running.map(|(fetch, running)| (*fetch, running.source, running.meter.read())),
+            );
+        } else {
             self.failures.remove(&hash);
             self.carried.remove(&hash);
         }
-        // Whoever wanted it may have gone.
-        pending.ended.send(GetEnded { result, receipt, failure, carried }).ok();
+        let carried = carried_by_row(carried, &receipt);
+        pending.end(GetEnded { result, receipt, failure, carried });
     }
 
     /// Tells the neighbours that the node stops, as far as they listen at once.
@@ -202,10 +209,10 @@ fn look_up(store: &Store, hash: Hash) -> Result<LookResult, StoreError> {
 }
 
 /// Leads to a peer by way of the swarm, and to its lanes.
-struct PeerWay {
-    swarm: SwarmHandle,
-    peer: PeerId,
-    lanes: Lanes,
+pub(super) struct PeerWay {
+    pub(super) swarm: SwarmHandle,
+    pub(super) peer: PeerId,
+    pub(super) lanes: Lanes,
 }
 
 impl Way for PeerWay {

@@ -6,9 +6,11 @@ use blobmesh_protocol::engine::receipt::Receipt;
 use blobmesh_protocol::engine::{FetchOutcome, Input, WantError};
 use blobmesh_protocol::id::{FetchId, ServeId, WantId};
 use blobmesh_protocol::{Hash, NeighbourInfo, PeerId};
+use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::control::api::Failure;
+use crate::small;
 use crate::swarm::{OpenError, Stream};
 use crate::transfer::Carried;
 
@@ -19,8 +21,10 @@ pub(super) const EVENTS_MAX: usize = 1_024;
 pub(crate) enum Event {
     /// Goes to the engine as it is.
     Input(Input),
-    /// Somebody wants a blob.
+    /// Somebody wants a blob, or some.
     Get(Box<Get>),
+    /// Somebody wants blobs no more.
+    Cancel(Vec<WantId>),
     /// More bytes of a fetch came that are not verified yet; none say that its source is alive.
     Arrived {
         fetch: FetchId,
@@ -35,6 +39,8 @@ pub(crate) enum Event {
         /// What to tell the user if the get fails for it.
         failure: Option<Box<Failure>>,
     },
+    /// Small requests came to their ends.
+    SmallEnded(Vec<small::End>),
     /// The control stream we opened to a neighbour.
     LinkOpened { peer: PeerId, link: u64, result: Result<Stream, OpenError> },
     /// A control stream ended, for better or worse.
@@ -90,14 +96,32 @@ pub(super) fn post(events: &mpsc::Sender<Event>, event: Event) {
     }
 }
 
-/// Asks for a blob.
+/// Asks for blobs.
 #[derive(Debug)]
-pub(crate) struct Get {
-    pub(crate) want: WantId,
-    pub(crate) hash: Hash,
-    pub(crate) timeout: Option<Duration>,
-    pub(crate) progress: watch::Sender<GetProgress>,
-    pub(crate) ended: oneshot::Sender<GetEnded>,
+pub(crate) enum Get {
+    /// One, into the store.
+    One {
+        want: WantId,
+        hash: Hash,
+        timeout: Option<Duration>,
+        progress: watch::Sender<GetProgress>,
+        ended: oneshot::Sender<GetEnded>,
+    },
+    /// Some of many, into the store.
+    Many {
+        wants: Vec<(WantId, Hash)>,
+        timeout: Option<Duration>,
+        /// Has room for the ends of all that are under way.
+        ended: mpsc::Sender<GetEnded>,
+    },
+    /// The bytes of one of at most `len_max` bytes.
+    Read {
+        want: WantId,
+        hash: Hash,
+        len_max: u64,
+        timeout: Option<Duration>,
+        ended: oneshot::Sender<(GetEnded, Option<Bytes>)>,
+    },
 }
 
 /// Says how far a get is.

@@ -1,5 +1,6 @@
 //! How the rest of the node asks the driver for things.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use blobmesh_protocol::Hash;
 use blobmesh_protocol::engine::Input;
 use blobmesh_protocol::id::WantId;
+use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::event::{Event, Get, GetEnded, GetProgress, Snapshot, post};
@@ -39,9 +41,39 @@ impl DriverHandle {
         timeout: Option<Duration>,
         progress: watch::Sender<GetProgress>,
     ) -> Result<GetEnded, DriverStopped> {
-        let want = WantId(self.wants.fetch_add(1, Ordering::Relaxed));
-        let (ended, end) = oneshot::channel();
-        let get = Get { want, hash, timeout, progress, ended };
+        let (want, (ended, end)) = (self.next_want(), oneshot::channel());
+        self.get_one(want, Get::One { want, hash, timeout, progress, ended }, end).await
+    }
+
+    /// Gets the bytes of a blob of at most `len_max` bytes; none where it came into the store instead.
+    ///
+    /// Dropping the future takes the want back.
+    pub(crate) async fn read(
+        &self,
+        hash: Hash,
+        len_max: u64,
+        timeout: Option<Duration>,
+    ) -> Result<(GetEnded, Option<Bytes>), DriverStopped> {
+        let (want, (ended, end)) = (self.next_want(), oneshot::channel());
+        self.get_one(want, Get::Read { want, hash, len_max, timeout, ended }, end).await
+    }
+
+    /// Prepares to get many blobs into the store, at most `running_max` at once.
+    pub(crate) fn many(&self, running_max: usize) -> Many<'_> {
+        let (ended, ends) = mpsc::channel(running_max.max(1));
+        Many { driver: self, running: HashMap::new(), ended, ends }
+    }
+
+    fn next_want(&self) -> WantId {
+        WantId(self.wants.fetch_add(1, Ordering::Relaxed))
+    }
+
+    async fn get_one<T>(
+        &self,
+        want: WantId,
+        get: Get,
+        end: oneshot::Receiver<T>,
+    ) -> Result<T, DriverStopped> {
         self.send(Event::Get(Box::new(get))).await?;
         let guard = TakeBack { events: &self.events, want };
         let end = end.await.map_err(|_| DriverStopped);
@@ -76,6 +108,71 @@ impl DriverHandle {
 
     async fn send(&self, event: Event) -> Result<(), DriverStopped> {
         self.events.send(event).await.map_err(|_| DriverStopped)
+    }
+}
+
+/// Gets many blobs. Dropping it takes back those that are under way; what came by then stays in the store.
+#[derive(Debug)]
+pub(crate) struct Many<'a> {
+    driver: &'a DriverHandle,
+    running: HashMap<Hash, WantId>,
+    ended: mpsc::Sender<GetEnded>,
+    ends: mpsc::Receiver<GetEnded>,
+}
+
+impl Many<'_> {
+    /// Returns how many more may be under way.
+    pub(crate) fn room(&self) -> usize {
+        self.ended.max_capacity().saturating_sub(self.running.len())
+    }
+
+    /// Returns how many are under way.
+    pub(crate) fn running(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Returns whether none is under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.running.is_empty()
+    }
+
+    /// Begins to get some, of which none is under way here, and no more than there is
+    /// [room](Self::room) for.
+    pub(crate) async fn get(
+        &mut self,
+        hashes: &[Hash],
+        timeout: Option<Duration>,
+    ) -> Result<(), DriverStopped> {
+        let wants: Vec<(WantId, Hash)> =
+            hashes.iter().map(|hash| (self.driver.next_want(), *hash)).collect();
+        self.running.extend(wants.iter().map(|(want, hash)| (*hash, *want)));
+        let get = Get::Many { wants, timeout, ended: self.ended.clone() };
+        self.driver.send(Event::Get(Box::new(get))).await
+    }
+
+    /// Waits for the next ends and takes all that are there. Cancel safe.
+    ///
+    /// # Errors
+    /// When the driver has stopped.
+    pub(crate) async fn ended(&mut self) -> Result<Vec<GetEnded>, DriverStopped> {
+        let mut ended = Vec::new();
+        tokio::select! {
+            _ = self.ends.recv_many(&mut ended, self.ended.max_capacity()) => {}
+            () = self.driver.events.closed() => return Err(DriverStopped),
+        }
+        for end in &ended {
+            self.running.remove(&end.receipt.hash);
+        }
+        Ok(ended)
+    }
+}
+
+impl Drop for Many<'_> {
+    fn drop(&mut self) {
+        if !self.running.is_empty() {
+            let wants = self.running.drain().map(|(_, want)| want).collect();
+            post(&self.driver.events, Event::Cancel(wants));
+        }
     }
 }
 

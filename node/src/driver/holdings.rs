@@ -40,10 +40,18 @@ impl Holdings {
 
     /// Says that a fetch stored a blob; nothing new where a user just put it there.
     pub(super) fn stored(&self, fetch: FetchId, hash: Hash) {
+        self.stored_all(std::iter::once((fetch, hash)));
+    }
+
+    /// Says that fetches stored blobs.
+    pub(super) fn stored_all(&self, stored: impl Iterator<Item = (FetchId, Hash)>) {
         let mut changes = self.lock();
-        if !matches!(changes.get(&hash), Some(Change::Held)) {
-            changes.insert(hash, Change::Stored { fetch });
+        for (fetch, hash) in stored {
+            if !matches!(changes.get(&hash), Some(Change::Held)) {
+                changes.insert(hash, Change::Stored { fetch });
+            }
         }
+        drop(changes);
         self.changed.notify_one();
     }
 

@@ -17,31 +17,35 @@ mod inbox;
 mod links;
 mod requests;
 mod serving;
+mod small;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod wants;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use blobmesh_protocol::engine::{DropReason, Input, Source};
-use blobmesh_protocol::id::{FetchId, ServeId, WantId};
+use blobmesh_protocol::id::{FetchId, ServeId};
 use blobmesh_protocol::{Config, Engine, Hash, PeerId, Time};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
 
 use contacts::Contacts;
-use event::{EVENTS_MAX, Event, Get, Verdict};
+use event::{EVENTS_MAX, Event, Verdict};
 use inbox::{Heard, Inboxes};
 use links::Links;
 use requests::Requests;
+use small::Smalls;
 use tasks::Tasks;
+use wants::Wants;
 
 pub(crate) use dispatch::describe;
 pub(crate) use event::{ConnectedPeer, GetEnded, GetProgress, Snapshot};
-pub(crate) use handle::{DriverHandle, DriverStopped};
+pub(crate) use handle::{DriverHandle, DriverStopped, Many};
 pub(crate) use holdings::Holdings;
 
 use crate::control::api::Failure;
@@ -94,7 +98,8 @@ pub(crate) fn start(parts: Parts) -> (DriverHandle, JoinHandle<()>) {
         engine: Engine::new(parts.config.clone(), parts.me, parts.seed, Time::ZERO),
         clock,
         blob_bytes_max: parts.config.blob_bytes_max,
-        store: parts.store,
+        store: parts.store.clone(),
+        small: Smalls::start(parts.store.clone(), &parts.holdings, &mut tasks),
         holdings: parts.holdings,
         requests: Requests::start(parts.swarm.clone(), &mut tasks),
         swarm: parts.swarm,
@@ -104,7 +109,7 @@ pub(crate) fn start(parts: Parts) -> (DriverHandle, JoinHandle<()>) {
         links: Links::default(),
         connected: BTreeMap::new(),
         addresses: parts.addresses,
-        wants: BTreeMap::new(),
+        wants: Wants::default(),
         failures: HashMap::new(),
         carried: HashMap::new(),
         fetches: BTreeMap::new(),
@@ -147,13 +152,14 @@ struct Driver {
     holdings: Arc<Holdings>,
     swarm: SwarmHandle,
     requests: Requests,
+    small: Smalls,
     edge: Option<Arc<Edge>>,
     lanes: OpenLanes,
     contacts: Contacts,
     links: Links,
     connected: BTreeMap<PeerId, Connected>,
     addresses: Vec<String>,
-    wants: BTreeMap<WantId, Pending>,
+    wants: Wants,
     /// The last failure of a source, by blob, for those who still want it.
     failures: HashMap<Hash, Failure>,
     /// Where the time of ended fetches went, by blob, for those who still want it.
@@ -170,13 +176,6 @@ struct Connected {
     address: String,
     bytes_in: u64,
     bytes_out: u64,
-}
-
-#[derive(Debug)]
-struct Pending {
-    hash: Hash,
-    progress: watch::Sender<GetProgress>,
-    ended: oneshot::Sender<GetEnded>,
 }
 
 #[derive(Debug)]
@@ -197,20 +196,26 @@ impl Driver {
         self.drain();
         let mut turn = 0;
         loop {
-            let heard = inboxes.hear(self.wake()).await;
-            if let Heard::Event(Event::Stop(done)) = heard {
-                self.say_goodbye(&mut inboxes.events).await;
-                done.send(()).ok();
-                return;
+            let mut next = Some(inboxes.hear(self.wake()).await);
+            // What else is there at once is handled before the clock is set anew.
+            while let Some(heard) = next {
+                if let Heard::Event(Event::Stop(done)) = heard {
+                    self.say_goodbye(&mut inboxes.events).await;
+                    done.send(()).ok();
+                    return;
+                }
+                self.handle(heard);
+                self.drain();
+                turn += 1;
+                if turn % TURN_EVENTS_MAX == 0 {
+                    tokio::task::yield_now().await;
+                    break;
+                }
+                next = inboxes.events.try_recv().ok().map(Heard::Event);
             }
-            self.handle(heard);
             self.settle_contacts();
             self.drain();
             self.tasks.reap();
-            turn += 1;
-            if turn % TURN_EVENTS_MAX == 0 {
-                tokio::task::yield_now().await;
-            }
         }
     }
 
@@ -247,6 +252,10 @@ impl Driver {
                 self.tell(input);
             }
             Event::Get(get) => self.handle_get(*get),
+            Event::Cancel(wants) => {
+                wants.into_iter().for_each(|want| self.tell(Input::Cancel { want }));
+            }
+            Event::SmallEnded(ends) => self.small_ended(ends),
             Event::Arrived { fetch, bytes, size } => {
                 self.count_arrived(fetch, bytes, size);
                 self.tell(Input::Progress { fetch, bytes: 0, groups: 0..0, size });
@@ -287,12 +296,6 @@ impl Driver {
         }
     }
 
-    fn handle_get(&mut self, get: Get) {
-        let Get { want, hash, timeout, progress, ended } = get;
-        self.wants.insert(want, Pending { hash, progress, ended });
-        self.tell(Input::Get { want, hash, timeout });
-    }
-
     fn count_progress(&mut self, fetch: FetchId, bytes: u64, size: u64) {
         let Some(running) = self.fetches.get_mut(&fetch) else { return };
         let verified = running.unverified.min(bytes);
@@ -301,7 +304,7 @@ impl Driver {
         if let Some(connected) = peer.and_then(|peer| self.connected.get_mut(&peer)) {
             connected.bytes_in += bytes;
         }
-        self.tell_progress(hash, |progress| {
+        self.wants.tell_progress(&hash, |progress| {
             progress.size = Some(size);
             progress.unverified = progress.unverified.saturating_sub(verified);
             *(if peer.is_some() { &mut progress.lan } else { &mut progress.edge }) += bytes;
@@ -312,7 +315,7 @@ impl Driver {
         let Some(running) = self.fetches.get_mut(&fetch) else { return };
         running.unverified += bytes;
         let hash = running.hash;
-        self.tell_progress(hash, |progress| {
+        self.wants.tell_progress(&hash, |progress| {
             progress.size.get_or_insert(size);
             progress.unverified += bytes;
         });
@@ -323,7 +326,7 @@ impl Driver {
         let ended = self.fetches.remove(&fetch)?;
         // There are as many as the engine's attempts at the blob, which are bounded; ranges of one source
         // are summed.
-        if self.wants.values().any(|pending| pending.hash == ended.hash) {
+        if self.wants.contains(&ended.hash) {
             let carried = self.carried.entry(ended.hash).or_default();
             let same = carried.iter_mut().find(|(_, source, _)| *source == ended.source);
             match same.filter(|_| ended.ranged) {
@@ -332,17 +335,11 @@ impl Driver {
             }
         }
         if ended.unverified > 0 {
-            self.tell_progress(ended.hash, |progress| {
+            self.wants.tell_progress(&ended.hash, |progress| {
                 progress.unverified = progress.unverified.saturating_sub(ended.unverified);
             });
         }
         Some(ended)
-    }
-
-    fn tell_progress(&self, hash: Hash, change: impl Fn(&mut GetProgress)) {
-        for pending in self.wants.values().filter(|pending| pending.hash == hash) {
-            pending.progress.send_modify(&change);
-        }
     }
 
     fn handle_swarm(&mut self, event: SwarmEvent) {
@@ -446,6 +443,7 @@ impl Driver {
 
     fn close_link(&mut self, peer: PeerId, number: Option<u64>) {
         if self.links.close(peer, number) {
+            self.small.part_from(peer);
             self.contacts.unlinked(peer, Instant::now());
             self.tell(Input::Disconnected { peer });
         }

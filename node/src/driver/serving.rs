@@ -5,12 +5,14 @@ use std::time::Duration;
 use blobmesh_protocol::PeerId;
 use blobmesh_protocol::engine::ServeVerdict;
 use blobmesh_protocol::id::ServeId;
+use blobmesh_protocol::wire::small::SMALL_REQUEST;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Driver;
 use super::event::{Event, ServeSlot, Verdict};
 use crate::lane::{Admission, Lanes, Slot};
+use crate::small;
 use crate::store::Store;
 use crate::swarm::Stream;
 use crate::transfer::{FrameIo, provider};
@@ -21,8 +23,8 @@ impl Driver {
         let (store, events) = (self.store.clone(), self.tasks.events());
         let lanes = self.lanes.0.clone();
         self.tasks.spawn(async move {
-            let mut io = FrameIo::new(stream);
-            if let Err(error) = serve_one(&mut io, peer, &store, (&events, &lanes)).await {
+            let io = FrameIo::new(stream);
+            if let Err(error) = serve_stream(io, peer, &store, (events, &lanes)).await {
                 tracing::debug!(peer = ?peer, %error, "service ended early");
             }
         });
@@ -43,53 +45,70 @@ impl Driver {
     /// Takes the lanes that peers dial at a listener.
     pub(super) fn accept_lanes(&mut self, listener: TcpListener) {
         let events = self.tasks.events();
-        let admission = move |peer| LaneAdmission { peer, events: events.clone() };
+        let admission = move |peer| PeerAdmission { peer, events: events.clone() };
         self.tasks.spawn(self.lanes.0.clone().accept(listener, self.store.clone(), admission));
     }
 }
 
-async fn serve_one(
-    io: &mut FrameIo<Stream>,
+/// Serves a stream for what its first frame says that it is.
+async fn serve_stream(
+    mut io: FrameIo<Stream>,
     peer: PeerId,
     store: &Store,
-    (events, lanes): (&mpsc::Sender<Event>, &Lanes),
+    (events, lanes): (mpsc::Sender<Event>, &Lanes),
 ) -> Result<(), provider::ServeError> {
-    let request = provider::request(io).await?;
-    let (verdict, answer) = oneshot::channel();
-    if events.send(Event::ServeAsked { peer, verdict }).await.is_err() {
-        return Ok(());
+    let first = provider::first(&mut io).await?;
+    let mut admission = PeerAdmission { peer, events };
+    if first.kind == SMALL_REQUEST {
+        return small::provider::serve(io.into_inner(), first, store, admission).await;
     }
-    match answer.await {
+    let request = provider::request(&first)?;
+    match small::provider::Admission::admit(&mut admission).await {
         // The driver has stopped.
-        Err(_) => Ok(()),
-        Ok(Verdict::Busy { retry_after }) => provider::turn_away(io, retry_after).await,
-        Ok(Verdict::Admit(mut slot)) => {
+        Err(None) => Ok(()),
+        Err(Some(retry_after)) => provider::turn_away(&mut io, retry_after).await,
+        Ok(mut slot) => {
             let offer = |bytes| lanes.offer(peer, bytes);
-            slot.bytes = provider::serve(io, request, (store, lanes.upload()), offer).await?;
+            slot.bytes = provider::serve(&mut io, request, (store, lanes.upload()), offer).await?;
             Ok(())
         }
     }
 }
 
-/// Asks the engine about the peer at the other end of a lane.
-struct LaneAdmission {
+/// Asks the engine about the peer at the other end of a stream or lane.
+struct PeerAdmission {
     peer: PeerId,
     events: mpsc::Sender<Event>,
 }
 
-impl Admission for LaneAdmission {
+impl small::provider::Admission for PeerAdmission {
+    type Slot = ServeSlot;
+
+    async fn admit(&mut self) -> Result<ServeSlot, Option<Duration>> {
+        let (verdict, answer) = oneshot::channel();
+        let asked = Event::ServeAsked { peer: self.peer, verdict };
+        self.events.send(asked).await.map_err(|_| None)?;
+        verdict_of(answer.await.ok())
+    }
+}
+
+/// Returns the slot of one who is admitted; else when to come again, or none where the driver has stopped.
+fn verdict_of(verdict: Option<Verdict>) -> Result<ServeSlot, Option<Duration>> {
+    match verdict {
+        Some(Verdict::Admit(slot)) => Ok(slot),
+        Some(Verdict::Busy { retry_after }) => Err(Some(retry_after)),
+        None => Err(None),
+    }
+}
+
+impl Admission for PeerAdmission {
     type Slot = ServeSlot;
 
     fn admit(&mut self) -> Result<ServeSlot, Option<Duration>> {
         let (verdict, answer) = oneshot::channel();
         let asked = Event::ServeAsked { peer: self.peer, verdict };
         self.events.blocking_send(asked).map_err(|_| None)?;
-        match answer.blocking_recv() {
-            Ok(Verdict::Admit(slot)) => Ok(slot),
-            Ok(Verdict::Busy { retry_after }) => Err(Some(retry_after)),
-            // The driver has stopped.
-            Err(_) => Err(None),
-        }
+        verdict_of(answer.blocking_recv().ok())
     }
 }
 

@@ -162,7 +162,7 @@ async fn tell_progress(
 }
 
 /// Puts a failed get into words: one cause per tier, in their order.
-fn failure(hash: Hash, why: WantError, receipt: &Receipt, ended: GetEnded) -> Failure {
+pub(super) fn failure(hash: Hash, why: WantError, receipt: &Receipt, ended: GetEnded) -> Failure {
     let blob = hash.fmt_short();
     let of_source = |message: String, or: Trouble| match ended.failure {
         Some(failure) => failure,
@@ -190,6 +190,9 @@ fn failure(hash: Hash, why: WantError, receipt: &Receipt, ended: GetEnded) -> Fa
         }
         WantError::StoreFailed => {
             of_source(format!("blob {blob} could not be stored"), Trouble::StoreDamaged)
+        }
+        WantError::TooLarge => {
+            Failure::new(Trouble::TooLarge, format!("blob {blob} is longer than was asked for"))
         }
         WantError::TooMany => Failure::new(
             Trouble::Unreachable,

@@ -1,18 +1,21 @@
 //! The requests of the node's own user, carried out.
 //!
 //! One [`NodeService`] serves the control socket and the command that runs a node of its own alike.
-//! [`gets`] fetches, [`blobs`] works on the store, [`push`] uploads, [`reports`] tells how things are.
+//! [`gets`] fetches one blob, [`many`] a list of them, [`blobs`] works on the store, [`push`] uploads, [`reports`] tells how things are.
 
 mod blobs;
 mod gets;
+mod many;
 mod push;
 mod receipts;
 mod reports;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use blobmesh_protocol::Hash;
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::compute;
@@ -49,6 +52,8 @@ struct Inner {
     driver: Option<DriverHandle>,
     facts: Facts,
     receipts: Receipts,
+    /// How many lists are being got.
+    lists: AtomicUsize,
     started: Instant,
 }
 
@@ -60,12 +65,26 @@ impl NodeService {
         facts: Facts,
         receipts: Receipts,
     ) -> Self {
-        let started = Instant::now();
-        Self { inner: Arc::new(Inner { store, edge, driver, facts, receipts, started }) }
+        let (lists, started) = (AtomicUsize::new(0), Instant::now());
+        Self { inner: Arc::new(Inner { store, edge, driver, facts, receipts, lists, started }) }
     }
 
     pub(crate) fn facts(&self) -> &Facts {
         &self.inner.facts
+    }
+
+    /// Reads one blob of at most `len_max` bytes into memory.
+    ///
+    /// A blob of up to 64 KiB that a neighbour holds comes in one answer and is not stored; any other is got
+    /// into the store as by [`Request::Get`], and read from there. No receipt is kept.
+    ///
+    /// Dropping the future takes the want back; what was verified by then stays in the store.
+    ///
+    /// # Errors
+    /// As [`Request::Get`]; [`Trouble::TooLarge`] for a longer blob, on the word of a neighbour where it was
+    /// not got.
+    pub async fn read(&self, hash: Hash, len_max: u64) -> Result<Bytes, Failure> {
+        self.inner.read(hash, len_max).await
     }
 
     /// Saves the receipts and closes the store.
@@ -83,6 +102,9 @@ impl Service for NodeService {
         let node = &*self.inner;
         match request {
             Request::Add { path, pin } => node.add(path, pin, exchange).await,
+            Request::GetMany { hashes, timeout_ms } => {
+                node.get_many(&hashes, timeout_ms, &exchange).await
+            }
             Request::Get { hash, output, force, timeout_ms } => {
                 node.get_to(&hash, output, force, timeout_ms, &exchange).await
             }

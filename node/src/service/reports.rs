@@ -81,11 +81,7 @@ pub(super) fn receipt(ended: &GetEnded, has_edge: bool) -> Receipt {
         hash: receipt.hash.to_hex(),
         size: receipt.size,
         found: found(receipt.found).to_owned(),
-        tier: TierBytes {
-            local: receipt.bytes_local,
-            lan: receipt.bytes_lan,
-            edge: receipt.bytes_edge,
-        },
+        tier: tier(receipt),
         seconds: receipt.took.as_secs_f64(),
         phases: phases(&receipt.phases),
         neighbours: len_u64(receipt.neighbours),
@@ -100,6 +96,12 @@ pub(super) fn receipt(ended: &GetEnded, has_edge: bool) -> Receipt {
         edge: edge(receipt, has_edge),
         notes: receipt.notes.iter().map(note).collect(),
     }
+}
+
+/// Returns how many bytes came from each tier.
+pub(super) fn tier(receipt: &receipt::Receipt) -> TierBytes {
+    let (local, lan, edge) = (receipt.bytes_local, receipt.bytes_lan, receipt.bytes_edge);
+    TierBytes { local, lan, edge }
 }
 
 /// Says in one line per tier what a get that failed had tried.
@@ -128,7 +130,7 @@ pub(super) fn tiers(receipt: &Receipt) -> Vec<String> {
 /// Names the edge among the sources of a receipt.
 const EDGE: &str = "edge";
 
-fn found(found: Option<Found>) -> &'static str {
+pub(super) fn found(found: Option<Found>) -> &'static str {
     match found {
         Some(Found::Local) => "local",
         Some(Found::Lan) => "lan",

@@ -28,6 +28,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> FrameIo<S> {
         Self { stream }
     }
 
+    /// Returns the stream, on which nothing was read past the last frame.
+    pub(crate) fn into_inner(self) -> S {
+        self.stream
+    }
+
     /// Reads the next frame, `None` at an end between two frames.
     ///
     /// Not cancel safe: a dropped call loses the bytes it had read.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use blobmesh_protocol::blob::{group_count, group_len, group_offset};
 use blobmesh_protocol::compress::{Codec, Compressor};
-use blobmesh_protocol::wire::frame::{self, FrameHeader};
+use blobmesh_protocol::wire::frame::{self, Frame, FrameHeader};
 use blobmesh_protocol::wire::lane::{LaneOffer, TAKES_LANE};
 use blobmesh_protocol::wire::message::{
     BlobHead, BlobRequest, END, GROUP, GROUP_PREFIX_LEN, HEAD, LANE_OFFER, LIST,
@@ -53,13 +53,20 @@ pub(crate) enum ServeError {
     Worker,
 }
 
-/// Waits for the request on a fresh stream.
-pub(crate) async fn request<S: AsyncRead + AsyncWrite + Unpin>(
+/// Waits for the first frame on a fresh stream, which says what the stream is for.
+pub(crate) async fn first<S: AsyncRead + AsyncWrite + Unpin>(
     io: &mut FrameIo<S>,
-) -> Result<BlobRequest, ServeError> {
+) -> Result<Frame, ServeError> {
     let frame = timeout(REQUEST_TIMEOUT, io.read()).await.map_err(|_| ServeError::NoRequest)??;
-    let frame = frame.filter(|frame| frame.kind == REQUEST).ok_or(ServeError::NoRequest)?;
-    Ok(frame.decode().map_err(StreamError::from)?)
+    frame.ok_or(ServeError::NoRequest)
+}
+
+/// Reads the request that a first frame is.
+pub(crate) fn request(first: &Frame) -> Result<BlobRequest, ServeError> {
+    if first.kind != REQUEST {
+        return Err(ServeError::NoRequest);
+    }
+    Ok(first.decode().map_err(StreamError::from)?)
 }
 
 /// Turns a request away.

@@ -152,13 +152,17 @@ fn list_of(bytes: &[u8]) -> GroupList {
     hasher.finish()
 }
 
+async fn first_request(io: &mut FrameIo<DuplexStream>) -> Result<BlobRequest, ServeError> {
+    provider::request(&provider::first(io).await?)
+}
+
 /// Fetches from an honest provider; returns what was reported, and the bytes on the wire.
 async fn fetch_between(from: &TestStore, to: &TestStore, hash: Hash) -> Result<u64, FetchError> {
     let (ours, theirs) = duplex(1 << 20);
     let store = from.store.clone();
     let serving = tokio::spawn(async move {
         let mut io = FrameIo::new(theirs);
-        let request = provider::request(&mut io).await.expect("a request");
+        let request = first_request(&mut io).await.expect("a request");
         provider::serve(&mut io, request, (&store, &UploadRate::default()), |_| None).await
     });
     let result =
@@ -242,7 +246,7 @@ async fn partial_blob_is_resumed_with_its_missing_groups_only() {
     let store = from.store.clone();
     let serving = tokio::spawn(async move {
         let mut io = FrameIo::new(theirs);
-        let request = provider::request(&mut io).await.expect("a request");
+        let request = first_request(&mut io).await.expect("a request");
         assert_eq!(request.runs, vec![(2, 2), (5, 5)]);
         assert!(!request.with_list, "the list is proven already");
         provider::serve(&mut io, request, (&store, &UploadRate::default()), |_| None)
@@ -461,7 +465,7 @@ async fn ask(store: &TestStore, request: &[u8]) -> Option<Frame> {
     let store = store.store.clone();
     let serving = tokio::spawn(async move {
         let mut io = FrameIo::new(theirs);
-        if let Ok(request) = provider::request(&mut io).await {
+        if let Ok(request) = first_request(&mut io).await {
             provider::serve(&mut io, request, (&store, &UploadRate::default()), |_| None)
                 .await
                 .ok();

@@ -15,6 +15,7 @@ use blobmesh_protocol::wire::lane::{LaneOffer, LaneToken, TAKES_LANE};
 use blobmesh_protocol::wire::message::{
     AskResult, BlobHead, BlobRequest, Hello, LANE_OFFER, LANE_OPEN, Message, REQUEST, body_len_max,
 };
+use blobmesh_protocol::wire::small::{SMALL_REQUEST, SmallAnswer, SmallRequest, SmallResult};
 use blobmesh_protocol::{Hash, PeerId};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -39,6 +40,9 @@ pub struct Conduct {
     pub answer: fn(u32, &Blob) -> Vec<u8>,
     /// Makes its answer to a request for such a blob.
     pub serve: fn(&Requested<'_>) -> Said,
+    /// Makes its answer to a small request for such a blob; what it says is followed by the next answer
+    /// where it keeps silent then. A peer whose greeting promises no answers gets no small requests.
+    pub small: fn(&SmallRequest, &Blob) -> Said,
     /// Whether it reads what is said to it.
     pub reads: bool,
     /// Where it serves those who take lanes.
@@ -71,13 +75,19 @@ impl Conduct {
             encode(&Message::Answer { id, result })
         },
         serve: |_| Said::then_close(head_of(&BlobHead::Absent)),
+        small: |_, _| Said::then_reset(Vec::new()),
         reads: true,
         lanes: LanesAt::Nowhere,
     };
 }
 
-/// Returns a proper greeting.
+/// Returns a proper greeting of one who answers no small requests.
 pub fn hello() -> Vec<u8> {
+    encode(&Message::Hello(Hello { features: 0, ..Hello::ours() }))
+}
+
+/// Returns a proper greeting of one who answers small requests.
+pub fn hello_small() -> Vec<u8> {
     encode(&Message::Hello(Hello::ours()))
 }
 
@@ -150,6 +160,8 @@ pub struct Seen {
     pub asked: Vec<Hash>,
     /// The blobs it was requested to serve.
     pub requested: Vec<Hash>,
+    /// The blobs that small requests asked it for.
+    pub requested_small: Vec<Hash>,
     /// How many of those requests came over lanes.
     pub requested_on_lanes: usize,
     /// How many control streams were opened to it.
@@ -398,6 +410,9 @@ async fn listen(script: Arc<Script>, stream: Stream, speaker: mpsc::Sender<Vec<u
 async fn serve(script: Arc<Script>, stream: Stream) {
     let mut frames = Frames::of(stream);
     let Some(frame) = frames.next().await else { return };
+    if frame.kind == SMALL_REQUEST {
+        return serve_small(&script, frames, frame).await;
+    }
     assert_eq!(frame.kind, REQUEST, "a blob stream begins with a request");
     let request: BlobRequest = frame.decode().expect("a node asks well");
     let said = match script.blobs.get(&request.hash) {
@@ -411,6 +426,34 @@ async fn serve(script: Arc<Script>, stream: Stream) {
         None => Said::then_close(head_of(&BlobHead::Absent)),
     };
     said.say(&mut frames.stream).await.ok();
+}
+
+/// Answers small requests in turn, until one answer ends the stream.
+async fn serve_small(script: &Script, mut frames: Frames<Stream>, first: Frame) {
+    let mut next = Some(first);
+    while let Some(frame) = next {
+        let request: SmallRequest = frame.decode().expect("a node asks well");
+        script.log.send_modify(|seen| seen.requested_small.push(request.hash));
+        let said = match script.blobs.get(&request.hash) {
+            Some(blob) => (script.conduct.small)(&request, blob),
+            None => {
+                let answer = SmallAnswer { id: request.id, result: SmallResult::Absent };
+                Said::then_silence(answer.encode().expect("encodes"))
+            }
+        };
+        if !matches!(said.then, Then::Silence) {
+            said.say(&mut frames.stream).await.ok();
+            return;
+        }
+        let said = async {
+            frames.stream.write_all(&said.bytes).await?;
+            frames.stream.flush().await
+        };
+        if said.await.is_err() {
+            return;
+        }
+        next = frames.next().await;
+    }
 }
 
 impl Script {

@@ -17,7 +17,9 @@ use std::time::Duration;
 use blobmesh_node::Node;
 use blobmesh_node::config::{EdgeConfig, NodeConfig};
 use blobmesh_node::control::Service;
-use blobmesh_node::control::api::{Answer, Event, Exchange, Failure, PeerRow, Receipt, Request};
+use blobmesh_node::control::api::{
+    Answer, Event, Exchange, Failure, GotRow, PeerRow, Receipt, Request,
+};
 use blobmesh_node::mesh::MeshKey;
 use bytes::Bytes;
 use tempfile::TempDir;
@@ -121,6 +123,25 @@ impl TestNode {
             Answer::Got(receipt) => *receipt,
             other => panic!("not got: {other:?}"),
         })
+    }
+
+    /// Gets many blobs, and returns the answer and the rows that came.
+    pub async fn get_many(&self, hashes: &[String]) -> (Result<Answer, Failure>, Vec<GotRow>) {
+        let (events, mut events_in) = mpsc::channel(16);
+        let (_, input) = mpsc::channel(1);
+        let request = Request::GetMany { hashes: hashes.to_vec(), timeout_ms: Some(20_000) };
+        let service = self.node.service();
+        let served = service.handle(request, Exchange { events, input });
+        let collect = async {
+            let mut rows = Vec::new();
+            while let Some(event) = events_in.recv().await {
+                if let Event::Got(some) = event {
+                    rows.extend(some);
+                }
+            }
+            rows
+        };
+        tokio::join!(served, collect)
     }
 
     pub async fn cat(&self, hash: &str) -> Vec<u8> {

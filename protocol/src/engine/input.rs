@@ -19,6 +19,18 @@ pub enum Input {
         /// When the user's patience ends; none waits as long as any tier may still answer.
         timeout: Option<Duration>,
     },
+    /// The user wants a blob's bytes, and need not have it in the store. Its bytes come with the end of a
+    /// small request; where the blob came another way, they are in the store.
+    Read {
+        /// The driver's number for this want; must be new.
+        want: WantId,
+        /// The blob.
+        hash: Hash,
+        /// When the user's patience ends; none waits as long as any tier may still answer.
+        timeout: Option<Duration>,
+        /// The longest blob that is of use, in bytes.
+        len_max: u64,
+    },
     /// The user no longer wants it.
     Cancel {
         /// The want; an unknown one is ignored.
@@ -143,6 +155,17 @@ pub enum FetchOutcome {
     /// The blob is whole, verified, and in the store under its name.
     Complete {
         /// Its length in bytes.
+        size: u64,
+    },
+    /// The blob came whole, in answer to a small request that was not to be kept: it is verified, in
+    /// memory and not in the store.
+    Read {
+        /// Its length in bytes.
+        size: u64,
+    },
+    /// The source holds the blob, and it is too long to answer a small request with.
+    Large {
+        /// Its length in bytes, as the source claims.
         size: u64,
     },
     /// The groups asked for are stored, and others of the blob are still missing.

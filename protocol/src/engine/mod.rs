@@ -44,6 +44,7 @@ use crate::id::{FetchId, LookId, PeerId, WantId};
 use crate::stats::Stats;
 use crate::time::Time;
 use crate::wire::message::{AskResult, Message};
+use crate::wire::small::ANSWERS_SMALL;
 
 /// Decides for one node. See the [module](self) for how to drive it.
 #[derive(Debug)]
@@ -89,7 +90,10 @@ impl Engine {
     pub fn handle(&mut self, now: Time, input: Input) {
         self.shell.now = self.shell.now.max(now);
         match input {
-            Input::Get { want, hash, timeout } => self.handle_get(want, hash, timeout),
+            Input::Get { want, hash, timeout } => self.handle_get(want, hash, (timeout, None)),
+            Input::Read { want, hash, timeout, len_max } => {
+                self.handle_get(want, hash, (timeout, Some(len_max)));
+            }
             Input::Cancel { want } => {
                 let (peers, shell) = (&mut self.peers, &mut self.shell);
                 self.resolver.leave(want, WantError::Cancelled, peers, shell);
@@ -122,6 +126,9 @@ impl Engine {
             Input::Timeout => {}
         }
         self.fire_timers();
+        for hash in self.resolver.take_looks() {
+            self.look(Look::Want { hash }, hash);
+        }
     }
 
     /// Returns the next thing to be done. `None` until the next [`handle`](Self::handle).
@@ -152,9 +159,21 @@ impl Engine {
         self.resolver.len()
     }
 
-    fn handle_get(&mut self, want: WantId, hash: Hash, timeout: Option<Duration>) {
-        if self.resolver.get(want, hash, timeout, &mut self.shell) {
+    fn handle_get(
+        &mut self,
+        want: WantId,
+        hash: Hash,
+        (timeout, len_max): (Option<Duration>, Option<u64>),
+    ) {
+        if !self.resolver.get(want, hash, (timeout, len_max), &mut self.shell) {
+            return;
+        }
+        // What is not held whole need not be looked for before a neighbour is asked for it: the store
+        // could only have a part of it, and then the blob is no small one.
+        if self.gossip.may_hold(&hash) {
             self.look(Look::Want { hash }, hash);
+        } else {
+            self.resolver.ask_ahead(hash, &mut self.peers, &mut self.shell);
         }
     }
 
@@ -239,6 +258,7 @@ impl Engine {
         let Some(neighbour) = self.peers.get_mut(peer) else { return };
         if let Message::Hello(hello) = &message {
             neighbour.greeted = true;
+            neighbour.answers_small = hello.features & ANSWERS_SMALL != 0;
             if hello.common_version().is_none() {
                 self.shell.emit(Output::Drop { peer, reason: DropReason::Version });
             }

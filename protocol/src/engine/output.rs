@@ -37,6 +37,19 @@ pub enum Output {
         /// Which of the missing groups; none for all of them.
         groups: Option<Range<u64>>,
     },
+    /// Ask a neighbour for a blob that may be small by a small request, and tell of the end with
+    /// [`Input::FetchEnded`](super::Input::FetchEnded).
+    FetchSmall {
+        /// Numbers the attempt, as those of [`Fetch`](Self::Fetch).
+        fetch: FetchId,
+        /// The blob.
+        hash: Hash,
+        /// Whom to ask.
+        peer: PeerId,
+        /// Whether the blob goes into the store. One that does not ends as
+        /// [`FetchOutcome::Read`](super::FetchOutcome::Read).
+        keep: bool,
+    },
     /// Stop a fetch. What it verified stays; its end is not awaited.
     StopFetch {
         /// The fetch.
@@ -159,6 +172,9 @@ pub enum WantError {
     /// Our own store failed.
     #[error("the store failed")]
     StoreFailed,
+    /// The blob is longer than whoever wanted its bytes takes.
+    #[error("the blob is longer than was asked for")]
+    TooLarge,
     /// There are as many gets as the bound allows.
     #[error("too many gets at once")]
     TooMany,

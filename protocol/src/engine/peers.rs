@@ -21,6 +21,8 @@ pub(crate) struct Peers {
     neighbours: BTreeMap<PeerId, Neighbour>,
     bans: BTreeMap<PeerId, Time>,
     answer_times: VecDeque<Duration>,
+    /// What 95 of 100 of them took; none until it is asked for again.
+    p95: Option<Duration>,
 }
 
 /// Says what a neighbour's filter makes of a blob.
@@ -55,6 +57,12 @@ pub(crate) struct Neighbour {
     judged: (u32, u32),
     ignored_until: Option<Time>,
     pub(crate) greeted: bool,
+    /// Whether it answers small requests.
+    pub(crate) answers_small: bool,
+    /// Until when it gets none, because one failed.
+    small_rests_until: Option<Time>,
+    /// When it last answered one, or began to have one to answer.
+    small_heard: Time,
     /// When it was last sent the whole filter because it asked.
     filter_asked: Option<Time>,
     next_ask: u32,
@@ -70,7 +78,7 @@ struct KnownFilter {
 impl Peers {
     pub(crate) fn new(me: PeerId) -> Self {
         let (neighbours, bans) = (BTreeMap::new(), BTreeMap::new());
-        Self { me, neighbours, bans, answer_times: VecDeque::new() }
+        Self { me, neighbours, bans, answer_times: VecDeque::new(), p95: None }
     }
 
     /// Returns this node's own name.
@@ -155,14 +163,52 @@ impl Peers {
 
     /// Returns how long the edge should wait for the LAN: what 95 of 100 answers took lately, within
     /// the bounds of the configuration (Dean, Barroso, *The tail at scale*, CACM 2013).
-    pub(crate) fn hedge_delay(&self, config: &Config) -> Duration {
+    pub(crate) fn hedge_delay(&mut self, config: &Config) -> Duration {
         if self.answer_times.len() < ANSWER_TIMES_MIN {
             return config.hedge_initial.clamp(config.hedge_min, config.hedge_max);
         }
-        let mut times: Vec<Duration> = self.answer_times.iter().copied().collect();
-        times.sort();
-        let p95 = times.len() * 95 / 100;
-        times[p95.min(times.len() - 1)].clamp(config.hedge_min, config.hedge_max)
+        let p95 = *self.p95.get_or_insert_with(|| {
+            let mut times: Vec<Duration> = self.answer_times.iter().copied().collect();
+            times.sort();
+            let p95 = times.len() * 95 / 100;
+            times[p95.min(times.len() - 1)]
+        });
+        p95.clamp(config.hedge_min, config.hedge_max)
+    }
+
+    /// Returns whether a peer may be sent small requests.
+    pub(crate) fn takes_small(&self, peer: PeerId, now: Time, config: &Config) -> bool {
+        config.small_per_peer_max > 0
+            && self.neighbours.get(&peer).is_some_and(|neighbour| {
+                let rests = neighbour.small_rests_until.is_some_and(|until| until > now);
+                neighbour.answers_small && !rests
+            })
+    }
+
+    /// Takes in that a neighbour answered a small request, or got one while it had none to answer.
+    pub(crate) fn small_heard(&mut self, peer: PeerId, now: Time) {
+        if let Some(neighbour) = self.get_mut(peer) {
+            neighbour.small_heard = now;
+        }
+    }
+
+    /// Returns for how long a neighbour that owes answers to small requests has given none.
+    pub(crate) fn small_silence(&self, peer: PeerId, now: Time) -> Option<Duration> {
+        self.neighbours.get(&peer).map(|neighbour| now - neighbour.small_heard)
+    }
+
+    /// Takes in that small requests come to nothing at a neighbour.
+    pub(crate) fn rest_small(&mut self, peer: PeerId, until: Time) {
+        if let Some(neighbour) = self.get_mut(peer) {
+            neighbour.small_rests_until = Some(until);
+        }
+    }
+
+    /// Takes in whether a neighbour's filter told the truth, by an answer whose time says nothing.
+    pub(crate) fn judge(&mut self, peer: PeerId, lesson: Lesson, now: Time, config: &Config) {
+        if let Some(neighbour) = self.get_mut(peer) {
+            neighbour.judge(lesson, now, config);
+        }
     }
 
     /// Takes in an answer and returns whether a question of that number was out for that hash.
@@ -183,6 +229,7 @@ impl Peers {
             self.answer_times.pop_front();
         }
         self.answer_times.push_back(took);
+        self.p95 = None;
         let Some(neighbour) = self.get_mut(peer) else { return };
         neighbour.rtt = Some(took);
         neighbour.judge(lesson, now, config);

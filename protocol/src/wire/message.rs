@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::frame::{self, FrameError};
+use super::small::{ANSWERS_SMALL, SMALL_BLOB, SMALL_PREFIX_LEN};
 use crate::blob::Hash;
 use crate::filter::{FilterDelta, FilterFrame};
 
@@ -76,6 +77,7 @@ pub fn body_len_max(kind: u8) -> u32 {
         LIST => LIST_PIECE_LEN_MAX,
         // The codec only ever shrinks a group.
         GROUP => bound(GROUP_BYTES) + GROUP_PREFIX_LEN,
+        SMALL_BLOB => bound(GROUP_BYTES) + SMALL_PREFIX_LEN,
         END => 0,
         _ => SMALL_LEN_MAX,
     }
@@ -138,14 +140,15 @@ pub struct Hello {
     pub version_min: u16,
     /// The newest version spoken.
     pub version_max: u16,
-    /// Optional features, one bit each; unknown bits are ignored.
+    /// Optional features, one bit each; unknown bits are ignored. The lowest is
+    /// [`ANSWERS_SMALL`](super::small::ANSWERS_SMALL).
     pub features: u64,
 }
 
 impl Hello {
     /// Says what this code speaks.
     pub fn ours() -> Self {
-        Self { version_min: VERSION_MIN, version_max: VERSION_MAX, features: 0 }
+        Self { version_min: VERSION_MIN, version_max: VERSION_MAX, features: ANSWERS_SMALL }
     }
 
     /// Returns the newest version both sides speak; none where the ranges do not overlap, or the peer's

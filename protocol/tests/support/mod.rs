@@ -69,8 +69,21 @@ impl Rig {
     /// Starts a get whose store look-up finds nothing.
     pub fn get(&mut self, hash: Hash) -> WantId {
         let want = self.want(hash, None);
+        self.look(hash, LookResult::Absent);
+        want
+    }
+
+    /// Says what the store holds of a hash that it is being looked into for.
+    pub fn look(&mut self, hash: Hash, result: LookResult) {
         let look = self.take_look(hash);
-        self.tell(Input::Looked { look, result: LookResult::Absent });
+        self.tell(Input::Looked { look, result });
+    }
+
+    /// Starts a get that wants no more than the bytes of a blob of up to `len_max` bytes.
+    pub fn read(&mut self, hash: Hash, len_max: u64) -> WantId {
+        self.next_want += 1;
+        let want = WantId(self.next_want);
+        self.tell(Input::Read { want, hash, timeout: None, len_max });
         want
     }
 
@@ -90,10 +103,17 @@ impl Rig {
         peer
     }
 
-    /// Connects a neighbour that greets and tells no filter.
+    /// Connects a neighbour that greets, tells a filter of `held` and answers small requests.
+    pub fn small_neighbour(&mut self, n: u8, held: &[Hash]) -> PeerId {
+        let peer = self.neighbour(n, held);
+        self.say(peer, Message::Hello(Hello::ours()));
+        peer
+    }
+
+    /// Connects a neighbour that greets, tells no filter and answers no small requests.
     pub fn silent_neighbour(&mut self, n: u8) -> PeerId {
         self.tell(Input::Connected { peer: peer(n) });
-        self.say(peer(n), Message::Hello(Hello::ours()));
+        self.say(peer(n), Message::Hello(Hello { features: 0, ..Hello::ours() }));
         peer(n)
     }
 
@@ -138,6 +158,16 @@ impl Rig {
     pub fn take_fetch(&mut self, from: Source) -> Option<FetchId> {
         self.take(|output| match output {
             Output::Fetch { fetch, source, .. } if *source == from => Some(*fetch),
+            _ => None,
+        })
+    }
+
+    /// Takes a small request that is out to `to` about `of`, and whether its blob is kept.
+    pub fn take_small(&mut self, to: PeerId, of: Hash) -> Option<(FetchId, bool)> {
+        self.take(|output| match output {
+            Output::FetchSmall { fetch, hash, peer, keep } if *peer == to && *hash == of => {
+                Some((*fetch, *keep))
+            }
             _ => None,
         })
     }

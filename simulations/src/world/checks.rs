@@ -60,18 +60,10 @@ impl Checks {
         let seen = self.seen.entry(node).or_default();
         match output {
             Output::Fetch { fetch, hash, source, groups } => {
-                let new = seen.last_fetch.is_none_or(|last| last < *fetch);
-                seen.last_fetch = Some(*fetch);
-                let running = seen.sources.entry((*hash, *source)).or_default();
-                *running += 1;
-                let single = *running <= if groups.is_some() { RANGES_PER_SOURCE } else { 1 };
-                seen.fetches.insert(*fetch, (*hash, *source));
-                if !new {
-                    self.violate(format!("node {node}: {fetch:?} is used twice"));
-                }
-                if !single {
-                    self.violate(format!("node {node}: two fetches of {hash:?} at {source:?}"));
-                }
+                self.saw_fetch(node, *fetch, (*hash, *source), groups.is_some());
+            }
+            Output::FetchSmall { fetch, hash, peer, .. } => {
+                self.saw_fetch(node, *fetch, (*hash, Source::Peer(*peer)), false);
             }
             Output::StopFetch { fetch } => self.fetch_ended(node, *fetch),
             Output::Ended { want, .. } => {
@@ -87,6 +79,24 @@ impl Checks {
             | Output::Unprovide { .. }
             | Output::Serve { .. }
             | Output::Drop { .. } => {}
+        }
+    }
+
+    /// Looks at a fetch, of one range or of everything.
+    fn saw_fetch(&mut self, node: NodeIndex, fetch: FetchId, of: (Hash, Source), ranged: bool) {
+        let seen = self.seen.entry(node).or_default();
+        let new = seen.last_fetch.is_none_or(|last| last < fetch);
+        seen.last_fetch = Some(fetch);
+        let running = seen.sources.entry(of).or_default();
+        *running += 1;
+        let single = *running <= if ranged { RANGES_PER_SOURCE } else { 1 };
+        seen.fetches.insert(fetch, of);
+        let (hash, source) = of;
+        if !new {
+            self.violate(format!("node {node}: {fetch:?} is used twice"));
+        }
+        if !single {
+            self.violate(format!("node {node}: two fetches of {hash:?} at {source:?}"));
         }
     }
 

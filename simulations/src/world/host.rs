@@ -189,6 +189,9 @@ impl World {
             Output::Fetch { fetch, hash, source: Source::Edge, .. } => {
                 self.fetch_from_edge(node, fetch, hash);
             }
+            Output::FetchSmall { fetch, hash, peer, .. } => {
+                self.request_small(node, fetch, hash, peer);
+            }
             Output::StopFetch { fetch } => self.stop_fetch(node, fetch),
             Output::FindProviders { query, hash } => self.search(node, query, hash),
             // A search that was given up costs its messages all the same.

@@ -547,6 +547,7 @@ fn result_word(result: &Result<(), WantError>) -> &'static str {
         Err(WantError::TimedOut) => "timed_out",
         Err(WantError::Cancelled) => "cancelled",
         Err(WantError::StoreFailed) => "store_failed",
+        Err(WantError::TooLarge) => "too_large",
         Err(WantError::TooMany) => "too_many",
     }
 }

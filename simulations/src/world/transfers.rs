@@ -11,6 +11,7 @@ use std::time::Duration;
 use blobmesh_protocol::blob::{GROUP_LEN, group_len};
 use blobmesh_protocol::engine::{FetchOutcome, Input};
 use blobmesh_protocol::id::{FetchId, ServeId};
+use blobmesh_protocol::wire::small::SMALL_BYTES_MAX;
 use blobmesh_protocol::{Hash, PeerId, Time};
 
 use super::flows::FlowId;
@@ -43,6 +44,10 @@ pub(super) enum Response {
     Busy {
         retry_after: Duration,
     },
+    /// It is too long to answer a small request with.
+    Large {
+        size: u64,
+    },
     Failed {
         detail: &'static str,
     },
@@ -69,6 +74,8 @@ pub(super) struct Transfer {
     serve: Option<ServeId>,
     /// The groups that were asked for; none for all.
     groups: Option<Range<u64>>,
+    /// Whether it is a small request.
+    small: bool,
     /// The groups that are to come.
     pieces: Vec<Range<u64>>,
     /// The bytes at which the flow is looked at next.
@@ -124,6 +131,23 @@ impl Transfers {
 }
 
 impl World {
+    /// Sends a small request, which is a transfer without a wait for admission: one slot serves the whole
+    /// stream.
+    pub(super) fn request_small(
+        &mut self,
+        node: NodeIndex,
+        fetch: FetchId,
+        hash: Hash,
+        peer: PeerId,
+    ) {
+        self.fetch_from_peer(node, (fetch, None), hash, peer);
+        let host = self.hosts.get(node);
+        let id = host.and_then(|host| host.fetches.get(&fetch).copied());
+        if let Some(transfer) = id.and_then(|id| self.transfers.get_mut(id)) {
+            transfer.small = true;
+        }
+    }
+
     pub(super) fn fetch_from_peer(
         &mut self,
         node: NodeIndex,
@@ -175,6 +199,7 @@ impl World {
             flow: None,
             serve: None,
             groups: None,
+            small: false,
             pieces: Vec::new(),
             mark: 0,
             told: 0,
@@ -202,6 +227,14 @@ impl World {
             return self.respond(provider, id, Response::Absent);
         };
         self.transfers.set_size(id, size);
+        if self.transfers.get(id).is_some_and(|transfer| transfer.small) {
+            return match size {
+                size if size > SMALL_BYTES_MAX => {
+                    self.respond(provider, id, Response::Large { size });
+                }
+                _ => self.transfer_admitted(provider, id),
+            };
+        }
         let serve = ServeId(self.next_serial());
         let Some(transfer) = self.transfers.get_mut(id) else { return };
         transfer.serve = Some(serve);
@@ -230,9 +263,9 @@ impl World {
     fn lane_time(&mut self, provider: NodeIndex, id: TransferId) -> Duration {
         let Some(transfer) = self.transfers.get(id) else { return Duration::ZERO };
         let (node, size) = (transfer.node, transfer.size);
-        let missing = self.hosts.get(node).map(|host| host.store.missing(&transfer.hash, size));
-        let wanted = cut_to(missing.unwrap_or_default(), transfer.groups.as_ref());
-        let bytes: u64 = wanted.iter().map(|run| run_len(size, run)).sum();
+        let (hash, groups) = (transfer.hash, transfer.groups.as_ref());
+        let wanted = self.hosts.get(node).map(|host| host.store.missing(&hash, size, groups));
+        let bytes: u64 = wanted.unwrap_or_default().iter().map(|run| run_len(size, run)).sum();
         if bytes < LANE_BYTES_MIN {
             return Duration::ZERO;
         }
@@ -269,6 +302,7 @@ impl World {
             Response::Begins => return self.begin_flow(id),
             Response::Absent => FetchOutcome::Absent,
             Response::Busy { retry_after } => FetchOutcome::Busy { retry_after },
+            Response::Large { size } => FetchOutcome::Large { size },
             Response::Failed { detail } => outcome_failed(detail),
         };
         self.end_fetch(id, outcome);
@@ -357,6 +391,7 @@ impl World {
         // One that is slow is told of before its mark.
         let done = transfer.mark.min(whole_bytes(self.flows.done(self.now, flow)));
         let (node, fetch, size) = (transfer.node, transfer.fetch, transfer.size);
+        let small = transfer.small;
         self.log.line(self.now, node, format_args!("flow {} {done}", id.0));
         if transfer.wrong && done >= transfer.mark {
             let outcome =
@@ -370,7 +405,8 @@ impl World {
             // A sign of life in the middle of a group.
             runs.push(0..0);
         }
-        for groups in runs {
+        // Of a small request only its end is told.
+        for groups in runs.into_iter().filter(|_| !small) {
             let bytes = run_len(size, &groups);
             self.tell(node, Input::Progress { fetch, bytes, groups, size });
         }
@@ -621,6 +657,8 @@ pub(super) fn outcome_failed(detail: &str) -> FetchOutcome {
 fn outcome_word(outcome: &FetchOutcome) -> &'static str {
     match outcome {
         FetchOutcome::Complete { .. } => "complete",
+        FetchOutcome::Read { .. } => "read",
+        FetchOutcome::Large { .. } => "large",
         FetchOutcome::Part => "part",
         FetchOutcome::Absent => "absent",
         FetchOutcome::Busy { .. } => "busy",

@@ -12,22 +12,26 @@ use crate::engine::receipt::{Found, Note};
 use crate::engine::resolver::resolution::Stage;
 use crate::engine::{Output, Shell, Source, Timer};
 use crate::wire::message::Message;
+use crate::wire::small::SMALL_BYTES_MAX;
 
 /// How many sources of one hash are fetched from at once, when those before gave no byte in time.
 const FETCHES_AT_ONCE_MAX: usize = 4;
 
 impl Resolver {
     pub(super) fn advance(&mut self, hash: Hash, peers: &mut Peers, shell: &mut Shell) {
-        match self.resolutions.get(&hash) {
-            Some(running) if running.stage == Stage::Remote => {}
-            Some(_) | None => return,
+        match self.resolutions.get(&hash).map(|running| running.stage) {
+            Some(Stage::Remote) => {}
+            Some(Stage::Ahead) => return self.go_on_ahead(hash, peers, shell),
+            Some(Stage::Local) | None => return,
         }
         if self.resolutions.get(&hash).is_some_and(|running| running.swarm.is_some()) {
             self.fetch_from_members(hash, shell);
         } else {
-            self.fetch_from_holder(hash, shell);
+            self.fetch_from_holder(hash, peers, shell);
         }
-        self.ask_candidates(hash, peers, shell);
+        if !self.ask_for_small(hash, peers, shell) {
+            self.ask_candidates(hash, peers, shell);
+        }
         self.search_if_uncertain(hash, shell);
         self.start_edge_if_due(hash, shell);
         self.give_up_if_over(hash, peers, shell);
@@ -35,18 +39,28 @@ impl Resolver {
 
     /// Fetches from the first holder with room, one peer at a time unless those before are late; waits
     /// for room where there is none.
-    fn fetch_from_holder(&mut self, hash: Hash, shell: &mut Shell) {
+    fn fetch_from_holder(&mut self, hash: Hash, peers: &mut Peers, shell: &mut Shell) {
         let Some(running) = self.resolutions.get_mut(&hash) else { return };
         if running.is_served() || running.fetches.len() >= FETCHES_AT_ONCE_MAX {
             return;
         }
-        let max = shell.config.fetches_per_peer_max;
-        let has_room = |holder: &Holder| self.fetching.has_room(holder.peer, max);
+        let may_be_small =
+            !running.is_large && running.receipt.size.is_none_or(|size| size <= SMALL_BYTES_MAX);
+        let (now, config) = (shell.now, &shell.config);
+        let by_small = |peer| may_be_small && peers.takes_small(peer, now, config);
+        let has_room = |holder: &Holder| match by_small(holder.peer) {
+            true => self.small.has_room(holder.peer, config.small_per_peer_max),
+            false => self.fetching.has_room(holder.peer, config.fetches_per_peer_max),
+        };
         let place = running.holders.iter().position(has_room);
         if let Some(holder) = place.and_then(|place| running.holders.remove(place)) {
+            if by_small(holder.peer) {
+                return self.start_small(hash, holder, None, peers, shell);
+            }
             self.start_fetch(hash, Source::Peer(holder.peer), (holder.found, None), shell);
         } else if let Some(holder) = running.holders.front() {
-            self.fetching.wait(holder.peer, hash);
+            let queue = if by_small(holder.peer) { &mut self.small } else { &mut self.fetching };
+            queue.wait(holder.peer, hash);
         }
     }
 
@@ -93,7 +107,7 @@ impl Resolver {
     /// were have kept us waiting.
     fn search_if_uncertain(&mut self, hash: Hash, shell: &mut Shell) {
         let Some(running) = self.resolutions.get_mut(&hash) else { return };
-        let uncertain = !running.is_hopeful() || (running.hedged && running.fetches.is_empty());
+        let uncertain = !running.is_hopeful() || (running.hedged && running.fetches_nothing());
         if running.search != Search::Idle || !uncertain || running.has_bytes() {
             return;
         }

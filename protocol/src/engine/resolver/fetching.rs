@@ -7,7 +7,7 @@ use super::resolution::{EdgeState, Holder, Resolution, Running};
 use super::{Resolver, stop_fetch};
 use crate::blob::Hash;
 use crate::engine::peers::Peers;
-use crate::engine::receipt::{Found, Note};
+use crate::engine::receipt::{AskedAnswer, Found, Note};
 use crate::engine::{DropReason, FetchOutcome, Output, Shell, Source, Timer, WantError};
 use crate::id::{FetchId, PeerId};
 
@@ -63,6 +63,7 @@ impl Resolver {
     ) {
         let Some(hash) = self.fetches.remove(&fetch) else { return };
         self.range_over(hash, fetch, shell);
+        self.small_answered(hash, fetch, &outcome, peers, shell);
         let Some(running) = self.resolutions.get_mut(&hash) else { return };
         let Some(ended) = running.fetch_ended(fetch, outcome_text(&outcome), shell.now) else {
             return;
@@ -78,7 +79,15 @@ impl Resolver {
             FetchOutcome::StoreFailed { .. } => {
                 self.finish(hash, Err(WantError::StoreFailed), peers, shell);
             }
+            FetchOutcome::Read { size } => {
+                running.receipt.size = Some(size);
+                running.receipt.found = Some(ended.found);
+                self.end_reads(hash, &ended, peers, shell);
+            }
+            FetchOutcome::Large { size } => self.small_is_large(hash, &ended, size, peers, shell),
             FetchOutcome::Part => self.swarm_range_stored(hash, ended.groups.as_ref(), shell),
+            // A filter that was wrong may be right later, as after a question.
+            FetchOutcome::Absent if ended.small.is_some_and(|small| small.opinion.is_some()) => {}
             FetchOutcome::Absent => running.spend(source),
             FetchOutcome::Misbehaved { .. } => {
                 running.troubles.unreachable = true;
@@ -102,7 +111,7 @@ impl Resolver {
             FetchOutcome::Failed { .. } => self.retry_failed(hash, source, ended.found, shell),
         }
         self.advance(hash, peers, shell);
-        self.fetch_freed(source, peers, shell);
+        self.freed(source, ended.small.is_some(), peers, shell);
     }
 
     /// Takes in that a fetch may have been silent for too long.
@@ -115,7 +124,11 @@ impl Resolver {
     ) {
         let Some(running) = self.resolutions.get_mut(&hash) else { return };
         let Some(silent) = running.fetches.get(&fetch).cloned() else { return };
-        let silence = shell.now - silent.heard;
+        let mut silence = shell.now - silent.heard;
+        if let (Some(_), Source::Peer(peer)) = (silent.small, silent.source) {
+            // A neighbour that answers others first is alive.
+            silence = silence.min(peers.small_silence(peer, shell.now).unwrap_or(silence));
+        }
         if silence < shell.config.stall_timeout {
             let rest = shell.config.stall_timeout - silence;
             running.fetch_timed(fetch, |timers| {
@@ -128,11 +141,15 @@ impl Resolver {
         self.range_over(hash, fetch, shell);
         let Some(running) = self.resolutions.get_mut(&hash) else { return };
         stop_fetch(running, fetch, "stalled", &mut self.fetches, shell);
+        if let (Some(small), Source::Peer(peer)) = (silent.small, silent.source) {
+            running.small_ended(small, Some(AskedAnswer::Timeout), shell.now - silent.started);
+            peers.rest_small(peer, shell.now + shell.config.small_rest);
+        }
         if !running.let_go(&silent) && !running.parts_from_gone(silent.source, peers) {
             self.retry_failed(hash, silent.source, silent.found, shell);
         }
         self.advance(hash, peers, shell);
-        self.fetch_freed(silent.source, peers, shell);
+        self.freed(silent.source, silent.small.is_some(), peers, shell);
     }
 
     /// Takes in that a source had its time to a first byte: if it gave none, the next holder and the
@@ -168,8 +185,12 @@ impl Resolver {
     }
 
     pub(crate) fn hedge(&mut self, hash: Hash, peers: &mut Peers, shell: &mut Shell) {
+        if self.small_has_time(hash, peers, shell) {
+            return;
+        }
         if let Some(running) = self.resolutions.get_mut(&hash) {
             running.hedged = true;
+            self.small_is_late(hash);
             self.advance(hash, peers, shell);
         }
     }
@@ -274,15 +295,16 @@ impl Resolver {
             if of == source {
                 self.range_over(hash, fetch, shell);
                 let Some(running) = self.resolutions.get_mut(&hash) else { return };
+                let small = running.is_small(fetch);
                 stop_fetch(running, fetch, "banned", &mut self.fetches, shell);
-                self.fetching.end(peer);
+                (if small { &mut self.small } else { &mut self.fetching }).end(peer);
             }
         }
     }
 }
 
 impl Resolution {
-    fn spend(&mut self, source: Source) {
+    pub(super) fn spend(&mut self, source: Source) {
         self.sources.spend(source);
         match (source, &mut self.swarm) {
             (Source::Edge, _) => self.edge = EdgeState::Spent,
@@ -317,6 +339,8 @@ impl Resolution {
 fn outcome_text(outcome: &FetchOutcome) -> &str {
     match outcome {
         FetchOutcome::Complete { .. } => "complete",
+        FetchOutcome::Read { .. } => "read",
+        FetchOutcome::Large { .. } => "large",
         FetchOutcome::Part => "part",
         FetchOutcome::Absent => "absent",
         FetchOutcome::Busy { .. } => "busy",

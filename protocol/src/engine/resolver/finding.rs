@@ -12,9 +12,19 @@ use crate::id::{PeerId, QueryId};
 use crate::wire::message::AskResult;
 
 impl Resolver {
-    pub(super) fn open_lan(&mut self, hash: Hash, peers: &Peers, shell: &mut Shell) {
+    /// Surveys the neighbours, and begins the time that the LAN has.
+    pub(super) fn open_lan(&mut self, hash: Hash, peers: &mut Peers, shell: &mut Shell) {
         let Some(running) = self.resolutions.get_mut(&hash) else { return };
         let (candidates, skipped) = peers.sort_for(&hash, shell.now, &shell.config);
+        if std::mem::replace(&mut running.surveyed, true) {
+            // Those who came while the store was looked into.
+            for (peer, opinion) in candidates {
+                if !running.considered.contains(&peer) {
+                    running.consider(peer, opinion);
+                }
+            }
+            return;
+        }
         shell.stats.asks_skipped += u64::try_from(skipped.len()).unwrap_or(u64::MAX);
         running.receipt.neighbours = peers.len();
         running.receipt.skipped = skipped;
@@ -89,6 +99,7 @@ impl Resolver {
                     running.add_holder(Holder { peer, found: Found::Lan });
                 }
                 freed = self.doubt_size(hash, size, shell);
+                self.end_small_of_large(hash, size, peers, shell);
                 self.open_swarm(hash, size, None, peers, shell);
             }
             AskResult::Busy { retry_after_ms } => {

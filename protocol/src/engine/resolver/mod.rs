@@ -8,7 +8,7 @@
 //! Tail at Scale, CACM 2013).
 //!
 //! This file takes in and ends wants. [`finding`] takes in what is learned of holders, [`fetching`]
-//! what comes of fetches; [`advance`] is the one place that decides what happens next. [`swarm`] fetches a
+//! what comes of fetches, [`small`] asks for small blobs at once; [`advance`] is the one place that decides what happens next. [`swarm`] fetches a
 //! long blob from many at once. [`resolution`]
 //! holds the state of one hash and keeps its receipt, [`sources`] what became of those it tried, and
 //! [`queues`] who waits for room at a peer.
@@ -18,6 +18,7 @@ mod fetching;
 mod finding;
 mod queues;
 mod resolution;
+mod small;
 mod sources;
 mod swarm;
 
@@ -44,6 +45,10 @@ pub(crate) struct Resolver {
     asking: Queues,
     /// Fetches from each peer, and the hashes that wait to fetch from it.
     fetching: Queues,
+    /// Small requests out at each neighbour, and the hashes that wait to make one.
+    small: Queues,
+    /// Hashes for which the store must be looked into now.
+    looks: Vec<Hash>,
     /// Whether the node has looked for its neighbours long enough to say that a blob is nowhere.
     settled: bool,
 }
@@ -58,11 +63,11 @@ impl Resolver {
         &mut self,
         id: WantId,
         hash: Hash,
-        timeout: Option<Duration>,
+        (timeout, len_max): (Option<Duration>, Option<u64>),
         shell: &mut Shell,
     ) -> bool {
         shell.stats.gets += 1;
-        let mut want = Want { id, started: shell.now, deadline: None };
+        let mut want = Want { id, started: shell.now, deadline: None, len_max };
         let full = self.resolutions.len() >= shell.config.resolutions_max;
         let refused = match self.resolutions.get(&hash) {
             Some(running) => running.wants.len() >= shell.config.wants_per_hash_max,
@@ -121,6 +126,7 @@ impl Resolver {
         if first {
             running.local_done(shell.now);
         }
+        let claimed = running.receipt.size;
         match result {
             LookResult::Whole { size } => {
                 running.receipt.size = Some(size);
@@ -136,10 +142,20 @@ impl Resolver {
                 running.receipt.bytes_local = held;
                 self.open_swarm(hash, size, Some(groups), peers, shell);
             }
-            LookResult::Absent => {}
+            LookResult::Absent => {
+                // Whoever was asked ahead may have said that it is a long one.
+                if let Some(size) = claimed {
+                    self.open_swarm(hash, size, None, peers, shell);
+                }
+            }
         }
         self.open_lan(hash, peers, shell);
         self.advance(hash, peers, shell);
+    }
+
+    /// Takes the hashes for which the store must be looked into.
+    pub(crate) fn take_looks(&mut self) -> Vec<Hash> {
+        std::mem::take(&mut self.looks)
     }
 
     /// Takes in that a blob came into the store by another way than a fetch that runs, and returns
@@ -186,8 +202,8 @@ impl Resolver {
         running.timers.drain(..).for_each(|timer| shell.stop_timer(timer));
         let mut freed = Vec::new();
         for (fetch, source) in running.sources_of_fetches() {
+            freed.push((source, running.is_small(fetch)));
             stop_fetch(&mut running, fetch, "let go", &mut self.fetches, shell);
-            freed.push(source);
         }
         for peer in running.asks.keys() {
             if let Some(neighbour) = peers.get_mut(*peer) {
@@ -204,8 +220,18 @@ impl Resolver {
             end_want(want, result, running.receipt_for(want, shell.now), shell);
         }
         let asked: Vec<PeerId> = running.asks.keys().copied().collect();
-        freed.into_iter().for_each(|source| self.fetch_freed(source, peers, shell));
+        for (source, small) in freed {
+            self.freed(source, small, peers, shell);
+        }
         asked.into_iter().for_each(|peer| self.ask_freed(peer, peers, shell));
+    }
+
+    /// Lets the next hash that waits for a peer have the room of a fetch that ended there.
+    fn freed(&mut self, source: Source, small: bool, peers: &mut Peers, shell: &mut Shell) {
+        match source {
+            Source::Peer(peer) if small => self.small_freed(peer, peers, shell),
+            Source::Peer(_) | Source::Edge => self.fetch_freed(source, peers, shell),
+        }
     }
 
     /// Lets the next hash that waits for a peer fetch from it.

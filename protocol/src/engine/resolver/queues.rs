@@ -19,7 +19,12 @@ pub(crate) struct Queues {
 impl Queues {
     /// Returns whether a peer has room, with at most `max` under way.
     pub(crate) fn has_room(&self, peer: PeerId, max: usize) -> bool {
-        self.running.get(&peer).copied().unwrap_or(0) < max
+        self.len(peer) < max
+    }
+
+    /// Returns how much is under way at a peer.
+    pub(crate) fn len(&self, peer: PeerId) -> usize {
+        self.running.get(&peer).copied().unwrap_or(0)
     }
 
     /// Counts one more under way.

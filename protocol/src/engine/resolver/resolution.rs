@@ -48,6 +48,11 @@ pub(crate) struct Resolution {
     pub(crate) edge: EdgeState,
     /// Whether the LAN has had the time that the edge owes it.
     pub(crate) hedged: bool,
+    /// Whether the neighbours were surveyed, which begins the LAN's time.
+    pub(crate) surveyed: bool,
+    /// Whether a neighbour said that the blob is a long one: no more small requests, whatever others say, or
+    /// two who contradict each other would be asked in turn for ever.
+    pub(crate) is_large: bool,
     pub(crate) troubles: Troubles,
     /// Every timer started for this hash but those of fetches, taken back at its end.
     pub(crate) timers: Vec<TimerKey>,
@@ -60,12 +65,18 @@ pub(crate) struct Want {
     pub(crate) id: WantId,
     pub(crate) started: Time,
     pub(crate) deadline: Option<TimerKey>,
+    /// The longest blob that is of use to one who wants no more than its bytes; none for one who wants it
+    /// in the store.
+    pub(crate) len_max: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     /// The store is being looked into.
     Local,
+    /// Neighbours that probably hold it are asked for the blob itself; the store, which does not hold all of
+    /// it, was not looked into.
+    Ahead,
     /// The store does not have all of it.
     Remote,
 }
@@ -92,11 +103,24 @@ pub(crate) struct Running {
     pub(crate) bytes: u64,
     /// Whether it took too long to its first byte, so that another may be started beside it.
     pub(crate) late: bool,
+    /// Set for a small request.
+    pub(crate) small: Option<Small>,
     /// The groups that it is to bring; none for all that are missing.
     pub(crate) groups: Option<Range<u64>>,
     pub(crate) started: Time,
     pub(crate) timers: FetchTimers,
     row: usize,
+}
+
+/// Is what is special to a small request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Small {
+    /// What the neighbour's filter made of the blob, where nothing else spoke for it.
+    pub(crate) opinion: Option<Opinion>,
+    /// Whether the neighbour had no other to answer, so that the time it takes is its own.
+    pub(crate) alone: bool,
+    /// Its row among the questions of the receipt, where it was one.
+    pub(crate) asked: Option<usize>,
 }
 
 /// Is what a fetch waits for, taken back at its end: a long blob has many fetches.
@@ -138,6 +162,8 @@ pub(crate) struct Troubles {
     pub(crate) wrong_bytes: bool,
     pub(crate) refused: bool,
     pub(crate) unreachable: bool,
+    /// A neighbour said that the blob is longer than anybody wants it.
+    pub(crate) too_large: bool,
 }
 
 /// The moments between the phases of the receipt.
@@ -168,6 +194,8 @@ impl Resolution {
             search: Search::Idle,
             edge: EdgeState::Ready,
             hedged: false,
+            surveyed: false,
+            is_large: false,
             troubles: Troubles::default(),
             timers: Vec::new(),
             clock: Clock::new(want.started),
@@ -183,6 +211,12 @@ impl Resolution {
 
     pub(crate) fn local_done(&mut self, now: Time) {
         self.stage = Stage::Remote;
+        self.clock.local_done.get_or_insert(now);
+    }
+
+    /// Takes in that neighbours are asked before the store is looked into.
+    pub(crate) fn go_ahead(&mut self, now: Time) {
+        self.stage = Stage::Ahead;
         self.clock.local_done = Some(now);
     }
 
@@ -261,6 +295,7 @@ impl Resolution {
             heard,
             bytes: 0,
             late: false,
+            small: None,
             groups,
             started: now,
             timers: FetchTimers::default(),
@@ -356,8 +391,27 @@ impl Resolution {
         now - self.clock.local_done.unwrap_or(now)
     }
 
+    /// Returns whether a peer is fetched from. A small request that is late is no more than a question.
     pub(crate) fn fetches_from_peers(&self) -> bool {
-        self.fetches.values().any(|running| matches!(running.source, Source::Peer(_)))
+        let counts = |running: &Running| running.small.is_none() || !running.late;
+        self.fetches
+            .values()
+            .any(|running| matches!(running.source, Source::Peer(_)) && counts(running))
+    }
+
+    /// Returns whether nothing is fetched, but for small requests that are late.
+    pub(crate) fn fetches_nothing(&self) -> bool {
+        self.fetches.values().all(|running| running.small.is_some() && running.late)
+    }
+
+    /// Returns whether a fetch is a small request.
+    pub(crate) fn is_small(&self, fetch: FetchId) -> bool {
+        self.fetches.get(&fetch).is_some_and(|running| running.small.is_some())
+    }
+
+    /// Returns whether anybody wants the blob in the store.
+    pub(crate) fn is_to_be_kept(&self) -> bool {
+        self.wants.iter().any(|want| want.len_max.is_none())
     }
 
     /// Returns whether a peer is being fetched from that is not late.
@@ -394,7 +448,7 @@ impl Resolution {
             && !self.is_swarm_hopeful(now)
             && self.asks.is_empty()
             && self.holders.is_empty()
-            && !self.fetches_from_peers()
+            && !self.fetches.values().any(|running| matches!(running.source, Source::Peer(_)))
             && !self.retries.keys().any(|source| matches!(source, Source::Peer(_)))
     }
 
@@ -411,6 +465,7 @@ impl Resolution {
     /// then what may pass. Wrong bytes are the last word only where nobody else could have helped.
     pub(crate) fn failure(&self) -> WantError {
         match self.troubles {
+            Troubles { too_large: true, .. } => WantError::TooLarge,
             Troubles { refused: true, .. } => WantError::Refused,
             Troubles { unreachable: true, .. } => WantError::Unreachable,
             Troubles { wrong_bytes: true, .. } => WantError::WrongBytes,

@@ -52,6 +52,8 @@ fields! {
     wants_per_hash_max: Count,
     asks_parallel_max: Count,
     asks_per_neighbour_max: Count,
+    small_per_peer_max: Count,
+    small_rest: Time,
     fetches_per_peer_max: Count,
     fetches_per_hash_max: Count,
     swarm_bytes_min: Size,

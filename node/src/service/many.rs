@@ -1,0 +1,242 @@
+//! Many blobs by one request, and one blob into memory.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use blobmesh_protocol::Hash;
+use blobmesh_protocol::engine::WantError;
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::{Inner, gets, parse_all, reports};
+use crate::compute;
+use crate::control::api::{Answer, Event, Exchange, Failure, GotRow, TierBytes, Trouble};
+use crate::driver::{GetEnded, Many};
+use crate::store::{SmallRead, StoreError};
+
+/// How many blobs of all lists together are under way at once; the engine resolves 1,024, so that there is room
+/// for those who want a single one.
+const RUNNING_MAX: usize = 768;
+/// How many of one list: two windows of small requests, one that is out and one that waits.
+const RUNNING_OF_LIST_MAX: usize = 512;
+/// How many rows are told at once, but for the last ones.
+const ROWS_MAX: usize = 256;
+/// How long a row waits for others.
+const ROWS_TIME: Duration = Duration::from_millis(100);
+/// How long a list rests for which the engine has no room.
+const REST: Duration = Duration::from_millis(50);
+/// How many receipts of a list are kept; others would drive them out again.
+const RECEIPTS_MAX: usize = 1_000;
+
+impl Inner {
+    pub(super) async fn get_many(
+        &self,
+        hashes: &[String],
+        timeout_ms: Option<u64>,
+        exchange: &Exchange,
+    ) -> Result<Answer, Failure> {
+        let mut named = HashSet::new();
+        let mut hashes = parse_all(hashes)?;
+        hashes.retain(|hash| named.insert(*hash));
+        let started = Instant::now();
+        let deadline = timeout_ms.map(|ms| started + Duration::from_millis(ms));
+        let mut list = List::new(self, exchange);
+        let missing = list.take_held(hashes).await?;
+        match &self.driver {
+            Some(driver) => {
+                let mut many = driver.many(RUNNING_OF_LIST_MAX);
+                list.get(missing.into(), deadline, &mut many).await?;
+            }
+            None => list.fail_offline(&missing).await?,
+        }
+        list.flush().await?;
+        let List { got, failed, tier, .. } = &list;
+        let (got, failed, tier) = (*got, *failed, *tier);
+        Ok(Answer::GotMany { got, failed, tier, seconds: started.elapsed().as_secs_f64() })
+    }
+
+    pub(super) async fn read(&self, hash: Hash, len_max: u64) -> Result<Bytes, Failure> {
+        if let Some(driver) = &self.driver {
+            let (ended, bytes) = driver.read(hash, len_max, None).await?;
+            match (ended.result, bytes) {
+                (Ok(()), Some(bytes)) => return Ok(bytes),
+                (Ok(()), None) => {}
+                (Err(why), _) => {
+                    let receipt = reports::receipt(&ended, self.edge.is_some());
+                    return Err(gets::failure(hash, why, &receipt, ended));
+                }
+            }
+        }
+        let mut bytes = Vec::new();
+        let read = compute::store(&self.store, move |store| {
+            Ok((store.read_small(&hash, len_max, &mut bytes)?, bytes))
+        });
+        match read.await? {
+            (SmallRead::Whole, bytes) => Ok(bytes.into()),
+            (SmallRead::Large { size }, _) => {
+                let what = format!("blob {} has {size} bytes", hash.fmt_short());
+                Err(Failure::new(Trouble::TooLarge, what))
+            }
+            (SmallRead::Absent, _) => Err(StoreError::Absent { hash }.into()),
+        }
+    }
+}
+
+/// Is one list on its way.
+struct List<'a> {
+    node: &'a Inner,
+    exchange: &'a Exchange,
+    got: u64,
+    failed: u64,
+    tier: TierBytes,
+    rows: Vec<GotRow>,
+    /// When the first of the rows came.
+    since: Option<Instant>,
+    /// The last that were got, for their receipts.
+    ends: VecDeque<GetEnded>,
+}
+
+impl<'a> List<'a> {
+    fn new(node: &'a Inner, exchange: &'a Exchange) -> Self {
+        node.lists.fetch_add(1, Ordering::Relaxed);
+        Self {
+            node,
+            exchange,
+            got: 0,
+            failed: 0,
+            tier: TierBytes::default(),
+            rows: Vec::new(),
+            since: None,
+            ends: VecDeque::new(),
+        }
+    }
+
+    /// Tells of those that the store holds, and returns the others.
+    async fn take_held(&mut self, hashes: Vec<Hash>) -> Result<Vec<Hash>, Failure> {
+        let look = move |store: &crate::store::Store| {
+            let sizes = store.sizes(&hashes)?;
+            Ok((hashes, sizes))
+        };
+        let mut missing = Vec::new();
+        let (hashes, sizes) = compute::store(&self.node.store, look).await?;
+        for (hash, size) in hashes.into_iter().zip(sizes) {
+            let Some(local) = size else {
+                missing.push(hash);
+                continue;
+            };
+            let tier = TierBytes { local, ..TierBytes::default() };
+            let (hash, found) = (hash.to_hex(), "local".to_owned());
+            self.tell(GotRow { hash, size, found, tier, seconds: 0.0, failure: None }).await?;
+        }
+        Ok(missing)
+    }
+
+    /// Gets blobs, as many at once as there is room for, until all have ended.
+    async fn get(
+        &mut self,
+        mut todo: VecDeque<Hash>,
+        deadline: Option<Instant>,
+        many: &mut Many<'_>,
+    ) -> Result<(), Failure> {
+        while !todo.is_empty() || !many.is_idle() {
+            let room = many.room().min(self.share().saturating_sub(many.running()));
+            let next: Vec<Hash> = todo.drain(..room.min(todo.len())).collect();
+            if !next.is_empty() {
+                let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+                many.get(&next, left).await?;
+            }
+            let mut full = false;
+            for ended in many.ended().await? {
+                if ended.result == Err(WantError::TooMany) {
+                    full = true;
+                    todo.push_back(ended.receipt.hash);
+                } else {
+                    self.take(ended).await?;
+                }
+            }
+            if full {
+                tokio::time::sleep(REST).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns how many of this list may be under way.
+    fn share(&self) -> usize {
+        let lists = self.node.lists.load(Ordering::Relaxed).max(1);
+        (RUNNING_MAX / lists).clamp(1, RUNNING_OF_LIST_MAX)
+    }
+
+    async fn fail_offline(&mut self, missing: &[Hash]) -> Result<(), Failure> {
+        for hash in missing {
+            let what = format!("blob {} is not in the store", hash.fmt_short());
+            let failure = Some(Failure::new(Trouble::NoNode, what));
+            let (hash, found, tier) = (hash.to_hex(), "none".to_owned(), TierBytes::default());
+            self.tell(GotRow { hash, size: None, found, tier, seconds: 0.0, failure }).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes in that one has ended.
+    async fn take(&mut self, ended: GetEnded) -> Result<(), Failure> {
+        let receipt = &ended.receipt;
+        let mut row = GotRow {
+            hash: receipt.hash.to_hex(),
+            size: receipt.size,
+            found: reports::found(receipt.found).to_owned(),
+            tier: reports::tier(receipt),
+            seconds: receipt.took.as_secs_f64(),
+            failure: None,
+        };
+        if let Err(why) = ended.result {
+            let told = reports::receipt(&ended, self.node.edge.is_some());
+            self.node.receipts.insert(told.clone());
+            row.failure = Some(gets::failure(ended.receipt.hash, why, &told, ended));
+        } else {
+            self.ends.push_back(ended);
+            if self.ends.len() > RECEIPTS_MAX {
+                self.ends.pop_front();
+            }
+        }
+        self.tell(row).await
+    }
+
+    /// Tells of one that has ended, sooner or later.
+    async fn tell(&mut self, row: GotRow) -> Result<(), Failure> {
+        match row.failure {
+            Some(_) => self.failed += 1,
+            None => {
+                self.got += 1;
+                self.tier.local += row.tier.local;
+                self.tier.lan += row.tier.lan;
+                self.tier.edge += row.tier.edge;
+            }
+        }
+        self.rows.push(row);
+        let since = *self.since.get_or_insert_with(Instant::now);
+        if self.rows.len() >= ROWS_MAX || since.elapsed() >= ROWS_TIME {
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// Tells of those that wait for it.
+    async fn flush(&mut self) -> Result<(), Failure> {
+        self.since = None;
+        let rows = std::mem::take(&mut self.rows);
+        if !rows.is_empty() && self.exchange.events.send(Event::Got(rows)).await.is_err() {
+            return Err(Failure::new(Trouble::Interrupted, "nobody takes the answer"));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for List<'_> {
+    fn drop(&mut self) {
+        self.node.lists.fetch_sub(1, Ordering::Relaxed);
+        for ended in &self.ends {
+            self.node.receipts.insert(reports::receipt(ended, self.node.edge.is_some()));
+        }
+    }
+}

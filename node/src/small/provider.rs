@@ -1,0 +1,260 @@
+//! The provider's side: a stream of small requests, answered as they come.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use blobmesh_protocol::wire::frame::{FRAME_HEADER_LEN, Frame, FrameHeader, FrameReader};
+use blobmesh_protocol::wire::message::body_len_max;
+use blobmesh_protocol::wire::small::{
+    SMALL_BLOB, SMALL_BYTES_MAX, SMALL_PREFIX_LEN, SMALL_REQUEST, SmallAnswer, SmallRequest,
+    SmallResult,
+};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
+
+use crate::compute;
+use crate::lane::Slot;
+use crate::store::{SmallRead, Store, StoreError};
+use crate::transfer::StreamError;
+use crate::transfer::provider::ServeError;
+
+/// How long a slot is kept for a peer that asks for nothing: whoever asks for one blob after another is not
+/// admitted anew for each.
+const SLOT_TIMEOUT: Duration = Duration::from_millis(50);
+/// How long a stream may ask for nothing.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a peer may take to accept what was read at once.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How many bytes of answers are read at once, but for the last blob.
+const ANSWERS_LEN: usize = 256 << 10;
+/// How much is read of the stream at once: more requests than this holds wait in the stream.
+const READ_LEN: usize = 8 << 10;
+
+/// Says whether a peer is served, and keeps its slot.
+pub(crate) trait Admission: Send {
+    /// Is held while requests are answered; dropping it gives the slot back.
+    type Slot: Slot + Send;
+
+    /// Asks for a slot.
+    ///
+    /// # Errors
+    /// After how long the peer should come again; none when the node stops.
+    fn admit(&mut self) -> impl Future<Output = Result<Self::Slot, Option<Duration>>> + Send;
+}
+
+/// Answers small requests until the peer ends the stream, or asks for nothing for a while. `first` is the
+/// frame that made the stream one of small requests.
+pub(crate) async fn serve<S, A>(
+    stream: S,
+    first: Frame,
+    store: &Store,
+    admission: A,
+) -> Result<(), ServeError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin,
+    A: Admission,
+{
+    let requests = VecDeque::from([decode(&first)?]);
+    let frames = FrameReader::new(body_len_max);
+    let buffer = vec![0; READ_LEN];
+    let mut service = Service { stream, frames, buffer, requests, slot: None, admission };
+    loop {
+        let answers = match service.admit().await {
+            Ok(()) => service.read(store).await?,
+            Err(Some(retry_after)) => service.turn_away(retry_after)?,
+            // The node stops.
+            Err(None) => return Ok(()),
+        };
+        service.write(&answers).await?;
+        if service.requests.is_empty() && !service.hear().await? {
+            return Ok(());
+        }
+    }
+}
+
+struct Service<S, A: Admission> {
+    stream: S,
+    frames: FrameReader,
+    buffer: Vec<u8>,
+    /// Those that are not answered yet; never more than one read brings.
+    requests: VecDeque<SmallRequest>,
+    slot: Option<A::Slot>,
+    admission: A,
+}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin, A: Admission> Service<S, A> {
+    /// Gets a slot, unless there is one.
+    async fn admit(&mut self) -> Result<(), Option<Duration>> {
+        if self.slot.is_none() {
+            self.slot = Some(self.admission.admit().await?);
+        }
+        Ok(())
+    }
+
+    /// Reads the answers to some of the requests: of what lies in memory at once, of the rest on a thread that
+    /// may block.
+    async fn read(&mut self, store: &Store) -> Result<Vec<u8>, ServeError> {
+        let mut answers = Answers::default();
+        self.requests.retain(|request| !answers.push_hot(store, request));
+        if !self.requests.is_empty() {
+            let (store, mut requests) = (store.clone(), std::mem::take(&mut self.requests));
+            let read = compute::run(move || {
+                let read = answers.read(&store, &mut requests);
+                (requests, answers, read)
+            });
+            let (left, got, read) = read.await.map_err(|_| ServeError::Worker)?;
+            (self.requests, answers) = (left, got);
+            read?;
+        }
+        if let Some(slot) = &mut self.slot {
+            slot.sent(answers.sent);
+        }
+        Ok(answers.frames)
+    }
+
+    fn turn_away(&mut self, retry_after: Duration) -> Result<Vec<u8>, ServeError> {
+        let retry_after_ms = u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX);
+        let mut answers = Vec::new();
+        for request in self.requests.drain(..) {
+            push_answer(&request, SmallResult::Busy { retry_after_ms }, &mut answers)?;
+        }
+        Ok(answers)
+    }
+
+    async fn write(&mut self, answers: &[u8]) -> Result<(), ServeError> {
+        let write = async {
+            self.stream.write_all(answers).await?;
+            self.stream.flush().await
+        };
+        let written = timeout(WRITE_TIMEOUT, write).await.map_err(|_| ServeError::TooSlow)?;
+        Ok(written.map_err(StreamError::from)?)
+    }
+
+    /// Takes the next requests; false when none will come.
+    async fn hear(&mut self) -> Result<bool, ServeError> {
+        while self.requests.is_empty() {
+            let waits = if self.slot.is_some() { SLOT_TIMEOUT } else { IDLE_TIMEOUT };
+            let len = match timeout(waits, self.stream.read(&mut self.buffer)).await {
+                Ok(read) => read.map_err(StreamError::from)?,
+                Err(_) if self.slot.take().is_some() => continue,
+                Err(_) => 0,
+            };
+            if len == 0 {
+                return Ok(false);
+            }
+            let mut input = &self.buffer[..len];
+            while !input.is_empty()
+                && let Some(frame) =
+                    self.frames.poll_frame(&mut input).map_err(StreamError::from)?
+            {
+                self.requests.push_back(decode(&frame)?);
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn decode(frame: &Frame) -> Result<SmallRequest, ServeError> {
+    if frame.kind != SMALL_REQUEST {
+        return Err(ServeError::NoRequest);
+    }
+    Ok(frame.decode().map_err(StreamError::from)?)
+}
+
+/// Holds answers that are written at once.
+#[derive(Debug, Default)]
+struct Answers {
+    frames: Vec<u8>,
+    /// The bytes of blobs among them.
+    sent: u64,
+}
+
+impl Answers {
+    fn is_full(&self) -> bool {
+        self.frames.len() >= ANSWERS_LEN
+    }
+
+    /// Appends the answer to a request for a blob that lies in memory; false where there is no room, or it
+    /// does not.
+    fn push_hot(&mut self, store: &Store, request: &SmallRequest) -> bool {
+        !self.is_full()
+            && self
+                .push_blob(request, |frames| {
+                    let hot = store.read_hot(&request.hash, SMALL_BYTES_MAX, frames);
+                    if hot { SmallRead::Whole } else { SmallRead::Absent }
+                })
+                .is_none()
+    }
+
+    /// Appends the answers to some of the requests.
+    fn read(
+        &mut self,
+        store: &Store,
+        requests: &mut VecDeque<SmallRequest>,
+    ) -> Result<(), ServeError> {
+        while !self.is_full()
+            && let Some(request) = requests.pop_front()
+        {
+            let mut failure = None;
+            let read = self.push_blob(&request, |frames| {
+                let read = store.read_small(&request.hash, SMALL_BYTES_MAX, frames);
+                read.unwrap_or_else(|error| {
+                    failure = Some(error);
+                    SmallRead::Absent
+                })
+            });
+            match failure {
+                Some(StoreError::Closed) => return Err(StoreError::Closed.into()),
+                // One blob that cannot be read says nothing of the others.
+                Some(error) => {
+                    let blob = request.hash.fmt_short();
+                    tracing::warn!(%blob, %error, "a blob could not be read");
+                }
+                None => {}
+            }
+            match read {
+                None => {}
+                Some(SmallRead::Large { size }) => {
+                    push_answer(&request, SmallResult::Large { size }, &mut self.frames)?;
+                }
+                Some(SmallRead::Absent | SmallRead::Whole) => {
+                    push_answer(&request, SmallResult::Absent, &mut self.frames)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends the frame of a blob whose bytes `read` appends; nothing, and what it said, where it does not.
+    fn push_blob(
+        &mut self,
+        request: &SmallRequest,
+        read: impl FnOnce(&mut Vec<u8>) -> SmallRead,
+    ) -> Option<SmallRead> {
+        let start = self.frames.len();
+        self.frames.resize(start + FRAME_HEADER_LEN, 0);
+        self.frames.extend_from_slice(&request.id.to_le_bytes());
+        let body = self.frames.len();
+        let read = read(&mut self.frames);
+        if read != SmallRead::Whole {
+            self.frames.truncate(start);
+            return Some(read);
+        }
+        let len = self.frames.len() - body;
+        let body_len = u32::try_from(len).unwrap_or(u32::MAX).saturating_add(SMALL_PREFIX_LEN);
+        let header = FrameHeader { kind: SMALL_BLOB, len: body_len }.encode();
+        self.frames[start..start + FRAME_HEADER_LEN].copy_from_slice(&header);
+        self.sent += u64::try_from(len).unwrap_or(0);
+        None
+    }
+}
+
+fn push_answer(
+    request: &SmallRequest,
+    result: SmallResult,
+    answers: &mut Vec<u8>,
+) -> Result<(), ServeError> {
+    let answer = SmallAnswer { id: request.id, result }.encode().map_err(StreamError::from)?;
+    answers.extend(answer);
+    Ok(())
+}

@@ -1,0 +1,312 @@
+//! The requester's side: one task for each neighbour, and one stream while there is something to ask for.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use blobmesh_protocol::engine::FetchOutcome;
+use blobmesh_protocol::wire::frame::{Frame, FrameError, FrameReader};
+use blobmesh_protocol::wire::message::body_len_max;
+use blobmesh_protocol::wire::small::{
+    SMALL_ANSWER, SMALL_BLOB, SMALL_PREFIX_LEN, SmallAnswer, SmallRequest, SmallResult,
+    split_small_blob,
+};
+use blobmesh_protocol::{Hash, PeerId};
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, timeout};
+
+use super::keeper::{Arrival, Keeper};
+use super::{End, Ends, Request, UNANSWERED_MAX};
+use crate::transfer::requester::Way;
+use crate::transfer::{FetchError, StreamError};
+
+/// How long a neighbour that owes answers may say nothing. The engine has given up its requests by then.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+/// How long a stream without requests is kept: below what the provider keeps it.
+const IDLE_MAX: Duration = Duration::from_secs(30);
+/// How long a neighbour may take to accept requests.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How many requests are written at once.
+const REQUESTS_AT_ONCE: usize = 64;
+/// How much is read of the stream at once.
+const READ_LEN: usize = 64 << 10;
+
+/// Makes the requests of one neighbour as they come, until nobody can make more and all have ended.
+///
+/// The stream is opened when the first request comes, and again after it broke or was idle. Whatever breaks
+/// it, each request that was out ends as failed.
+pub(crate) async fn run<W: Way, E: Ends>(
+    way: W,
+    peer: PeerId,
+    mut queue: mpsc::Receiver<Request>,
+    keeper: Keeper,
+    ends: E,
+) {
+    while let Some(first) = queue.recv().await {
+        let unanswered = Unanswered::default();
+        let error = match way.open().await {
+            Ok(stream) => {
+                let session =
+                    Session { peer, unanswered: &unanswered, keeper: &keeper, ends: &ends };
+                session.run(stream, first, &mut queue).await.err()
+            }
+            Err(error) => {
+                unanswered.add(first);
+                // Those behind it would wait as long for nothing.
+                std::iter::from_fn(|| queue.try_recv().ok()).for_each(|next| {
+                    unanswered.add(next);
+                });
+                Some(SessionError::Fetch(error))
+            }
+        };
+        let Some(error) = error else { continue };
+        tracing::debug!(?peer, %error, "small requests came to nothing");
+        let outcome = FetchOutcome::Failed { detail: error.to_string() };
+        let left = unanswered.take_all().into_iter().map(|request| End {
+            fetch: request.fetch,
+            peer,
+            hash: request.hash,
+            outcome: outcome.clone(),
+            bytes: None,
+        });
+        ends.ended(left.collect()).await;
+    }
+}
+
+/// Says why a stream of small requests is of no further use.
+#[derive(Debug, thiserror::Error)]
+enum SessionError {
+    #[error("{0}")]
+    Fetch(#[from] FetchError),
+    #[error("the peer ended the stream of small requests")]
+    Ended,
+    #[error("the peer answered no small request for {} s", SILENCE_MAX.as_secs())]
+    Silent,
+    #[error("the peer did not take small requests in time")]
+    TooSlow,
+    #[error("the peer answered a small request that was not made, or twice")]
+    NotAsked,
+    #[error("the peer answered small requests with a frame of kind {kind:#04x}")]
+    OutOfTurn { kind: u8 },
+}
+
+impl From<std::io::Error> for SessionError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Fetch(StreamError::Io(error).into())
+    }
+}
+
+impl From<FrameError> for SessionError {
+    fn from(error: FrameError) -> Self {
+        Self::Fetch(error.into())
+    }
+}
+
+/// Holds the requests that are out, by their numbers.
+#[derive(Debug, Default)]
+struct Unanswered {
+    requests: Mutex<Numbered>,
+    /// Told when there are fewer.
+    fewer: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Numbered {
+    by_id: HashMap<u32, Request>,
+    next: u32,
+    /// When there were none last, or one was answered.
+    heard: Option<Instant>,
+}
+
+impl Unanswered {
+    /// Numbers a request.
+    fn add(&self, request: Request) -> u32 {
+        let mut numbered = self.lock();
+        if numbered.by_id.is_empty() {
+            numbered.heard = Some(Instant::now());
+        }
+        loop {
+            let id = numbered.next;
+            numbered.next = id.wrapping_add(1);
+            // One that nobody answers keeps its number, though the others have gone round.
+            if let Entry::Vacant(free) = numbered.by_id.entry(id) {
+                free.insert(request);
+                return id;
+            }
+        }
+    }
+
+    fn take(&self, id: u32) -> Result<Request, SessionError> {
+        let taken = self.lock().by_id.remove(&id);
+        self.fewer.notify_one();
+        taken.ok_or(SessionError::NotAsked)
+    }
+
+    fn take_all(&self) -> Vec<Request> {
+        std::mem::take(&mut self.lock().by_id).into_values().collect()
+    }
+
+    fn len(&self) -> usize {
+        self.lock().by_id.len()
+    }
+
+    fn heard(&self) {
+        self.lock().heard = Some(Instant::now());
+    }
+
+    /// Returns for how long nothing was heard, and whether something is owed.
+    fn silence(&self) -> (Duration, bool) {
+        let numbered = self.lock();
+        let silence = numbered.heard.map_or(Duration::ZERO, |heard| heard.elapsed());
+        (silence, !numbered.by_id.is_empty())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Numbered> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Is one stream's life.
+struct Session<'a, E> {
+    peer: PeerId,
+    unanswered: &'a Unanswered,
+    keeper: &'a Keeper,
+    ends: &'a E,
+}
+
+impl<E: Ends> Session<'_, E> {
+    /// Asks and hears until the stream breaks, which is an error, or nobody has asked for anything for a
+    /// while.
+    async fn run<S: AsyncRead + AsyncWrite + Send>(
+        &self,
+        stream: S,
+        first: Request,
+        queue: &mut mpsc::Receiver<Request>,
+    ) -> Result<(), SessionError> {
+        let (reader, writer) = tokio::io::split(stream);
+        tokio::select! {
+            written = self.write(writer, first, queue) => written,
+            read = self.read(reader) => read,
+        }
+    }
+
+    /// Writes requests as they come, as many at once as there are.
+    async fn write<S: AsyncWrite>(
+        &self,
+        mut writer: WriteHalf<S>,
+        first: Request,
+        queue: &mut mpsc::Receiver<Request>,
+    ) -> Result<(), SessionError> {
+        let mut requests = vec![first];
+        let mut frames = Vec::new();
+        loop {
+            while requests.len() < REQUESTS_AT_ONCE
+                && let Ok(next) = queue.try_recv()
+            {
+                requests.push(next);
+            }
+            for request in requests.drain(..) {
+                let id = self.unanswered.add(request);
+                frames.extend(SmallRequest { id, hash: request.hash }.encode()?);
+            }
+            let write = async {
+                writer.write_all(&frames).await?;
+                writer.flush().await
+            };
+            timeout(WRITE_TIMEOUT, write).await.map_err(|_| SessionError::TooSlow)??;
+            frames.clear();
+            while self.unanswered.len() >= UNANSWERED_MAX {
+                self.unanswered.fewer.notified().await;
+            }
+            match queue.recv().await {
+                Some(next) => requests.push(next),
+                // Nobody asks any more; the last answers are still to come.
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Takes answers as they come.
+    async fn read<S: AsyncRead>(&self, mut reader: ReadHalf<S>) -> Result<(), SessionError> {
+        let mut frames = FrameReader::new(body_len_max);
+        let mut buffer = vec![0; READ_LEN];
+        loop {
+            let len = match timeout(SILENCE_MAX, reader.read(&mut buffer)).await {
+                Ok(read) => read?,
+                Err(_) => match self.unanswered.silence() {
+                    (silence, true) if silence >= SILENCE_MAX => return Err(SessionError::Silent),
+                    (silence, false) if silence >= IDLE_MAX => return Ok(()),
+                    _ => continue,
+                },
+            };
+            if len == 0 {
+                return Err(SessionError::Ended);
+            }
+            let mut input = &buffer[..len];
+            let mut ended = Vec::new();
+            let mut taken = Ok(());
+            while taken.is_ok() && !input.is_empty() {
+                taken = match frames.poll_frame(&mut input) {
+                    Ok(Some(frame)) => self.take(frame, &mut ended).await,
+                    Ok(None) => break,
+                    Err(error) => Err(error.into()),
+                };
+            }
+            self.unanswered.heard();
+            if !ended.is_empty() {
+                self.ends.ended(ended).await;
+            }
+            taken?;
+        }
+    }
+
+    /// Takes one answer. A blob that is kept goes to the keeper, who tells of its end.
+    async fn take(&self, frame: Frame, ended: &mut Vec<End>) -> Result<(), SessionError> {
+        let (request, outcome, bytes) = match frame.kind {
+            SMALL_BLOB => {
+                let (id, _) = split_small_blob(&frame.body)?;
+                let request = self.unanswered.take(id)?;
+                let mut bytes = Bytes::from(frame.body);
+                bytes.advance(usize::try_from(SMALL_PREFIX_LEN).unwrap_or(0));
+                if request.keep {
+                    let Request { fetch, hash, .. } = request;
+                    self.keeper.keep(Arrival { fetch, peer: self.peer, hash, bytes }).await;
+                    return Ok(());
+                }
+                let (outcome, bytes) = verify(&request.hash, bytes);
+                (request, outcome, bytes)
+            }
+            SMALL_ANSWER => {
+                let answer: SmallAnswer = frame.decode()?;
+                (self.unanswered.take(answer.id)?, outcome_of(answer.result), None)
+            }
+            kind => return Err(SessionError::OutOfTurn { kind }),
+        };
+        let Request { fetch, hash, .. } = request;
+        ended.push(End { fetch, peer: self.peer, hash, outcome, bytes });
+        Ok(())
+    }
+}
+
+/// Verifies a blob that is only read; it is at most a group long.
+fn verify(hash: &Hash, bytes: Bytes) -> (FetchOutcome, Option<Bytes>) {
+    if Hash::of(&bytes) == *hash {
+        let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        return (FetchOutcome::Read { size }, Some(bytes));
+    }
+    let detail = "the bytes are not the blob's".to_owned();
+    (FetchOutcome::WrongBytes { detail }, None)
+}
+
+fn outcome_of(result: SmallResult) -> FetchOutcome {
+    match result {
+        SmallResult::Absent => FetchOutcome::Absent,
+        SmallResult::Busy { retry_after_ms } => {
+            FetchOutcome::Busy { retry_after: Duration::from_millis(u64::from(retry_after_ms)) }
+        }
+        SmallResult::Large { size } => FetchOutcome::Large { size },
+    }
+}

@@ -1,0 +1,376 @@
+//! Both sides of small requests against each other, and each against a script, over pipes.
+
+use std::time::Duration;
+
+use blobmesh_protocol::engine::FetchOutcome;
+use blobmesh_protocol::id::FetchId;
+use blobmesh_protocol::wire::frame::{Frame, FrameHeader, FrameReader};
+use blobmesh_protocol::wire::message::{END, body_len_max};
+use blobmesh_protocol::wire::small::{
+    SMALL_BLOB, SmallAnswer, SmallRequest, SmallResult, push_small_blob, split_small_blob,
+};
+use blobmesh_protocol::{Hash, PeerId};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::keeper::Keeper;
+use super::provider::{self, Admission};
+use super::{End, Ends, Request, requester};
+use crate::lane::Slot;
+use crate::store::{Store, StoreConfig};
+use crate::swarm::OpenError;
+use crate::transfer::FetchError;
+use crate::transfer::FrameIo;
+use crate::transfer::provider::ServeError;
+use crate::transfer::requester::{LaneWay, Way};
+
+/// Makes an answer that breaks the rules, from the number of a request.
+type Breach<'a> = &'a dyn Fn(u32) -> Vec<u8>;
+
+const PEER: PeerId = PeerId::from_bytes([7; 32]);
+
+/// Opens the ends of pipes, one after another.
+struct Pipes(Mutex<Vec<DuplexStream>>);
+
+impl Way for Pipes {
+    type Stream = DuplexStream;
+
+    async fn open(&self) -> Result<DuplexStream, FetchError> {
+        self.0.lock().await.pop().ok_or(FetchError::Open(OpenError::NotConnected))
+    }
+
+    fn lanes(&self) -> Option<LaneWay<'_>> {
+        None
+    }
+
+    async fn host(&self) -> Option<String> {
+        None
+    }
+}
+
+#[derive(Clone)]
+struct Recorder(mpsc::Sender<End>);
+
+impl Ends for Recorder {
+    async fn ended(&self, ends: Vec<End>) {
+        self.stored(ends);
+    }
+
+    fn stored(&self, ends: Vec<End>) {
+        ends.into_iter().for_each(|end| drop(self.0.try_send(end)));
+    }
+}
+
+/// Admits everybody, or nobody.
+struct Gate(bool);
+
+struct Held;
+
+impl Slot for Held {
+    fn sent(&mut self, _: u64) {}
+}
+
+impl Admission for Gate {
+    type Slot = Held;
+
+    async fn admit(&mut self) -> Result<Held, Option<Duration>> {
+        if self.0 { Ok(Held) } else { Err(Some(Duration::from_millis(200))) }
+    }
+}
+
+fn store() -> (TempDir, Store) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = StoreConfig::new(dir.path().join("store"), 1 << 30, 1 << 30);
+    (dir, Store::open(config).expect("opens").0)
+}
+
+fn add(store: &Store, bytes: &[u8]) -> Hash {
+    let mut writer = store.add_writer().expect("a writer");
+    writer.write(bytes).expect("written");
+    writer.finish().expect("stored").hash
+}
+
+fn blob(number: u32, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    blake3::Hasher::new().update(&number.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+/// A requester with a store of its own.
+struct Asking {
+    queue: mpsc::Sender<Request>,
+    ends: mpsc::Receiver<End>,
+    store: Store,
+    next: u64,
+    _dir: TempDir,
+    _tasks: [JoinHandle<()>; 2],
+}
+
+impl Asking {
+    /// Asks over these pipes, the last one first.
+    fn over(pipes: Vec<DuplexStream>) -> Self {
+        let (dir, store) = store();
+        let (queue, requests) = mpsc::channel(1_024);
+        let (recorder, ends) = mpsc::channel(4_096);
+        let recorder = Recorder(recorder);
+        let (keeper, keeping) = Keeper::new(store.clone(), recorder.clone());
+        let way = Pipes(Mutex::new(pipes));
+        let asking = requester::run(way, PEER, requests, keeper, recorder);
+        let tasks = [tokio::spawn(keeping), tokio::spawn(asking)];
+        Self { queue, ends, store, next: 0, _dir: dir, _tasks: tasks }
+    }
+
+    async fn ask(&mut self, hash: Hash, keep: bool) -> FetchId {
+        self.next += 1;
+        let fetch = FetchId(self.next);
+        self.queue.send(Request { fetch, hash, keep }).await.expect("the requester runs");
+        fetch
+    }
+
+    async fn ended(&mut self) -> End {
+        let end = timeout(Duration::from_secs(20), self.ends.recv());
+        end.await.expect("in time").expect("the requester runs")
+    }
+}
+
+/// Serves a pipe as a node does.
+fn serve(theirs: DuplexStream, store: Store, admits: bool) -> JoinHandle<Result<(), ServeError>> {
+    tokio::spawn(async move {
+        let mut io = FrameIo::new(theirs);
+        let first = io.read().await.expect("read").expect("a frame");
+        provider::serve(io.into_inner(), first, &store, Gate(admits)).await
+    })
+}
+
+async fn next_request(stream: &mut DuplexStream) -> SmallRequest {
+    let mut frame = [0; 8];
+    stream.read_exact(&mut frame).await.expect("a header");
+    let header = FrameHeader::decode(frame, body_len_max).expect("a header");
+    let mut body = vec![0; usize::try_from(header.len).expect("short")];
+    stream.read_exact(&mut body).await.expect("a body");
+    Frame { kind: header.kind, body }.decode().expect("a small request")
+}
+
+#[tokio::test]
+async fn blobs_of_every_length_are_kept_or_read_and_long_or_absent_ones_are_said_so() {
+    let (_dir, held) = store();
+    let lens = [0, 1, 4_096, 4_097, 65_535, 65_536];
+    let blobs: Vec<Vec<u8>> = (0..300).map(|n| blob(n, lens[n as usize % lens.len()])).collect();
+    let hashes: Vec<Hash> = blobs.iter().map(|blob| add(&held, blob)).collect();
+    let long = add(&held, &blob(1, 65_537));
+    let (ours, theirs) = duplex(1 << 16);
+    let serving = serve(theirs, held, true);
+    let mut asking = Asking::over(vec![ours]);
+    for (number, hash) in hashes.iter().enumerate() {
+        asking.ask(*hash, number % 2 == 0).await;
+    }
+    for _ in &hashes {
+        let end = asking.ended().await;
+        let number = usize::try_from(end.fetch.0 - 1).expect("small");
+        assert_eq!((end.hash, end.peer), (hashes[number], PEER));
+        let size = blobs[number].len() as u64;
+        if number % 2 == 0 {
+            assert_eq!(end.outcome, FetchOutcome::Complete { size });
+            assert_eq!(asking.store.find(&end.hash).expect("find").expect("there").size, size);
+        } else {
+            assert_eq!(end.outcome, FetchOutcome::Read { size });
+            assert!(end.bytes.expect("bytes") == blobs[number]);
+        }
+    }
+    asking.ask(long, true).await;
+    assert_eq!(asking.ended().await.outcome, FetchOutcome::Large { size: 65_537 });
+    asking.ask(Hash::of(b"nobody"), true).await;
+    assert_eq!(asking.ended().await.outcome, FetchOutcome::Absent);
+    drop(asking);
+    serving.await.expect("no panic").expect("a proper end");
+}
+
+#[tokio::test]
+async fn peer_that_is_not_admitted_hears_when_to_come_again() {
+    let (_dir, held) = store();
+    let hash = add(&held, b"blob");
+    let (ours, theirs) = duplex(1 << 16);
+    let _serving = serve(theirs, held, false);
+    let mut asking = Asking::over(vec![ours]);
+    for _ in 0..3 {
+        asking.ask(hash, true).await;
+        let retry_after = Duration::from_millis(200);
+        assert_eq!(asking.ended().await.outcome, FetchOutcome::Busy { retry_after });
+    }
+}
+
+#[tokio::test]
+async fn answers_are_taken_in_any_order() {
+    let (ours, mut theirs) = duplex(1 << 16);
+    let mut asking = Asking::over(vec![ours]);
+    let blobs: Vec<Vec<u8>> = (0..4).map(|n| blob(n, 100)).collect();
+    for blob in &blobs {
+        asking.ask(Hash::of(blob), false).await;
+    }
+    let mut requests = Vec::new();
+    for _ in &blobs {
+        requests.push(next_request(&mut theirs).await);
+    }
+    let mut frames = Vec::new();
+    for (request, blob) in requests.iter().zip(&blobs).rev() {
+        push_small_blob(request.id, blob, &mut frames);
+    }
+    theirs.write_all(&frames).await.expect("written");
+    for number in (1..=4).rev() {
+        let end = asking.ended().await;
+        assert_eq!(end.fetch, FetchId(number));
+        assert!(matches!(end.outcome, FetchOutcome::Read { size: 100 }));
+    }
+}
+
+#[tokio::test]
+async fn wrong_bytes_are_neither_stored_nor_given_and_the_stream_goes_on() {
+    let (ours, mut theirs) = duplex(1 << 16);
+    let mut asking = Asking::over(vec![ours]);
+    let right = blob(1, 5_000);
+    for (keep, bytes) in [(true, blob(2, 5_000)), (false, blob(3, 5_000)), (false, right.clone())] {
+        asking.ask(Hash::of(&right), keep).await;
+        let request = next_request(&mut theirs).await;
+        let mut frames = Vec::new();
+        push_small_blob(request.id, &bytes, &mut frames);
+        theirs.write_all(&frames).await.expect("written");
+        let end = asking.ended().await;
+        let wrong = matches!(end.outcome, FetchOutcome::WrongBytes { .. });
+        assert_eq!((wrong, end.bytes.is_some()), (bytes != right, bytes == right));
+        assert_eq!(asking.store.find(&Hash::of(&right)).expect("find"), None);
+    }
+}
+
+#[tokio::test]
+async fn breach_of_the_rules_fails_all_that_is_out_and_the_next_request_opens_a_stream() {
+    let twice = |id| {
+        let mut frames = Vec::new();
+        let absent = SmallAnswer { id, result: SmallResult::Absent };
+        frames.extend(absent.encode().expect("encodes"));
+        frames.extend(absent.encode().expect("encodes"));
+        frames
+    };
+    let unknown = |id: u32| {
+        let mut frames = Vec::new();
+        push_small_blob(id.wrapping_add(99), b"x", &mut frames);
+        frames
+    };
+    let long = |_| FrameHeader { kind: SMALL_BLOB, len: 65_541 }.encode().to_vec();
+    let kind = |_| FrameHeader { kind: END, len: 0 }.encode().to_vec();
+    let cut = |_| FrameHeader { kind: SMALL_BLOB, len: 9 }.encode()[..5].to_vec();
+    let breaches: [(&str, Breach<'_>, usize); 5] = [
+        ("twice", &twice, 1),
+        ("unknown", &unknown, 0),
+        ("too long", &long, 0),
+        ("out of turn", &kind, 0),
+        ("cut", &cut, 0),
+    ];
+    for (name, breach, answered) in breaches {
+        let ((first, mut theirs), (second, mut again)) = (duplex(1 << 16), duplex(1 << 16));
+        let mut asking = Asking::over(vec![second, first]);
+        for n in 0..3u8 {
+            asking.ask(Hash::of(&[n]), n % 2 == 0).await;
+        }
+        let id = next_request(&mut theirs).await.id;
+        next_request(&mut theirs).await;
+        next_request(&mut theirs).await;
+        theirs.write_all(&breach(id)).await.expect("written");
+        drop(theirs);
+        for number in 0..3 {
+            let end = asking.ended().await;
+            let failed = matches!(end.outcome, FetchOutcome::Failed { .. });
+            assert_eq!(failed, number >= answered, "{name}: {end:?}");
+        }
+        asking.ask(Hash::of(b"y"), false).await;
+        let request = next_request(&mut again).await;
+        let mut frames = Vec::new();
+        push_small_blob(request.id, b"y", &mut frames);
+        again.write_all(&frames).await.expect("written");
+        assert!(matches!(asking.ended().await.outcome, FetchOutcome::Read { size: 1 }), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn peer_that_cannot_be_reached_fails_what_waits_and_is_tried_again() {
+    let mut asking = Asking::over(Vec::new());
+    for n in 0..3 {
+        asking.ask(Hash::of(&[n]), true).await;
+    }
+    for _ in 0..3 {
+        assert!(matches!(asking.ended().await.outcome, FetchOutcome::Failed { .. }));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn silent_peer_is_given_up_and_one_that_owes_nothing_is_not() {
+    let (ours, mut theirs) = duplex(1 << 16);
+    let mut asking = Asking::over(vec![ours]);
+    asking.ask(Hash::of(b"1"), false).await;
+    let request = next_request(&mut theirs).await;
+    let absent = SmallAnswer { id: request.id, result: SmallResult::Absent };
+    theirs.write_all(&absent.encode().expect("encodes")).await.expect("written");
+    assert_eq!(asking.ended().await.outcome, FetchOutcome::Absent);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    asking.ask(Hash::of(b"2"), false).await;
+    next_request(&mut theirs).await;
+    let asked = tokio::time::Instant::now();
+    assert!(matches!(asking.ended().await.outcome, FetchOutcome::Failed { .. }));
+    let waited = asked.elapsed();
+    assert!(waited >= Duration::from_secs(5) && waited <= Duration::from_secs(10), "{waited:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_stream_is_closed_and_the_next_request_opens_another() {
+    let ((first, mut theirs), (second, mut again)) = (duplex(1 << 16), duplex(1 << 16));
+    let mut asking = Asking::over(vec![second, first]);
+    asking.ask(Hash::of(b"1"), false).await;
+    let request = next_request(&mut theirs).await;
+    let absent = SmallAnswer { id: request.id, result: SmallResult::Absent };
+    theirs.write_all(&absent.encode().expect("encodes")).await.expect("written");
+    asking.ended().await;
+    assert_eq!(theirs.read(&mut [0]).await.expect("read"), 0, "closed after a while");
+    asking.ask(Hash::of(b"2"), false).await;
+    assert_eq!(next_request(&mut again).await.hash, Hash::of(b"2"));
+}
+
+#[tokio::test]
+async fn stream_is_ended_that_turns_to_something_else() {
+    let (_dir, held) = store();
+    let hash = add(&held, b"blob");
+    for nonsense in [
+        FrameHeader { kind: END, len: 0 }.encode().to_vec(),
+        FrameHeader { kind: 0x16, len: 5_000 }.encode().to_vec(),
+        FrameHeader { kind: 0x16, len: 0 }.encode().to_vec(),
+    ] {
+        let (mut ours, theirs) = duplex(1 << 16);
+        let serving = serve(theirs, held.clone(), true);
+        let request = SmallRequest { id: 9, hash }.encode().expect("encodes");
+        ours.write_all(&[&request[..], &nonsense].concat()).await.expect("written");
+        let mut heard = Vec::new();
+        ours.read_to_end(&mut heard).await.expect("read");
+        if let Ok(Some(frame)) = FrameReader::new(body_len_max).poll_frame(&mut &heard[..]) {
+            assert_eq!(split_small_blob(&frame.body), Ok((9, &b"blob"[..])));
+        }
+        serving.await.expect("no panic").expect_err("a breach");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn provider_ends_a_stream_that_asks_for_nothing() {
+    let (_dir, held) = store();
+    let hash = add(&held, b"blob");
+    let (mut ours, theirs) = duplex(1 << 16);
+    let serving = serve(theirs, held, true);
+    ours.write_all(&SmallRequest { id: 1, hash }.encode().expect("encodes"))
+        .await
+        .expect("written");
+    let asked = tokio::time::Instant::now();
+    let mut heard = Vec::new();
+    ours.read_to_end(&mut heard).await.expect("read");
+    assert_eq!(heard.len(), 8 + 4 + 4);
+    assert!(asked.elapsed() >= Duration::from_secs(60));
+    serving.await.expect("no panic").expect("a proper end");
+}

@@ -1,0 +1,145 @@
+//! Small requests: blobs of one group, many on one stream (SPEC.md, "Small requests").
+//!
+//! A requester asks for a blob of which it knows the hash and nothing else, and gets the blob itself in
+//! one message if it is no longer than a group. The stream lives as long as both like; requests are
+//! pipelined on it and answered in any order, each under the number that its requester gave it: what
+//! lies in memory need not wait for what lies on a disk.
+//!
+//! Blobs go raw. A group list, a lane or a codec would cost such a blob more than it saves.
+
+use serde::{Deserialize, Serialize};
+
+use super::frame::{self, FrameError, FrameHeader};
+use crate::blob::{GROUP_LEN, Hash};
+
+/// Frame type of a [`SmallRequest`].
+pub const SMALL_REQUEST: u8 = 0x16;
+/// Frame type of a [`SmallAnswer`].
+pub const SMALL_ANSWER: u8 = 0x17;
+/// Frame type of a small blob: the number of its request (u32, little-endian), and its bytes.
+pub const SMALL_BLOB: u8 = 0x18;
+
+/// The longest blob that is sent in one message, in bytes: a group.
+pub const SMALL_BYTES_MAX: u64 = GROUP_LEN;
+/// The length of what precedes the bytes in a small blob's frame.
+pub const SMALL_PREFIX_LEN: u32 = 4;
+/// The bit of [`Hello::features`](super::message::Hello::features) that says that the sender answers
+/// small requests.
+pub const ANSWERS_SMALL: u64 = 1;
+
+/// Asks for a blob of at most [`SMALL_BYTES_MAX`] bytes; the first one makes a blob stream one of small
+/// requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SmallRequest {
+    /// Numbers the request; not in use by another one of this stream that is unanswered.
+    pub id: u32,
+    /// The blob.
+    pub hash: Hash,
+}
+
+/// Answers a [`SmallRequest`] where the blob does not come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SmallAnswer {
+    /// The request's number.
+    pub id: u32,
+    /// Why the blob does not come.
+    pub result: SmallResult,
+}
+
+/// Says why a blob does not come in answer to a small request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SmallResult {
+    /// The provider does not hold it, or not all of it.
+    Absent,
+    /// The provider serves as much as it will.
+    Busy {
+        /// After how many milliseconds to ask again.
+        retry_after_ms: u32,
+    },
+    /// The provider holds it, and it is longer than one group.
+    Large {
+        /// The blob's length in bytes, a claim until its last group verifies.
+        size: u64,
+    },
+}
+
+/// Appends the frame of a small blob to `frames`. `bytes` are at most [`SMALL_BYTES_MAX`]: a longer
+/// blob's frame is refused by whoever reads it.
+pub fn push_small_blob(id: u32, bytes: &[u8], frames: &mut Vec<u8>) {
+    let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX).saturating_add(SMALL_PREFIX_LEN);
+    frames.extend_from_slice(&FrameHeader { kind: SMALL_BLOB, len }.encode());
+    frames.extend_from_slice(&id.to_le_bytes());
+    frames.extend_from_slice(bytes);
+}
+
+/// Splits the body of a small blob's frame into the number of its request and its bytes.
+///
+/// # Errors
+/// [`FrameError::Body`] for one that is too short for a number.
+pub fn split_small_blob(body: &[u8]) -> Result<(u32, &[u8]), FrameError> {
+    let short = || FrameError::Body { source: postcard::Error::DeserializeUnexpectedEnd };
+    let (id, bytes) = body.split_first_chunk().ok_or_else(short)?;
+    Ok((u32::from_le_bytes(*id), bytes))
+}
+
+impl SmallRequest {
+    /// Returns the frame of the request.
+    ///
+    /// # Errors
+    /// None that a message of this type can cause.
+    pub fn encode(&self) -> Result<Vec<u8>, FrameError> {
+        frame::encode(SMALL_REQUEST, self)
+    }
+}
+
+impl SmallAnswer {
+    /// Returns the frame of the answer.
+    ///
+    /// # Errors
+    /// None that a message of this type can cause.
+    pub fn encode(&self) -> Result<Vec<u8>, FrameError> {
+        frame::encode(SMALL_ANSWER, self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::wire::frame::FrameReader;
+    use crate::wire::message::body_len_max;
+
+    #[test]
+    fn blobs_up_to_a_group_survive_a_round_trip_and_longer_ones_are_refused() {
+        for len in [0, 1, 4_096, 65_535, 65_536, 65_537] {
+            let bytes: Vec<u8> = (0..=250).cycle().take(len).collect();
+            let mut frames = Vec::new();
+            push_small_blob(u32::MAX, &bytes, &mut frames);
+            let read = FrameReader::new(body_len_max).poll_frame(&mut &frames[..]);
+            if u64::try_from(len).is_ok_and(|len| len > SMALL_BYTES_MAX) {
+                assert!(matches!(read, Err(FrameError::TooLong { .. })), "{len}: {read:?}");
+                continue;
+            }
+            let frame = read.expect("in its bound").expect("whole");
+            assert_eq!(split_small_blob(&frame.body), Ok((u32::MAX, &bytes[..])));
+        }
+    }
+
+    #[test]
+    fn body_without_room_for_a_number_is_refused() {
+        for len in 0..4 {
+            assert!(split_small_blob(&[7; 4][..len]).is_err(), "{len}");
+        }
+        assert_eq!(split_small_blob(&[1, 2, 0, 0]), Ok((513, &[][..])), "an empty blob");
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_of_a_peer_panic(body in prop::collection::vec(any::<u8>(), 0..60)) {
+            frame::decode_body::<SmallRequest>(&body).ok();
+            frame::decode_body::<SmallAnswer>(&body).ok();
+            split_small_blob(&body).ok();
+        }
+    }
+}
