@@ -60,7 +60,8 @@ async fn serve_stream(
     let first = provider::first(&mut io).await?;
     let mut admission = PeerAdmission { peer, events };
     if first.kind == SMALL_REQUEST {
-        return small::provider::serve(io.into_inner(), first, store, admission).await;
+        return small::provider::serve(io.into_inner(), first, (store, lanes.upload()), admission)
+            .await;
     }
     let request = provider::request(&first)?;
     match small::provider::Admission::admit(&mut admission).await {

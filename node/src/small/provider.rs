@@ -15,8 +15,8 @@ use tokio::time::timeout;
 use crate::compute;
 use crate::lane::Slot;
 use crate::store::{SmallRead, Store, StoreError};
-use crate::transfer::StreamError;
 use crate::transfer::provider::ServeError;
+use crate::transfer::{StreamError, UploadRate};
 
 /// How long a slot is kept for a peer that asks for nothing: whoever asks for one blob after another is not
 /// admitted anew for each.
@@ -47,7 +47,7 @@ pub(crate) trait Admission: Send {
 pub(crate) async fn serve<S, A>(
     stream: S,
     first: Frame,
-    store: &Store,
+    (store, upload): (&Store, &UploadRate),
     admission: A,
 ) -> Result<(), ServeError>
 where
@@ -57,7 +57,9 @@ where
     let requests = VecDeque::from([decode(&first)?]);
     let frames = FrameReader::new(body_len_max);
     let buffer = vec![0; READ_LEN];
-    let mut service = Service { stream, frames, buffer, requests, slot: None, admission };
+    let upload = upload.clone();
+    let slot = None;
+    let mut service = Service { stream, frames, buffer, requests, upload, slot, admission };
     loop {
         let answers = match service.admit().await {
             Ok(()) => service.read(store).await?,
@@ -78,6 +80,7 @@ struct Service<S, A: Admission> {
     buffer: Vec<u8>,
     /// Those that are not answered yet; never more than one read brings.
     requests: VecDeque<SmallRequest>,
+    upload: UploadRate,
     slot: Option<A::Slot>,
     admission: A,
 }
@@ -122,6 +125,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin, A: Admission> Service<S, A> {
     }
 
     async fn write(&mut self, answers: &[u8]) -> Result<(), ServeError> {
+        self.upload.turn(answers.len()).await;
         let write = async {
             self.stream.write_all(answers).await?;
             self.stream.flush().await

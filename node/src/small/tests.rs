@@ -23,9 +23,9 @@ use crate::lane::Slot;
 use crate::store::{Store, StoreConfig};
 use crate::swarm::OpenError;
 use crate::transfer::FetchError;
-use crate::transfer::FrameIo;
 use crate::transfer::provider::ServeError;
 use crate::transfer::requester::{LaneWay, Way};
+use crate::transfer::{FrameIo, UploadRate};
 
 /// Makes an answer that breaks the rules, from the number of a request.
 type Breach<'a> = &'a dyn Fn(u32) -> Vec<u8>;
@@ -141,7 +141,8 @@ fn serve(theirs: DuplexStream, store: Store, admits: bool) -> JoinHandle<Result<
     tokio::spawn(async move {
         let mut io = FrameIo::new(theirs);
         let first = io.read().await.expect("read").expect("a frame");
-        provider::serve(io.into_inner(), first, &store, Gate(admits)).await
+        provider::serve(io.into_inner(), first, (&store, &UploadRate::default()), Gate(admits))
+            .await
     })
 }
 

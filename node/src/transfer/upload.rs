@@ -50,6 +50,13 @@ impl UploadRate {
             std::thread::park_timeout(left.min(TICK));
         }
     }
+
+    /// Waits for the turn of some bytes without blocking a thread. A turn that is dropped is lost.
+    pub(crate) async fn turn(&self, bytes: usize) {
+        let Some(bucket) = &self.0 else { return };
+        let turn = bucket.grant(bytes, Instant::now());
+        tokio::time::sleep_until(turn.into()).await;
+    }
 }
 
 impl Bucket {
