@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use blobmesh_protocol::PeerId;
-use blobmesh_protocol::engine::{FetchOutcome, Input};
+use blobmesh_protocol::engine::{FetchOutcome, Input, Source};
 use tokio::sync::mpsc;
 
 use super::dispatch::PeerWay;
@@ -14,6 +14,7 @@ use super::{Driver, Holdings};
 use crate::small::keeper::Keeper;
 use crate::small::{End, Ends, Request, WAITING_MAX, requester};
 use crate::store::Store;
+use crate::transfer::Carried;
 
 /// Holds the tasks that make small requests, one for each neighbour.
 #[derive(Debug)]
@@ -63,6 +64,12 @@ impl Driver {
                 && let Some(connected) = self.connected.get_mut(&peer)
             {
                 connected.bytes_in += size;
+            }
+            if let FetchOutcome::Complete { size } = outcome
+                && self.wants.contains(&hash)
+            {
+                let came = Carried { stream_bytes: size, ..Carried::default() };
+                self.carried.entry(hash).or_default().push((fetch, Source::Peer(peer), came));
             }
             if let Some(bytes) = bytes {
                 self.wants.give(&hash, &bytes);
