@@ -139,10 +139,9 @@ impl<'a> Receiver<'a> {
                 // A group that is half there goes on in a buffer of its own.
                 let begun = match self.state {
                     State::Raw { filled, .. } => Some((run.groups().end, filled)),
-                    State::Header { .. }
-                    | State::Body { .. }
-                    | State::Prefix { .. }
-                    | State::Packed { .. } => None,
+                    // Its place is needed once all of it has come.
+                    State::Packed { .. } => Some((run.groups().end, 0)),
+                    State::Header { .. } | State::Body { .. } | State::Prefix { .. } => None,
                 };
                 match begun {
                     Some((index, filled)) => self.split(run, index, filled),
@@ -444,9 +443,18 @@ mod tests {
     fn responses_may_come_in_any_pieces_and_be_handed_on_at_any_moment() {
         let (bytes, _) = blob();
         let said = responses(&bytes);
-        for pieces in
-            [&[1][..], &[7, 64 * 1024], &[16_384], &[65_553, 1], &[100_000, 3], &[1 << 20]]
-        {
+        for pieces in [
+            &[1][..],
+            &[90],
+            &[110],
+            &[130],
+            &[150],
+            &[7, 64 * 1024],
+            &[16_384],
+            &[65_553, 1],
+            &[100_000, 3],
+            &[1 << 20],
+        ] {
             for flushes in [false, true] {
                 if flushes && pieces == [1] {
                     continue;
