@@ -5,7 +5,7 @@
 //! number was measured before. Then all cells are simulated with it, and the two directories are compared.
 //! [Models](Model) that are wrong on purpose must not pass: if one did, the bounds would bound nothing.
 //!
-//! What the comparison needs of the replays is [kept](stored) beside its result, and can be compared again,
+//! What the comparison needs of the replays is kept beside its result, and can be compared again,
 //! with another version of the simulator or with a wrong model, where no real node runs ([`recheck`]).
 //!
 //! Cells in which the machine's processors were busy tell of the machine. They are shown and marked, and

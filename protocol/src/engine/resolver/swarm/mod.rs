@@ -45,16 +45,19 @@ impl Resolver {
         hash: Hash,
         size: u64,
         held: Option<GroupSet>,
-        peers: &Peers,
+        peers: &mut Peers,
         shell: &mut Shell,
     ) {
-        let Some(running) = self.resolutions.get_mut(&hash) else { return };
+        let Some(running) = self.resolutions.get(&hash) else { return };
         let long = size >= shell.config.swarm_bytes_min && size <= shell.config.blob_bytes_max;
         if running.swarm.is_some() || running.stage != Stage::Remote || !long {
             return;
         }
+        // Whoever has not answered a small request yet is a member as any other.
+        self.end_small_of_large(hash, size, peers, shell);
         let proven = held.is_some();
         let Some(pieces) = Pieces::new(peers.me(), size, held) else { return };
+        let Some(running) = self.resolutions.get_mut(&hash) else { return };
         running.swarm = Some(Swarm::new(pieces, proven, shell.now));
         // The word goes to all neighbours: who fetches the blob too answers, the others ignore it.
         self.greet_all(hash, peers, shell);
@@ -408,12 +411,10 @@ impl Resolver {
             }
         }
         for (peer, member) in wrong.members {
-            let source = Source::Peer(peer);
-            // One that is asked for everything goes on.
-            let waits = running.retries.contains_key(&source) || running.gives_everything(source);
             match member.have {
-                Have::Whole if waits => {}
-                Have::Whole => running.holders.push_back(Holder { peer, found: member.found }),
+                // One that is asked for everything goes on, and one that just said that it holds the blob is
+                // a holder already.
+                Have::Whole => running.add_holder(Holder { peer, found: member.found }),
                 Have::Blocks(_) => drop(running.retries.remove(&Source::Peer(peer))),
             }
         }
