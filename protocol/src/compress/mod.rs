@@ -3,7 +3,7 @@
 //! A provider probes a few samples of a blob, and if they shrink, compresses each group it sends with
 //! LZ4; a group that does not shrink by a twentieth goes raw. One core of LZ4 handles about 0.7 GB/s:
 //! a gain on a link of 1 Gbit/s, a brake above that, so the probe must be cheap and its "no" final.
-//! Where the link is slower than that, zstd makes fewer bytes of them ([`pace`]).
+//! Where the link is slower than that, zstd makes fewer bytes of them (`pace.rs`).
 //!
 //! Compression never touches identity: hashes are of the raw bytes, the receiver knows each group's
 //! raw length from the blob's size, decodes into a buffer of exactly that length and verifies the

@@ -141,7 +141,7 @@ pub struct Hello {
     /// The newest version spoken.
     pub version_max: u16,
     /// Optional features, one bit each; unknown bits are ignored. The lowest is
-    /// [`ANSWERS_SMALL`](super::small::ANSWERS_SMALL).
+    /// [`ANSWERS_SMALL`].
     pub features: u64,
 }
 

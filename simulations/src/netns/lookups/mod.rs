@@ -3,7 +3,7 @@
 //! Some nodes of one mesh, each told the address of the first and of no other, without multicast: they know
 //! each other by the DHT alone. In each [cell](LookupCell), a number of nodes and a delay of wires, every
 //! node searches a blob that nobody has, over connections that it has and over new ones, and gets a blob that
-//! another node advertised. A world does the very same ([`model`]). Half of the cells set what the
+//! another node advertised. A world does the very same (`model`). Half of the cells set what the
 //! processor takes of a question and of a dial; the others test.
 //!
 //! What is compared is how long a search takes to its end, how long it takes to name a provider, and whether
