@@ -57,7 +57,7 @@ pub struct Config {
     /// are there within about 50 ms, and a handshake takes 10. Default 300 ms.
     pub hedge_unsettled: Duration,
     /// How long a chosen source may take to its first verified group before the next holder and the
-    /// edge are started beside it. Default 500 ms.
+    /// edge are started beside it. Default 100 ms.
     pub first_group_hedge: Duration,
     /// How long a source may give no verified byte before it is dropped. Default 3 s.
     pub stall_timeout: Duration,
@@ -79,6 +79,21 @@ pub struct Config {
     pub providers_max: usize,
     /// Whether there is an edge. Default false.
     pub edge: bool,
+    /// The length in bytes of the ranges that a long blob is asked of the edge in. Longer ones are fewer paid
+    /// requests; shorter ones divide evenly among more nodes. At least a group. Default 4 MiB.
+    pub edge_range_bytes: u64,
+    /// Ranges that one node asks the edge for at once, where no neighbour fetches the same blob. Each is a
+    /// connection. Default 4.
+    pub edge_ranges_max: usize,
+    /// How long a node that is about to ask the edge listens at most for neighbours that do already; from
+    /// half of it on, so that those who begin together do not ask together. Default 10 ms.
+    pub edge_pause: Duration,
+    /// How long a neighbour's claim to bring something from the edge holds without a word. Told again in a
+    /// quarter of that time. Default 2 s.
+    pub claim_ttl: Duration,
+    /// How long a claim holds whose ranges do not come, before anything is known of the edge's speed.
+    /// Default 3 s.
+    pub claim_patience: Duration,
     /// The largest blob in bytes; a claim above it is not believed. Default 64 GiB.
     pub blob_bytes_max: u64,
     /// The time between two filter deltas while many blobs come in. Default 100 ms.
@@ -143,7 +158,7 @@ impl Default for Config {
             hedge_min: Duration::from_millis(10),
             hedge_max: Duration::from_millis(500),
             hedge_unsettled: Duration::from_millis(300),
-            first_group_hedge: Duration::from_millis(500),
+            first_group_hedge: Duration::from_millis(100),
             stall_timeout: Duration::from_secs(3),
             attempts_max: 3,
             busy_patience: Duration::from_secs(60),
@@ -153,6 +168,11 @@ impl Default for Config {
             provider_search_timeout: Duration::from_secs(10),
             providers_max: 16,
             edge: false,
+            edge_range_bytes: 4 << 20,
+            edge_ranges_max: 4,
+            edge_pause: Duration::from_millis(10),
+            claim_ttl: Duration::from_secs(2),
+            claim_patience: Duration::from_secs(3),
             blob_bytes_max: 64 << 30,
             gossip_interval: Duration::from_millis(100),
             gossip_burst: 16,

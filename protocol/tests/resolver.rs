@@ -637,7 +637,7 @@ fn fetches_from_one_peer_are_bounded_and_all_get_their_turn() {
     loop {
         let running: Vec<_> = std::iter::from_fn(|| rig.take_fetch(Source::Peer(only))).collect();
         assert!(running.len() <= 2, "two at once");
-        rig.pass(100 * MS);
+        rig.pass(90 * MS);
         assert_eq!(rig.take_fetch(Source::Edge), None, "a queue at a holder is no reason to hedge");
         let Some(fetch) = running.first() else { break };
         done += 1;

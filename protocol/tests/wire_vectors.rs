@@ -10,9 +10,9 @@ use blobmesh_protocol::wire::lane::{
     LANE_ALPN, LANE_TOKENS_MAX, LaneOffer, LaneOpen, LaneToken, TAKES_LANE,
 };
 use blobmesh_protocol::wire::message::{
-    ANSWER, ASK, AskResult, BlobHead, BlobRequest, END, FILTER, FILTER_DELTA, FILTER_REQUEST,
-    GOODBYE, GROUP, GROUP_PREFIX_LEN, GROUPS, HEAD, HELLO, Hello, LANE_OFFER, LANE_OPEN, LIST,
-    Message, REQUEST, RUNS_MAX, body_len_max,
+    ANSWER, ASK, AskResult, BlobHead, BlobRequest, CLAIMS, END, FILTER, FILTER_DELTA,
+    FILTER_REQUEST, GOODBYE, GROUP, GROUP_PREFIX_LEN, GROUPS, HEAD, HELLO, Hello, LANE_OFFER,
+    LANE_OPEN, LIST, Message, REQUEST, RUNS_MAX, body_len_max,
 };
 use blobmesh_protocol::wire::small::{
     SMALL_ANSWER, SMALL_BLOB, SMALL_REQUEST, SmallAnswer, SmallRequest, SmallResult,
@@ -23,7 +23,7 @@ use blobmesh_protocol::{Config, Hash};
 const SPEC: &str = include_str!("../SPEC.md");
 
 /// Every kind there is, by its name in the specification.
-const KINDS: [(u8, &str, &str); 18] = [
+const KINDS: [(u8, &str, &str); 19] = [
     (HELLO, "Hello", "control"),
     (FILTER, "Filter", "control"),
     (FILTER_DELTA, "FilterDelta", "control"),
@@ -32,6 +32,7 @@ const KINDS: [(u8, &str, &str); 18] = [
     (ANSWER, "Answer", "control"),
     (GOODBYE, "Goodbye", "control"),
     (GROUPS, "Groups", "control"),
+    (CLAIMS, "Claims", "control"),
     (REQUEST, "BlobRequest", "blob"),
     (HEAD, "BlobHead", "blob"),
     (LIST, "list piece", "blob"),
@@ -146,7 +147,7 @@ fn specification_names_the_bound_of_every_kind() {
     }
     let unknown = number(row_of("all others")[3]);
     assert_eq!(unknown, u64::from(body_len_max(UNKNOWN)));
-    for what in ["runs in a BlobRequest", "runs in Groups"] {
+    for what in ["runs in a BlobRequest", "runs in Groups", "runs in Claims"] {
         assert_eq!(number(row_of(what)[1]), RUNS_MAX as u64);
     }
 }
@@ -165,7 +166,7 @@ fn body_one_byte_over_the_bound_of_its_kind_is_refused() {
 #[test]
 fn control_stream_skips_unknown_kinds_and_those_of_blob_streams() {
     for kind in
-        [0, 0x09, 0x0f, REQUEST, HEAD, LIST, GROUP, END, LANE_OFFER, SMALL_REQUEST, SMALL_ANSWER]
+        [0, 0x0a, 0x0f, REQUEST, HEAD, LIST, GROUP, END, LANE_OFFER, SMALL_REQUEST, SMALL_ANSWER]
             .into_iter()
             .chain([SMALL_BLOB, 0x19, LANE_OPEN, UNKNOWN, 0xff])
     {
@@ -195,6 +196,11 @@ fn specification_names_the_defaults_of_the_configuration() {
         ("swarm_bytes_min", config.swarm_bytes_min.to_string()),
         ("fetches_per_hash_max", config.fetches_per_hash_max.to_string()),
         ("partners_max", config.partners_max.to_string()),
+        ("edge_range_bytes", config.edge_range_bytes.to_string()),
+        ("edge_ranges_max", config.edge_ranges_max.to_string()),
+        ("edge_pause", format!("{:?}", config.edge_pause)),
+        ("claim_ttl", format!("{:?}", config.claim_ttl)),
+        ("claim_patience", format!("{:?}", config.claim_patience)),
         ("shares_parts", config.shares_parts.to_string()),
         ("gossip_interval", format!("{:?}", config.gossip_interval)),
         ("gossip_burst", config.gossip_burst.to_string()),
@@ -224,6 +230,7 @@ fn control_vectors() -> Vec<(String, Message)> {
     let answer = |id, result| Message::Answer { id, result };
     let two = list_of(&blob(65_537)).hash();
     let groups = |follows, runs| Message::Groups { hash: two, size: 65_537, follows, runs };
+    let claims = |seeks, done, runs| Message::Claims { hash: two, seeks, done, runs };
     let vectors = [
         ("Hello {1, 1, 1}", Message::Hello(Hello::ours())),
         ("Filter {300, 5, 1, 2, 01}", Message::Filter(filter_frame())),
@@ -242,6 +249,8 @@ fn control_vectors() -> Vec<(String, Message)> {
         ("Goodbye", Message::Goodbye),
         ("Groups {blob 65537, 65537, true, [(0, 1)]}", groups(true, vec![(0, 1)])),
         ("Groups {blob 65537, 65537, false, []}", groups(false, Vec::new())),
+        ("Claims {blob 65537, true, 0, []}", claims(true, 0, Vec::new())),
+        ("Claims {blob 65537, false, 3, [(64, 64)]}", claims(false, 3, vec![(64, 64)])),
     ];
     vectors.map(|(name, message)| (name.to_owned(), message)).into()
 }

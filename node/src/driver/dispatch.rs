@@ -15,7 +15,7 @@ use blobmesh_protocol::{Hash, PeerId};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::event::{Event, GetEnded};
+use super::event::{Event, GetEnded, post};
 use super::requests::Request;
 use super::{Driver, Fetch, Holdings};
 use crate::compute;
@@ -103,7 +103,7 @@ impl Driver {
                     requester::fetch_groups(&way, (hash, groups), &store, size_max, report).await
                 }
                 (Source::Edge, Some(edge)) => {
-                    transfer::edge::fetch(&edge, hash, &store, size_max, report).await.map(Some)
+                    transfer::edge::fetch(&edge, (hash, groups), &store, size_max, report).await
                 }
                 (Source::Edge, None) => Err(FetchError::Absent),
             };
@@ -114,7 +114,6 @@ impl Driver {
             };
             Event::FetchEnded { fetch, outcome, failure: failure.map(Box::new) }
         });
-        let ranged = ranged && source != Source::Edge;
         let started = Fetch { hash, source, ranged, task, meter, unverified: 0 };
         self.fetches.insert(fetch, started);
     }
@@ -246,6 +245,10 @@ impl Report for Reporter {
     fn progress(&self, bytes: u64, groups: Range<u64>, size: u64) {
         let progress = Input::Progress { fetch: self.fetch, bytes, groups, size };
         self.events.blocking_send(Event::Input(progress)).ok();
+    }
+
+    fn unlisted(&self) {
+        post(&self.events, Event::Input(Input::Unlisted { fetch: self.fetch }));
     }
 
     fn arrived(&self, bytes: u64, size: u64) {

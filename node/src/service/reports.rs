@@ -207,6 +207,9 @@ fn note(note: &Note) -> String {
         Note::Retry { source: of, after } => {
             format!("{} is tried again after {:.0} ms", source(of), millis(*after))
         }
+        Note::Yielded { peer } => {
+            format!("{} asked the edge for the same, it was left to it", peer_text(peer))
+        }
         Note::FilterChanged { peer } => {
             format!("{} was asked after its filter had changed", peer_text(peer))
         }

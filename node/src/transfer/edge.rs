@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use super::sink::{self, GroupSink, RawGroup, Start};
 use super::{BATCHES_MAX, FetchError, Report};
 use crate::compute;
-use crate::edge::{Edge, EdgeBody};
+use crate::edge::{Edge, EdgeBody, EdgeError};
 use crate::store::{Quarantine, Store};
 
 /// A blob up to this size is taken in one request and verified as a whole: a list would cost two
@@ -27,21 +27,24 @@ const WHOLE_BYTES_MAX: u64 = 1 << 20;
 /// How often bytes that go into quarantine are told of; none of them is verified before the last.
 const TELL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Fetches what is missing of `hash` from the edge, and returns the blob's size once it is whole,
-/// verified and in the store.
+/// Fetches what is missing of `hash` from the edge, or of some groups of it, and returns the blob's size
+/// once it is whole, verified and in the store; none where other groups are still missing.
+///
+/// A blob of which nothing is known may be shorter than the groups asked for. Where the edge has no group list
+/// of it or knows no ranges, all of it is fetched, whatever was asked for, and the report is told.
 ///
 /// The edge's own deadlines bound every wait. Dropping the future ends the fetch; what was verified
 /// stays in the store as a partial blob.
 pub(crate) async fn fetch(
     edge: &Edge,
-    hash: Hash,
+    (hash, groups): (Hash, Option<Range<u64>>),
     store: &Store,
     blob_bytes_max: u64,
     report: Arc<impl Report>,
-) -> Result<u64, FetchError> {
-    let fetch = Fetch { edge, hash, store, blob_bytes_max, report };
+) -> Result<Option<u64>, FetchError> {
+    let fetch = Fetch { edge, hash, groups, store, blob_bytes_max, report };
     match sink::start(store, hash, &fetch.report).await? {
-        Start::Whole { size } => Ok(size),
+        Start::Whole { size } => Ok(Some(size)),
         Start::Part { sink, size, missing } => fetch.rest(sink, size, missing).await,
         Start::Nothing => fetch.fresh().await,
     }
@@ -50,6 +53,8 @@ pub(crate) async fn fetch(
 struct Fetch<'a, P> {
     edge: &'a Edge,
     hash: Hash,
+    /// The groups wanted; none for all.
+    groups: Option<Range<u64>>,
     store: &'a Store,
     blob_bytes_max: u64,
     report: Arc<P>,
@@ -57,8 +62,13 @@ struct Fetch<'a, P> {
 
 impl<P: Report> Fetch<'_, P> {
     /// Fetches a blob of which nothing is known but the hash.
-    async fn fresh(&self) -> Result<u64, FetchError> {
-        let body = self.edge.read(&self.hash, None).await?;
+    async fn fresh(&self) -> Result<Option<u64>, FetchError> {
+        let wanted = self.groups.as_ref().map(|groups| bytes_of(groups, u64::MAX));
+        let mut body = match self.edge.read(&self.hash, wanted.clone()).await {
+            // An empty blob has no ranges.
+            Err(EdgeError::Range { .. }) => self.edge.read(&self.hash, None).await?,
+            body => body?,
+        };
         let size = body.size;
         if size > self.blob_bytes_max {
             return Err(FetchError::TooLarge { size, size_max: self.blob_bytes_max });
@@ -67,10 +77,34 @@ impl<P: Report> Fetch<'_, P> {
         if size > WHOLE_BYTES_MAX
             && let Some((list, last)) = self.list(size).await?
         {
+            let all = wanted.is_none_or(|wanted| self.is_all(&body, &wanted));
             let sink = GroupSink::begin(self.store, list, &self.report).await?;
-            return self.verified(sink, last, body).await;
+            return self.verified(sink, last, body, all).await;
         }
-        self.quarantined(body).await
+        if size > WHOLE_BYTES_MAX {
+            self.report.unlisted();
+        }
+        if body.range.start != 0 {
+            body = self.edge.read(&self.hash, None).await?;
+        }
+        self.quarantined(body).await.map(Some)
+    }
+
+    /// Returns whether a body is all of the blob although less of it was asked for: then more requests would
+    /// bring the same again, and this one is taken to its end.
+    fn is_all(&self, body: &EdgeBody, asked: &Range<u64>) -> bool {
+        let all = body.range == (0..body.size) && *asked != body.range && asked.end < body.size;
+        if all {
+            self.report.unlisted();
+        }
+        all
+    }
+
+    /// Returns which of the groups of a blob of `size` bytes are wanted.
+    fn wanted(&self, size: u64) -> Range<u64> {
+        let count = group_count(size);
+        let groups = self.groups.clone().unwrap_or(0..count);
+        groups.start.min(count)..groups.end.min(count)
     }
 
     /// Fetches the missing groups of a blob whose list is proven, one request a run.
@@ -79,35 +113,50 @@ impl<P: Report> Fetch<'_, P> {
         mut sink: GroupSink,
         size: u64,
         missing: Vec<Range<u64>>,
-    ) -> Result<u64, FetchError> {
-        let received = self.runs(missing, size, &mut sink).await;
-        sink.finish(received, None).await?;
-        Ok(size)
+    ) -> Result<Option<u64>, FetchError> {
+        let wanted = self.wanted(size);
+        let cut = missing
+            .into_iter()
+            .map(|run| run.start.max(wanted.start)..run.end.min(wanted.end))
+            .filter(|run| !run.is_empty());
+        let received = self.runs(cut, size, &mut sink).await;
+        let all = self.groups.is_none() || matches!(received, Ok(true));
+        let whole = sink.finish(received.map(drop), (!all).then_some(wanted)).await?;
+        Ok(whole.then_some(size))
     }
 
+    /// Fetches runs of groups, and returns whether all of the blob came at once.
     async fn runs(
         &self,
-        missing: Vec<Range<u64>>,
+        missing: impl Iterator<Item = Range<u64>>,
         size: u64,
         sink: &mut GroupSink,
-    ) -> Result<(), FetchError> {
+    ) -> Result<bool, FetchError> {
         for run in missing {
-            let bytes = group_offset(run.start)..group_offset(run.end).min(size);
-            let body = sink.attend(self.edge.read(&self.hash, Some(bytes))).await??;
+            let bytes = bytes_of(&run, size);
+            let body = sink.attend(self.edge.read(&self.hash, Some(bytes.clone()))).await??;
+            if self.is_all(&body, &bytes) {
+                self.groups(body, 0..group_count(size), size, sink).await?;
+                return Ok(true);
+            }
             self.groups(body, run, size, sink).await?;
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Returns the proven list and the last group that proved it, or none where the edge has no list
     /// that can be proven: then the blob is verified as a whole, so that a bad list costs time and
     /// nothing else.
     async fn list(&self, size: u64) -> Result<Option<(GroupList, Bytes)>, FetchError> {
-        let found = self.edge.group_list(&self.hash, self.blob_bytes_max).await?;
+        // Both at once: most blobs that were pushed have a list, and a round trip is worth a request.
+        let last = group_offset(group_count(size) - 1)..size;
+        let last_group =
+            async { collect(self.edge.read(&self.hash, Some(last.clone())).await?, &last).await };
+        let list = self.edge.group_list(&self.hash, self.blob_bytes_max);
+        let (found, bytes) = tokio::join!(list, last_group);
         self.report.arrived(0, size);
-        let Some(list) = found.filter(|list| list.size() == size) else { return Ok(None) };
-        let last = group_offset(list.last_group())..size;
-        let bytes = collect(self.edge.read(&self.hash, Some(last.clone())).await?, &last).await?;
+        let Some(list) = found?.filter(|list| list.size() == size) else { return Ok(None) };
+        let bytes = bytes?;
         Ok(compute::run(move || Some((list.confirm(&bytes).ok()?, bytes))).await?)
     }
 
@@ -118,13 +167,15 @@ impl<P: Report> Fetch<'_, P> {
         mut sink: GroupSink,
         last: Bytes,
         body: EdgeBody,
-    ) -> Result<u64, FetchError> {
+        all: bool,
+    ) -> Result<Option<u64>, FetchError> {
         let size = body.size;
         let index = group_count(size) - 1;
         sink.push(RawGroup { index, codec: Codec::Raw, payload: last }).await?;
-        let received = self.groups(body, 0..group_count(size), size, &mut sink).await;
-        sink.finish(received, None).await?;
-        Ok(size)
+        let wanted = if all { 0..group_count(size) } else { self.wanted(size) };
+        let received = self.groups(body, wanted.clone(), size, &mut sink).await;
+        let whole = sink.finish(received, (!all).then_some(wanted)).await?;
+        Ok(whole.then_some(size))
     }
 
     /// Cuts a body into the groups of `run`; one that begins before them is the whole blob, from an
@@ -153,7 +204,7 @@ impl<P: Report> Fetch<'_, P> {
         Ok(())
     }
 
-    /// Takes a whole body into quarantine, which opens only for the right hash.
+    /// Takes a body into quarantine, which opens only for the right hash, and what lies behind its end, too.
     async fn quarantined(&self, mut body: EdgeBody) -> Result<u64, FetchError> {
         let (hash, size) = (self.hash, body.size);
         if size <= GROUP_LEN {
@@ -172,15 +223,30 @@ impl<P: Report> Fetch<'_, P> {
         let (pieces, queue) = mpsc::channel(BATCHES_MAX * 8);
         let report = Arc::clone(&self.report);
         let writer = tokio::task::spawn_blocking(move || fill(quarantine, queue, size, &*report));
-        while let Some(piece) = body.chunk().await? {
-            if pieces.send(piece).await.is_err() {
+        'bodies: loop {
+            while let Some(piece) = body.chunk().await? {
+                if pieces.send(piece).await.is_err() {
+                    break 'bodies;
+                }
+            }
+            let end = body.range.end;
+            if end >= size {
                 break;
+            }
+            body = self.edge.read(&hash, Some(end..size)).await?;
+            if body.range.start != end || body.size != size {
+                return Err(FetchError::Short);
             }
         }
         drop(pieces);
         writer.await.map_err(|_| FetchError::Worker)??;
         Ok(size)
     }
+}
+
+/// Returns the bytes of groups of a blob of at most `size` bytes.
+fn bytes_of(groups: &Range<u64>, size: u64) -> Range<u64> {
+    group_offset(groups.start)..groups.end.saturating_mul(GROUP_LEN).min(size)
 }
 
 /// Reads the bytes of `range`, at most one group, also out of a whole blob.

@@ -48,6 +48,8 @@ pub(crate) trait Report: Send + Sync + 'static {
     /// and are not verified yet. None are counted for a part of its list. Never waits, so it may be
     /// called on any thread, and is lost when too much is being told already.
     fn arrived(&self, bytes: u64, size: u64);
+    /// Says that the edge has no group list of the blob, so that all of it comes at once or not at all.
+    fn unlisted(&self);
     /// Says that the blob is whole and in the store.
     fn stored(&self);
     /// Counts where the time goes.

@@ -99,6 +99,8 @@ impl Report for Recorder {
         self.told.notify_one();
     }
 
+    fn unlisted(&self) {}
+
     fn arrived(&self, bytes: u64, _size: u64) {
         let mut arrived = self.arrived.lock().expect("unpoisoned");
         *arrived = (arrived.0 + bytes, arrived.1 + 1);
@@ -613,7 +615,7 @@ async fn bytes_of_the_edge_are_no_progress_before_they_are_verified() {
         std::fs::write(&path, bytes).expect("written");
         let (to, recorder) = (TestStore::new(), Arc::new(Recorder::default()));
         let report = Arc::clone(&recorder);
-        let got = edge::fetch(&edge, hash, &to.store, SIZE_MAX, report).await;
+        let got = edge::fetch(&edge, (hash, None), &to.store, SIZE_MAX, report).await;
         assert_eq!(got.is_ok(), progress > 0, "{got:?}");
         assert_eq!(*recorder.bytes.lock().expect("unpoisoned"), progress);
         assert!(recorder.arrived.lock().expect("unpoisoned").1 > 0, "the edge answered");

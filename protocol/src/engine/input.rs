@@ -105,6 +105,12 @@ pub enum Input {
         /// The blob's length, proven.
         size: u64,
     },
+    /// The edge has no group list of the blob that a fetch is of: the fetch brings all of it, and nothing
+    /// of it counts before its end.
+    Unlisted {
+        /// The fetch.
+        fetch: FetchId,
+    },
     /// A fetch came to its end. An ended fetch is never heard of again.
     FetchEnded {
         /// The fetch.

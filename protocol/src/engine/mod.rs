@@ -34,7 +34,7 @@ use adverts::Adverts;
 use gossip::Gossip;
 use peers::Peers;
 use receipt::AskedAnswer;
-use resolver::{Resolver, Told};
+use resolver::{Claimed, Resolver, Told};
 use serving::Serving;
 use shell::{Shell, Timer, TimerKey};
 
@@ -116,6 +116,9 @@ impl Engine {
             Input::Progress { fetch, bytes, groups, size } => {
                 let (peers, shell) = (&mut self.peers, &mut self.shell);
                 self.resolver.progressed(fetch, (bytes, groups), size, peers, shell);
+            }
+            Input::Unlisted { fetch } => {
+                self.resolver.unlisted(fetch, &self.peers, &mut self.shell)
             }
             Input::FetchEnded { fetch, outcome } => self.handle_fetch_ended(fetch, outcome),
             Input::ServeAsked { serve, peer } => {
@@ -301,6 +304,11 @@ impl Engine {
                 let told = Told { size, follows, runs: &runs };
                 self.resolver.groups_told(peer, hash, told, peers, shell);
             }
+            Message::Claims { hash, seeks, done, runs } => {
+                let (peers, shell) = (&mut self.peers, &mut self.shell);
+                let claimed = Claimed { seeks, done, runs: &runs };
+                self.resolver.claims_told(peer, hash, claimed, peers, shell);
+            }
             Message::Goodbye => self.handle_disconnected(peer),
             Message::Hello(_) => {}
         }
@@ -368,6 +376,7 @@ impl Engine {
                     resolver.leave(want, WantError::TimedOut, peers, shell);
                 }
                 Timer::Swarm { hash } => resolver.tick(hash, peers, shell),
+                Timer::Herd { hash } => resolver.herd_due(hash, peers, shell),
                 Timer::Greeting { peer } => {
                     if peers.get_mut(peer).is_some_and(|neighbour| !neighbour.greeted) {
                         shell.emit(Output::Drop { peer, reason: DropReason::Malformed });

@@ -169,6 +169,11 @@ pub enum Note {
         /// After how long.
         after: Duration,
     },
+    /// What was to be asked of the edge was left to a neighbour who asked for the same.
+    Yielded {
+        /// The neighbour.
+        peer: PeerId,
+    },
     /// A neighbour's filter changed during the get, so it was asked after all.
     FilterChanged {
         /// The neighbour.

@@ -26,6 +26,7 @@ pub(crate) enum Timer {
     Search { hash: Hash, query: QueryId },
     Deadline { want: WantId },
     Swarm { hash: Hash },
+    Herd { hash: Hash },
     Greeting { peer: PeerId },
     Gossip,
     Refresh,
@@ -43,6 +44,7 @@ impl Timer {
             Self::Search { .. } => "a provider search too long",
             Self::Deadline { .. } => "a want's deadline",
             Self::Swarm { .. } => "a swarm's next look",
+            Self::Herd { .. } => "a claim on the edge",
             Self::Greeting { .. } => "a neighbour's greeting",
             Self::Gossip => "filter changes to gossip",
             Self::Refresh => "the filter's refresh",
@@ -123,7 +125,12 @@ impl Shell {
     pub(crate) fn backoff(&mut self, attempts: u32) -> Duration {
         let doubled = self.config.backoff_initial.saturating_mul(1 << (attempts.clamp(1, 16) - 1));
         let ceiling = doubled.min(self.config.backoff_max);
-        let nanos = u64::try_from(ceiling.as_nanos()).unwrap_or(u64::MAX);
+        self.jitter(ceiling)
+    }
+
+    /// Returns a moment drawn from between none and `most`.
+    pub(crate) fn jitter(&mut self, most: Duration) -> Duration {
+        let nanos = u64::try_from(most.as_nanos()).unwrap_or(u64::MAX);
         Duration::from_nanos(self.next_random() % nanos.max(1))
     }
 

@@ -33,6 +33,8 @@ pub const ANSWER: u8 = 0x06;
 pub const GOODBYE: u8 = 0x07;
 /// Frame type of [`Message::Groups`].
 pub const GROUPS: u8 = 0x08;
+/// Frame type of [`Message::Claims`].
+pub const CLAIMS: u8 = 0x09;
 /// Frame type of [`BlobRequest`].
 pub const REQUEST: u8 = 0x10;
 /// Frame type of [`BlobHead`].
@@ -73,7 +75,7 @@ pub fn body_len_max(kind: u8) -> u32 {
     match kind {
         FILTER => bound(FilterFrame::ENCODED_LEN_MAX),
         FILTER_DELTA => bound(FilterDelta::ENCODED_LEN_MAX),
-        REQUEST | GROUPS => REQUEST_LEN_MAX,
+        REQUEST | GROUPS | CLAIMS => REQUEST_LEN_MAX,
         LIST => LIST_PIECE_LEN_MAX,
         // The codec only ever shrinks a group.
         GROUP => bound(GROUP_BYTES) + GROUP_PREFIX_LEN,
@@ -127,6 +129,19 @@ pub enum Message {
         /// Whether the sender takes groups from the receiver, and wants to hear of new ones.
         follows: bool,
         /// First group and number of groups of each run, in rising order, at most [`RUNS_MAX`].
+        runs: Vec<(u64, u64)>,
+    },
+    /// Tells what the sender brings from the edge of a blob, so that others who want it leave that to it and
+    /// take it from there. Replaces what it said before of the blob; with no runs it brings nothing.
+    Claims {
+        /// The blob.
+        hash: Hash,
+        /// Whether the sender is about to ask the edge, and wants to hear who does already.
+        seeks: bool,
+        /// How many groups of the blob the edge has given the sender so far: a sign that it brings something.
+        done: u64,
+        /// First group and number of groups of each run, in rising order, at most [`RUNS_MAX`]. A run may end
+        /// past the blob's end, where the sender does not know its length.
         runs: Vec<(u64, u64)>,
     },
     /// Says that the sender stops; the receiver forgets its filter at once. Has no fields.
@@ -192,6 +207,9 @@ impl Message {
             Self::Groups { hash, size, follows, runs } => {
                 frame::encode(GROUPS, &(hash, size, follows, runs))
             }
+            Self::Claims { hash, seeks, done, runs } => {
+                frame::encode(CLAIMS, &(hash, seeks, done, runs))
+            }
             Self::Goodbye => frame::encode(GOODBYE, &()),
         }
     }
@@ -217,6 +235,10 @@ impl Message {
             GROUPS => {
                 let (hash, size, follows, runs) = frame::decode_body(body)?;
                 Self::Groups { hash, size, follows, runs }
+            }
+            CLAIMS => {
+                let (hash, seeks, done, runs) = frame::decode_body(body)?;
+                Self::Claims { hash, seeks, done, runs }
             }
             _ => return Ok(None),
         };
@@ -285,6 +307,12 @@ mod tests {
                 hash,
                 size: u64::MAX,
                 follows: true,
+                runs: vec![(u64::MAX, u64::MAX); RUNS_MAX],
+            },
+            Message::Claims {
+                hash,
+                seeks: true,
+                done: u64::MAX,
                 runs: vec![(u64::MAX, u64::MAX); RUNS_MAX],
             },
             Message::Goodbye,

@@ -37,15 +37,24 @@ impl Rig {
         Self::with(Config { edge: true, ..Config::default() })
     }
 
-    /// A settled node.
+    /// A settled node that asks the edge as soon as it has told its neighbours.
     pub fn with(config: Config) -> Self {
+        Self::listening(Config { edge_pause: Duration::ZERO, ..config })
+    }
+
+    /// A settled node that listens to its neighbours before it asks the edge.
+    pub fn listening(config: Config) -> Self {
         let mut rig = Self::unsettled(config);
         rig.tell(Input::Settled);
         rig
     }
 
     pub fn unsettled(config: Config) -> Self {
-        let engine = Engine::new(config, peer(0), 7, Time::ZERO);
+        Self::of(peer(0), config)
+    }
+
+    pub fn of(me: PeerId, config: Config) -> Self {
+        let engine = Engine::new(config, me, 7, Time::ZERO);
         Self { engine, now: Time::ZERO, outputs: Vec::new(), next_want: 0 }
     }
 

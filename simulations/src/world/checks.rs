@@ -89,7 +89,12 @@ impl Checks {
         seen.last_fetch = Some(fetch);
         let running = seen.sources.entry(of).or_default();
         *running += 1;
-        let single = *running <= if ranged { RANGES_PER_SOURCE } else { 1 };
+        let most = match of.1 {
+            Source::Edge if ranged => RANGES_OF_EDGE,
+            Source::Peer(_) if ranged => RANGES_PER_SOURCE,
+            Source::Edge | Source::Peer(_) => 1,
+        };
+        let single = *running <= most;
         seen.fetches.insert(fetch, of);
         let (hash, source) = of;
         if !new {
@@ -181,3 +186,5 @@ const SERVES_ASKED_MAX: usize = 1_024;
 const LATE_MAX: usize = 5;
 /// Ranges of one hash that one source brings at once.
 const RANGES_PER_SOURCE: usize = 2;
+/// Ranges that the edge brings of one blob at once: as many as fetches of one blob by default.
+const RANGES_OF_EDGE: usize = 32;

@@ -1,6 +1,7 @@
 //! The model of the edge: what it holds, how it answers, and each node's connections to it.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use blobmesh_protocol::engine::Input;
@@ -16,6 +17,10 @@ use crate::random::Random;
 
 /// How long a request to an edge that does not answer takes to fail: the edge client's own deadline.
 const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Up to this length a node verifies a blob from the edge as a whole; of a longer one it takes the list first, and
+/// the last group beside it.
+const WHOLE_BYTES_MAX: u64 = 1 << 20;
 
 #[derive(Debug)]
 pub(super) struct Edge {
@@ -68,15 +73,22 @@ impl Edge {
 }
 
 impl World {
-    /// Asks the edge for a blob.
-    pub(super) fn fetch_from_edge(&mut self, node: NodeIndex, fetch: FetchId, hash: Hash) {
+    /// Asks the edge for a blob, or groups of it.
+    pub(super) fn fetch_from_edge(
+        &mut self,
+        node: NodeIndex,
+        (fetch, groups): (FetchId, Option<Range<u64>>),
+        hash: Hash,
+    ) {
         if self.edge.is_none() {
             let outcome = outcome_failed("there is no edge");
             let ended = Input::FetchEnded { fetch, outcome };
             return self.schedule(Duration::ZERO, node, Event::Input(ended));
         }
         let id = self.open_transfer(node, fetch, hash, From::Edge);
+        self.transfers.set_groups(id, groups);
         let way = self.route_from_edge(node).delay;
+        let unknown = self.hosts.get(node).is_none_or(|host| host.store.part(&hash).is_none());
         let warm = self.has_warm_edge_connection(node);
         let off = self.is_off_edge(node);
         let dial = if warm { Duration::ZERO } else { way * 2 * self.model.edge_dial_round_trips };
@@ -98,7 +110,9 @@ impl World {
                 Response::Begins
             }
         };
-        let after = dial + way * 2 + first_byte + self.model.step;
+        let listed = unknown && size.is_some_and(|size| size > WHOLE_BYTES_MAX);
+        let list = if listed { way * 2 } else { Duration::ZERO };
+        let after = dial + way * 2 + first_byte + list + self.model.step;
         self.schedule(after, node, Event::Answered { transfer: id, response });
     }
 

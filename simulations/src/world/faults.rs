@@ -187,6 +187,7 @@ impl World {
             | Message::FilterDelta(_)
             | Message::FilterRequest
             | Message::Groups { .. }
+            | Message::Claims { .. }
             | Message::Ask { .. }
             | Message::Answer { .. }
             | Message::Goodbye => Some(Cow::Borrowed(message)),

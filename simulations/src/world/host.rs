@@ -186,8 +186,8 @@ impl World {
             Output::Fetch { fetch, hash, source: Source::Peer(peer), groups } => {
                 self.fetch_from_peer(node, (fetch, groups), hash, peer);
             }
-            Output::Fetch { fetch, hash, source: Source::Edge, .. } => {
-                self.fetch_from_edge(node, fetch, hash);
+            Output::Fetch { fetch, hash, source: Source::Edge, groups } => {
+                self.fetch_from_edge(node, (fetch, groups), hash);
             }
             Output::FetchSmall { fetch, hash, peer, .. } => {
                 self.request_small(node, fetch, hash, peer);

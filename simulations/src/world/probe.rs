@@ -71,6 +71,7 @@ impl Probe {
             | Message::Ask { .. }
             | Message::Answer { .. }
             | Message::Groups { .. }
+            | Message::Claims { .. }
             | Message::Goodbye => {}
         }
     }

@@ -87,7 +87,7 @@ impl Store {
         let within = within.map_or(&all, |range| range);
         match self.parts.get(hash) {
             Some(part) => part.groups.missing_within(within),
-            None => std::iter::once(within.clone()).collect(),
+            None => std::iter::once(within.start..within.end.min(all.end)).collect(),
         }
     }
 

@@ -155,6 +155,7 @@ impl Tally {
             | Message::FilterDelta(_)
             | Message::FilterRequest
             | Message::Groups { .. }
+            | Message::Claims { .. }
             | Message::Goodbye => &mut self.traffic.gossip,
         };
         messages.count += 1;
@@ -181,6 +182,7 @@ impl Tally {
             | Message::FilterDelta(_)
             | Message::FilterRequest
             | Message::Groups { .. }
+            | Message::Claims { .. }
             | Message::Goodbye => None,
         };
         let Some((kind, hash)) = question else { return };

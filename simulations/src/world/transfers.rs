@@ -125,6 +125,12 @@ impl Transfers {
         }
     }
 
+    pub(super) fn set_groups(&mut self, id: TransferId, groups: Option<Range<u64>>) {
+        if let Some(transfer) = self.get_mut(id) {
+            transfer.groups = groups;
+        }
+    }
+
     fn get_mut(&mut self, id: TransferId) -> Option<&mut Transfer> {
         self.running.get_mut(&id)
     }
@@ -161,9 +167,7 @@ impl World {
             return self.schedule(Duration::ZERO, node, Event::Input(ended));
         };
         let id = self.open_transfer(node, fetch, hash, From::Node(provider));
-        if let Some(transfer) = self.transfers.get_mut(id) {
-            transfer.groups = groups;
-        }
+        self.transfers.set_groups(id, groups);
         if self.are_apart(node, provider) {
             // No word comes; the engine's own patience ends it.
             return;

@@ -33,7 +33,9 @@ impl Resolver {
             self.ask_candidates(hash, peers, shell);
         }
         self.search_if_uncertain(hash, shell);
-        self.start_edge_if_due(hash, shell);
+        self.start_edge_if_due(hash, peers, shell);
+        self.fetch_from_edge(hash, peers, shell);
+        self.tell_claims(hash, peers, shell);
         self.give_up_if_over(hash, peers, shell);
     }
 
@@ -120,33 +122,44 @@ impl Resolver {
     }
 
     /// Starts the edge when the LAN and the DHT have nothing left, or have had their time.
-    fn start_edge_if_due(&mut self, hash: Hash, shell: &mut Shell) {
+    fn start_edge_if_due(&mut self, hash: Hash, peers: &Peers, shell: &mut Shell) {
         let Some(running) = self.resolutions.get_mut(&hash) else { return };
-        let swarm = running.is_swarm_hopeful(shell.now);
+        // Partners that hold all there is among them wait for each other in vain; claims divide the rest.
+        let parts =
+            running.swarm.as_ref().is_some_and(|swarm| swarm.proven && swarm.holders() == 0);
+        let swarm = running.is_swarm_hopeful(shell.now) && !parts;
         // A holder without room is as good as one that serves: the edge would not be sooner.
-        let served = running.fetches_from_peers() || !running.holders.is_empty() || swarm;
-        if running.edge != EdgeState::Ready || served {
+        let peers_serve = running.fetches_from_peers() && !parts;
+        let served = peers_serve || !running.holders.is_empty() || swarm;
+        if running.edge != EdgeState::Ready || (served && !running.late) {
             return;
         }
         let nothing_left = running.lan_is_over(shell.now) && running.search == Search::Ended;
         // A node that still looks for its neighbours has not heard what the LAN has.
         let over = nothing_left && self.settled;
-        if !over && !running.hedged {
+        if !over && !running.hedged && !running.late || !self.may_ask_edge(hash, peers, shell) {
             return;
         }
+        let Some(running) = self.resolutions.get_mut(&hash) else { return };
         if !nothing_left && !running.sources.was_tried(Source::Edge) {
             let after = running.waited(shell.now);
             running.note(Note::HedgeFired { after });
             shell.stats.hedges += 1;
         }
-        self.start_edge(hash, shell);
+        if !self.join_edge(hash) {
+            self.start_edge(hash, shell);
+        }
     }
 
-    pub(super) fn start_edge(&mut self, hash: Hash, shell: &mut Shell) {
-        if let Some(running) = self.resolutions.get_mut(&hash) {
-            running.edge = EdgeState::Busy;
-            self.start_fetch(hash, Source::Edge, (Found::Edge, None), shell);
+    /// Asks the edge for the first range, and with it for the list.
+    fn start_edge(&mut self, hash: Hash, shell: &mut Shell) {
+        let groups = self.first_of_edge(hash, shell);
+        let Some(running) = self.resolutions.get_mut(&hash) else { return };
+        running.edge = EdgeState::Busy;
+        if let (Some(swarm), Some(groups)) = (&mut running.swarm, &groups) {
+            swarm.pieces.bring(groups, true);
         }
+        self.start_fetch(hash, Source::Edge, (Found::Edge, groups), shell);
     }
 
     /// Starts a fetch of some groups, or of all that are missing.
@@ -181,7 +194,8 @@ impl Resolver {
             && running.fetches.is_empty()
             && running.retries.is_empty()
             && running.search == Search::Ended
-            && running.edge == EdgeState::Spent;
+            && running.edge == EdgeState::Spent
+            && !running.is_in_herd(shell);
         if over {
             let failure = running.failure();
             self.finish(hash, Err(failure), peers, shell);

@@ -24,17 +24,8 @@ impl Resolver {
         let Some(running) = self.resolutions.get_mut(&hash) else { return };
         running.receipt.size = Some(size);
         let Some(progressed) = running.progressed(fetch, bytes, shell.now) else { return };
-        // The LAN is the cheaper tier: once it gives bytes, an edge that gave none is let go.
         if progressed.source != Source::Edge && progressed.bytes > 0 {
-            let idle = running
-                .fetches
-                .iter()
-                .find(|(_, other)| other.source == Source::Edge && other.bytes == 0);
-            if let Some(edge) = idle.map(|(id, _)| *id) {
-                running.edge = EdgeState::Ready;
-                let why = "let go, the LAN was faster";
-                stop_fetch(running, edge, why, &mut self.fetches, shell);
-            }
+            self.let_go_of_idle_edge(hash, shell);
         }
         if bytes == 0 {
             return;
@@ -52,6 +43,28 @@ impl Resolver {
             self.advance(hash, peers, shell);
         }
         freed.into_iter().for_each(|peer| self.fetch_freed(Source::Peer(peer), peers, shell));
+    }
+
+    /// Lets go an edge that gave nothing yet, once the LAN, the cheaper tier, does. Where nobody on the LAN
+    /// holds all, what is asked of the edge comes from nowhere else.
+    fn let_go_of_idle_edge(&mut self, hash: Hash, shell: &mut Shell) {
+        let Some(running) = self.resolutions.get(&hash) else { return };
+        if running.swarm.as_ref().is_some_and(|swarm| swarm.holders() == 0) {
+            return;
+        }
+        let idle: Vec<FetchId> = running
+            .fetches
+            .iter()
+            .filter(|(_, other)| other.source == Source::Edge && other.bytes == 0)
+            .map(|(id, _)| *id)
+            .collect();
+        for fetch in idle {
+            self.range_over(hash, fetch, shell);
+            let Some(running) = self.resolutions.get_mut(&hash) else { return };
+            (running.edge, running.late) = (EdgeState::Ready, false);
+            let why = "let go, the LAN was faster";
+            stop_fetch(running, fetch, why, &mut self.fetches, shell);
+        }
     }
 
     pub(crate) fn fetch_ended(
@@ -85,7 +98,12 @@ impl Resolver {
                 self.end_reads(hash, &ended, peers, shell);
             }
             FetchOutcome::Large { size } => self.small_is_large(hash, &ended, size, peers, shell),
-            FetchOutcome::Part => self.swarm_range_stored(hash, ended.groups.as_ref(), shell),
+            FetchOutcome::Part => {
+                if source == Source::Edge {
+                    running.edge = EdgeState::Ready;
+                }
+                self.swarm_range_stored(hash, ended.groups.as_ref(), shell);
+            }
             // A filter that was wrong may be right later, as after a question.
             FetchOutcome::Absent if ended.small.is_some_and(|small| small.opinion.is_some()) => {}
             FetchOutcome::Absent => running.spend(source),
@@ -179,7 +197,7 @@ impl Resolver {
         // A range that is late says nothing of the others.
         if running.edge == EdgeState::Ready && shell.config.edge && !running.is_served() {
             shell.stats.hedges += 1;
-            self.start_edge(hash, shell);
+            running.late = true;
         }
         self.advance(hash, peers, shell);
     }

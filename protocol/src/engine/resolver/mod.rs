@@ -8,14 +8,15 @@
 //! Tail at Scale, CACM 2013).
 //!
 //! This file takes in and ends wants. [`finding`] takes in what is learned of holders, [`fetching`]
-//! what comes of fetches, [`small`] asks for small blobs at once; [`advance`] is the one place that decides what happens next. [`swarm`] fetches a
-//! long blob from many at once. [`resolution`]
-//! holds the state of one hash and keeps its receipt, [`sources`] what became of those it tried, and
+//! what comes of fetches, [`small`] asks for small blobs at once; [`advance`] is the one place that decides
+//! what happens next. [`swarm`] fetches a long blob from many at once, [`herd`] has the edge asked once for all
+//! who want it. [`resolution`] holds the state of one hash and keeps its receipt, [`sources`] what became of those it tried, and
 //! [`queues`] who waits for room at a peer.
 
 mod advance;
 mod fetching;
 mod finding;
+mod herd;
 mod queues;
 mod resolution;
 mod small;
@@ -25,6 +26,7 @@ mod swarm;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+pub(crate) use herd::Claimed;
 use queues::Queues;
 use resolution::{Resolution, Search, Stage, Want};
 pub(crate) use swarm::Told;
@@ -196,9 +198,13 @@ impl Resolver {
     ) {
         if result.is_ok() {
             self.tell_followers(hash, shell);
+        } else {
+            // Of a blob that is whole, claims end by themselves: until then word of it has gone round.
+            self.release_claims(hash, peers, shell);
         }
         let Some(mut running) = self.resolutions.remove(&hash) else { return };
         running.ticker.take().into_iter().for_each(|timer| shell.stop_timer(timer));
+        running.part_from_herd(shell);
         running.timers.drain(..).for_each(|timer| shell.stop_timer(timer));
         let mut freed = Vec::new();
         for (fetch, source) in running.sources_of_fetches() {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::time::Duration;
 
+use super::herd::Herd;
 use super::sources::Sources;
 use super::swarm::{Swarm, time_for};
 use crate::blob::{GROUP_LEN, Hash};
@@ -46,6 +47,10 @@ pub(crate) struct Resolution {
     pub(crate) ticker: Option<TimerKey>,
     pub(crate) search: Search,
     pub(crate) edge: EdgeState,
+    /// Who brings what from the edge.
+    pub(crate) herd: Herd,
+    /// Whether those who are fetched from were late with their first byte, so that the edge is due beside them.
+    pub(crate) late: bool,
     /// Whether the LAN has had the time that the edge owes it.
     pub(crate) hedged: bool,
     /// Whether the neighbours were surveyed, which begins the LAN's time.
@@ -193,6 +198,8 @@ impl Resolution {
             ticker: None,
             search: Search::Idle,
             edge: EdgeState::Ready,
+            herd: Herd::default(),
+            late: false,
             hedged: false,
             surveyed: false,
             is_large: false,

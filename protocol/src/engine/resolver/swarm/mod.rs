@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use members::Member;
 pub(crate) use members::{Swarm, time_for};
+pub(super) use pieces::weight;
 use pieces::{Have, Pieces, Rules};
 pub(crate) use words::Told;
 
@@ -58,7 +59,10 @@ impl Resolver {
         let proven = held.is_some();
         let Some(pieces) = Pieces::new(peers.me(), size, held) else { return };
         let Some(running) = self.resolutions.get_mut(&hash) else { return };
-        running.swarm = Some(Swarm::new(pieces, proven, shell.now));
+        let mut swarm = Swarm::new(pieces, proven, shell.now);
+        let ranges = running.fetches.values().filter_map(|fetch| fetch.groups.as_ref());
+        ranges.for_each(|groups| swarm.pieces.bring(groups, true));
+        running.swarm = Some(swarm);
         // The word goes to all neighbours: who fetches the blob too answers, the others ignore it.
         self.greet_all(hash, peers, shell);
         self.look_soon(hash, shell);
@@ -238,6 +242,7 @@ impl Resolver {
         shell: &mut Shell,
     ) {
         if let (Some(swarm), Some(groups)) = (self.swarm_mut(hash), groups) {
+            swarm.proven = true;
             swarm.pieces.stored(groups.clone());
         }
         self.look_soon(hash, shell);
@@ -255,6 +260,9 @@ impl Resolver {
         if !swarm.pieces.holds(&groups) {
             // Somebody else may bring the rest.
             swarm.moisten();
+        }
+        if source == Source::Edge {
+            return self.edge_range_over(hash, groups, (bytes, took), shell.now);
         }
         if let Source::Peer(peer) = source {
             swarm.brings(peer, false);
@@ -276,6 +284,7 @@ impl Resolver {
         let mut parted = false;
         if shell.now - swarm.swept_at >= SWEEP {
             swarm.swept_at = shell.now;
+            running.herd.moisten();
             let busy = running.fetches.values().filter_map(|fetch| fetch.source.peer()).collect();
             parted = swarm.part_from_silent(&busy, shell.now);
         }
@@ -339,7 +348,9 @@ impl Resolver {
         let whole = running.fetches.iter().find_map(|(id, running)| Some((*id, of_peer(running)?)));
         let useful = swarm.members.iter().filter(|(_, member)| swarm.pieces.wants_of(&member.have));
         let mut useful = useful.map(|(peer, member)| (*peer, member.found, &member.have));
-        let among_others = !swarm.getters.is_empty() || !shell.config.asks_one_for_all;
+        let among_others = !swarm.getters.is_empty()
+            || running.herd.has_joined()
+            || !shell.config.asks_one_for_all;
         match whole {
             // Until it has proven the size and the list nobody else could be believed.
             Some(_) if !swarm.proven => running.is_served(),
@@ -451,6 +462,7 @@ impl Resolution {
 
     /// Takes in that the control connection with a peer is gone: what it brings may still come.
     pub(super) fn part_from(&mut self, peer: PeerId) {
+        self.herd.forget(peer);
         let ranges = self.ranges_of(peer);
         let Some(swarm) = &mut self.swarm else { return };
         swarm.greeted.remove(&peer);

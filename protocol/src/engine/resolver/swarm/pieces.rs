@@ -220,6 +220,55 @@ impl Pieces {
         Some(range)
     }
 
+    /// Chooses the groups to ask the edge for next: of one range of `range_groups`, and of blocks that no
+    /// partner has and nobody brings or claims; first of a range that is ours. Returns whether it is. `claimed` is in
+    /// the order of its starts.
+    pub(crate) fn pick_unclaimed(
+        &self,
+        range_groups: u64,
+        claimed: &[Range<u64>],
+    ) -> Option<(Range<u64>, bool)> {
+        let range_blocks = (range_groups / self.block_len).max(1);
+        let alone = self.divided.is_empty();
+        let is_free = |index: u64| {
+            let free = self.block(index).is_some_and(|block| block.is_idle() && block.spread == 0);
+            free && !overlaps(claimed, &self.groups_of(index))
+        };
+        let order = |index: u64| {
+            let first = self.block(index - index % range_blocks);
+            let place = first.map_or(0, |block| if alone { index } else { block.own_weight });
+            (first.is_some_and(|block| block.heavier > 0), place, index)
+        };
+        let best = self
+            .whole
+            .absent()
+            .filter(|index| is_free(*index))
+            .min_by_key(|index| order(*index))?;
+        let mut range = self.first_gap(best)?;
+        let last = (best - best % range_blocks).saturating_add(range_blocks);
+        for index in best + 1..last {
+            let Some(gap) = self.first_gap(index).filter(|_| is_free(index)) else { break };
+            if gap.start != range.end {
+                break;
+            }
+            range.end = gap.end;
+        }
+        Some((range, !order(best).0))
+    }
+
+    /// Returns what is missing of the first block that one source brings, where all that is missing is on its
+    /// way: the end game.
+    pub(crate) fn slowest_end(&self) -> Option<Range<u64>> {
+        let brought = |index: &u64| self.block(*index).is_some_and(|block| block.bringers == 1);
+        let index = self.whole.absent().find(brought).filter(|_| self.is_end())?;
+        self.first_gap(index)
+    }
+
+    /// Returns the bytes that are missing, to a group.
+    pub(crate) fn missing_bytes(&self) -> u64 {
+        (self.held.groups() - self.held.held()).saturating_mul(GROUP_LEN)
+    }
+
     /// Returns the block to fetch first of those that are missing here and not there.
     fn best_of(
         &self,
@@ -325,6 +374,11 @@ impl Have {
     }
 }
 
+/// Returns whether one of these ranges, in the order of their starts, overlaps another. They are few.
+fn overlaps(ranges: &[Range<u64>], other: &Range<u64>) -> bool {
+    ranges.iter().take_while(|range| range.start < other.end).any(|range| other.start < range.end)
+}
+
 fn block_len(groups: u64) -> u64 {
     let wanted = (groups / BLOCKS_WANTED).max(1).next_power_of_two();
     wanted.clamp(BLOCK_GROUPS.start, BLOCK_GROUPS.end)
@@ -336,7 +390,7 @@ pub(super) fn pair_weight(a: PeerId, b: PeerId) -> u64 {
 }
 
 /// Returns the weight of a peer for a block: all who ask get the same answer.
-fn weight(peer: PeerId, index: u64) -> u64 {
+pub(in crate::engine::resolver) fn weight(peer: PeerId, index: u64) -> u64 {
     let (words, _) = peer.as_bytes().as_chunks::<8>();
     let seed = words.iter().fold(index, |seed, word| scatter(seed ^ u64::from_le_bytes(*word)));
     scatter(seed)

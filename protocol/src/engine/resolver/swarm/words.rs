@@ -66,7 +66,12 @@ impl Resolver {
     }
 
     /// Tells one neighbour what is held of a blob that is being fetched.
-    pub(super) fn tell_groups(&self, hash: Hash, peer: PeerId, shell: &mut Shell) {
+    pub(in crate::engine::resolver) fn tell_groups(
+        &self,
+        hash: Hash,
+        peer: PeerId,
+        shell: &mut Shell,
+    ) {
         let swarm = self.resolutions.get(&hash).and_then(|running| running.swarm.as_ref());
         if let Some(swarm) = swarm.filter(|_| shell.config.shares_parts) {
             let message = swarm.word_to(hash, peer, &swarm.everything());
@@ -99,10 +104,14 @@ impl Resolver {
         if let (Some(other), Some(running)) = (instead_of, self.resolutions.get_mut(&hash)) {
             running.forget_partner(other);
         }
+        if let Some(running) = self.resolutions.get_mut(&hash) {
+            running.herd.brought(peer, now);
+        }
         let swarm = self.swarm_mut(hash).filter(|_| admitted);
         let offers = swarm.is_some_and(|swarm| swarm.hear((peer, peers.me()), &runs, now));
         if news {
             self.divide(hash);
+            self.tell_claims_to(hash, peer, shell);
         }
         let joins = admitted && !known;
         for other in instead_of.into_iter().chain(joins.then_some(peer)) {

@@ -1,0 +1,561 @@
+//! The herd: who of the neighbours brings what from the edge, so that a blob crosses their uplink once.
+//!
+//! Nobody leads. A node that is about to ask the edge says so to its neighbours and listens for a moment: who
+//! brings something already says what. From then on each of them *claims* the range that it asks the edge for,
+//! before it does, and takes what others claim from them as it comes. Ranges are chosen in the order of the
+//! weights of their owners (rendezvous hashing; see [`pieces`](super::swarm)), so that two who choose at the
+//! same moment rarely choose the same; where they do, the one with less weight lets go.
+//!
+//! A claim is a *lease* (Gray and Cheriton, *Leases: An Efficient Fault-Tolerant Mechanism for Distributed File
+//! Cache Consistency*, SOSP 1989): it ends when its owner is gone, says nothing for `claim_ttl`, or brings
+//! nothing for much longer than the edge needs here. What a peer claims is believed for nothing else: a liar
+//! costs the time of one lease.
+//!
+//! Until the edge's group list is proven there is one range only, the first; whoever has it gives the list with
+//! it. Where the edge has no list, one brings everything, and the others wait for it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::time::Duration;
+
+use super::Resolver;
+use super::resolution::{EdgeState, Resolution};
+use super::stop_fetch;
+use super::swarm::{time_for, weight};
+use crate::blob::{GROUP_LEN, Hash};
+use crate::engine::peers::Peers;
+use crate::engine::receipt::{Found, Note};
+use crate::engine::{Output, Shell, Source, Timer, TimerKey};
+use crate::id::{FetchId, PeerId};
+use crate::time::Time;
+use crate::wire::message::{Message, RUNS_MAX};
+
+/// A claim is overdue after so many times what a range takes us, and this more; and after this time where the list
+/// is not proven here, so that there is nothing to do but wait.
+const OVERDUE_FACTOR: u32 = 4;
+const OVERDUE_GRACE: Duration = Duration::from_secs(1);
+const OVERDUE_FIRST: Duration = Duration::from_secs(10);
+/// Claims are told again after this part of the time that they hold for.
+const RENEW_PART: u32 = 4;
+/// Up to so many neighbours that fetch the blob too, each asks for two ranges at once: with more the edge's
+/// link is full anyhow.
+const FEW: usize = 4;
+/// How long a range that belongs to a neighbour is left to it before anybody takes it, at least; and at most twice
+/// that, so that not all take it at once.
+const OWNER_PATIENCE: Duration = Duration::from_millis(30);
+/// Peers that give less than half of what the edge would, and that for longer than this, are slow.
+const SLIP: Duration = Duration::from_millis(500);
+/// How long a fetch must have run before it says anything of its source's rate.
+const RATE_AGE: Duration = Duration::from_millis(250);
+/// Bytes a second that the edge is thought to give before it gave any.
+const EDGE_RATE_UNKNOWN: u64 = 8 << 20;
+
+/// Is what one resolution knows of the edge and of those who ask it.
+#[derive(Debug, Default)]
+pub(crate) struct Herd {
+    /// What neighbours bring.
+    claims: BTreeMap<PeerId, Vec<Claim>>,
+    /// Neighbours that want the blob from the edge, too.
+    seekers: BTreeSet<PeerId>,
+    /// Until when neighbours are listened to before the edge is asked; none before they were told.
+    listens_until: Option<Time>,
+    /// What they were told last that we bring, and when.
+    told: Vec<Range<u64>>,
+    told_at: Time,
+    /// Ranges that came whole, and when. They stay claimed until word of what they brought has gone round.
+    brought: Vec<(Range<u64>, Time)>,
+    /// Whether the edge is one of the sources of the swarm.
+    joined: bool,
+    /// Whether the edge has no group list.
+    unlisted: bool,
+    /// Until when ranges that belong to neighbours are left to them; none while there are others.
+    leaves_until: Option<Time>,
+    /// Whether there was nothing to ask the edge for, and nothing has changed since.
+    dry: bool,
+    /// What the edge takes for a range, lately.
+    range_time: Option<Duration>,
+    /// The next look at claims.
+    planned: Option<(Time, TimerKey)>,
+}
+
+/// Is what a neighbour says that it brings from the edge.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Claimed<'a> {
+    /// Whether it wants to hear who else does.
+    pub(crate) seeks: bool,
+    /// How many groups of the blob the edge gave it so far.
+    pub(crate) done: u64,
+    /// First group and number of groups of each run.
+    pub(crate) runs: &'a [(u64, u64)],
+}
+
+/// Is a range that a neighbour brings from the edge.
+#[derive(Clone, Debug)]
+struct Claim {
+    groups: Range<u64>,
+    /// When it was claimed.
+    since: Time,
+    /// When its owner last showed that the edge gives it something.
+    moved: Time,
+    /// When its owner last said anything.
+    heard: Time,
+    /// What its owner had got from the edge by then.
+    done: u64,
+}
+
+/// How long claims hold.
+#[derive(Clone, Copy, Debug)]
+struct Leases {
+    /// Without a word.
+    ttl: Duration,
+    /// Without a sign of the edge.
+    patience: Duration,
+    /// In all.
+    most: Duration,
+}
+
+impl Claim {
+    /// Returns when it ends, unless its owner says or brings something before. One that brings everything has
+    /// nothing to show before the end.
+    fn ends_at(&self, leases: Leases) -> Time {
+        let silent = self.heard + leases.ttl;
+        if self.groups.end == u64::MAX {
+            return silent;
+        }
+        silent.min(self.moved + leases.patience).min(self.since + leases.most)
+    }
+}
+
+impl Herd {
+    /// Returns the claims that hold, and when the first of them ends.
+    fn live(&self, proven: bool, shell: &Shell) -> (Vec<Range<u64>>, Time) {
+        let (now, config) = (shell.now, &shell.config);
+        let known = self.range_time.map(|time| time.saturating_mul(OVERDUE_FACTOR) + OVERDUE_GRACE);
+        let most = known.unwrap_or(if proven { Duration::MAX } else { OVERDUE_FIRST });
+        let leases = Leases { ttl: config.claim_ttl, patience: config.claim_patience, most };
+        let mut first = now + leases.ttl;
+        let mut live = Vec::new();
+        for claim in self.claims.values().flatten() {
+            let ends_at = claim.ends_at(leases);
+            if ends_at > now {
+                first = first.min(ends_at);
+                live.push(claim.groups.clone());
+            }
+        }
+        (live, first)
+    }
+
+    /// Takes in that a neighbour brought something.
+    pub(crate) fn brought(&mut self, peer: PeerId, now: Time) {
+        for claim in self.claims.get_mut(&peer).into_iter().flatten() {
+            claim.moved = now;
+        }
+    }
+
+    /// Forgets a neighbour that is gone, and what it was to bring.
+    pub(crate) fn forget(&mut self, peer: PeerId) {
+        self.seekers.remove(&peer);
+        self.dry &= self.claims.remove(&peer).is_none();
+    }
+
+    /// Has the edge be looked at again: something that is missing may be nobody's.
+    pub(crate) fn moisten(&mut self) {
+        self.dry = false;
+    }
+
+    /// Returns whether the edge is one of the sources of the swarm.
+    pub(crate) fn has_joined(&self) -> bool {
+        self.joined
+    }
+
+    fn hear(&mut self, peer: PeerId, (runs, done): (Vec<Range<u64>>, u64), now: Time) {
+        let before = self.claims.remove(&peer).unwrap_or_default();
+        let moves = before.iter().any(|claim| claim.done < done);
+        let claims = runs.into_iter().map(|groups| {
+            let same = before.iter().find(|claim| claim.groups == groups);
+            let since = same.map_or(now, |claim| claim.since);
+            let moved = same.filter(|_| !moves).map_or(now, |claim| claim.moved);
+            Claim { groups, since, moved, heard: now, done }
+        });
+        let claims: Vec<Claim> = claims.collect();
+        self.dry = false;
+        if !claims.is_empty() {
+            self.claims.insert(peer, claims);
+        }
+    }
+
+    fn took(&mut self, time: Duration) {
+        self.range_time = Some(self.range_time.map_or(time, |old| old / 2 + time / 2));
+    }
+}
+
+impl Resolver {
+    /// Returns whether nobody is known to bring the blob from the edge, so that it may be asked now. Neighbours
+    /// are told first, and listened to for a moment.
+    pub(super) fn may_ask_edge(&mut self, hash: Hash, peers: &Peers, shell: &mut Shell) -> bool {
+        let Some(running) = self.resolutions.get_mut(&hash) else { return false };
+        let neighbours = peers.ids();
+        if neighbours.is_empty() || !shell.config.shares_parts {
+            return true;
+        }
+        if running.herd.listens_until.is_none() {
+            for peer in neighbours {
+                let message = Message::Claims { hash, seeks: true, done: 0, runs: Vec::new() };
+                shell.emit(Output::Send { peer, message });
+            }
+        }
+        let pause = shell.config.edge_pause / 2;
+        let until = *running
+            .herd
+            .listens_until
+            .get_or_insert_with(|| shell.now + pause + shell.jitter(pause));
+        if shell.now < until {
+            self.plan_herd(hash, until, shell);
+            return false;
+        }
+        let (live, ends_at) = running.live_claims(shell);
+        if !live.is_empty() {
+            self.plan_herd(hash, ends_at, shell);
+        }
+        live.is_empty()
+    }
+
+    /// Makes the edge one of the sources of a swarm whose list is proven, and returns whether it is.
+    pub(super) fn join_edge(&mut self, hash: Hash) -> bool {
+        let Some(running) = self.resolutions.get_mut(&hash) else { return false };
+        let proven = running.swarm.as_ref().is_some_and(|swarm| swarm.proven);
+        running.herd.joined |= proven;
+        proven && !running.herd.unlisted
+    }
+
+    /// Returns the range that the edge is asked for first, before anything is known of the blob; none for all
+    /// that is missing of one whose length is known to be no swarm's.
+    pub(super) fn first_of_edge(&self, hash: Hash, shell: &Shell) -> Option<Range<u64>> {
+        let running = self.resolutions.get(&hash)?;
+        let whole = running.swarm.is_none() && running.receipt.size.is_some();
+        (!whole && !running.herd.unlisted).then(|| 0..range_groups(shell))
+    }
+
+    /// Asks the edge for ranges that nobody else brings, as many at once as are of use.
+    pub(super) fn fetch_from_edge(&mut self, hash: Hash, peers: &Peers, shell: &mut Shell) {
+        let Some(running) = self.resolutions.get_mut(&hash) else { return };
+        let ready =
+            running.edge != EdgeState::Spent && !running.retries.contains_key(&Source::Edge);
+        let Some(swarm) = running.swarm.as_ref().filter(|swarm| swarm.proven) else { return };
+        if !ready || running.herd.unlisted || running.herd.dry || swarm.pieces.whole().is_full() {
+            return;
+        }
+        let alone = swarm.holders() == 0;
+        let asked = running.asks_edge();
+        running.herd.joined |= alone && (asked || !running.herd.claims.is_empty());
+        if !running.herd.joined || !(alone || running.is_lan_slow(shell.now)) {
+            return;
+        }
+        let others = swarm.getters.len();
+        let at_once = match others {
+            0 => shell.config.edge_ranges_max,
+            1..=FEW => shell.config.edge_ranges_max.min(2),
+            _ => 1,
+        };
+        while self.edge_ranges(hash) < at_once && self.fetch_edge_range(hash, peers, shell) {}
+    }
+
+    fn edge_ranges(&self, hash: Hash) -> usize {
+        let fetches = self.resolutions.get(&hash).map(|running| running.fetches.values());
+        fetches.into_iter().flatten().filter(|fetch| fetch.source == Source::Edge).count()
+    }
+
+    /// Asks the edge for one range more, and returns whether there was one.
+    fn fetch_edge_range(&mut self, hash: Hash, peers: &Peers, shell: &mut Shell) -> bool {
+        let Some(running) = self.resolutions.get_mut(&hash) else { return false };
+        let Some(swarm) = &running.swarm else { return false };
+        if running.fetches.len() >= shell.config.fetches_per_hash_max {
+            return false;
+        }
+        let (mut claimed, ends_at) = running.herd.live(true, shell);
+        claimed.sort_unstable_by_key(|groups| groups.start);
+        let free = swarm.pieces.pick_unclaimed(range_groups(shell), &claimed);
+        if free.as_ref().is_some_and(|(_, ours)| !ours) {
+            let jitter = shell.jitter(OWNER_PATIENCE);
+            let until =
+                *running.herd.leaves_until.get_or_insert(shell.now + OWNER_PATIENCE + jitter);
+            if shell.now < until {
+                running.herd.dry = true;
+                self.plan_herd(hash, until, shell);
+                return false;
+            }
+        }
+        running.herd.leaves_until = None;
+        let picked = free.map(|(groups, _)| groups).or_else(|| {
+            let slow = swarm.pieces.slowest_end()?;
+            let rate = running.herd.range_time.map(|time| {
+                let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1);
+                shell.config.edge_range_bytes.saturating_mul(1_000_000_000) / nanos
+            });
+            (!running.asks_edge() && running.is_slow(&slow, rate, shell.now)).then_some(slow)
+        });
+        let Some(groups) = picked else {
+            running.herd.dry = !swarm.pieces.is_end();
+            self.plan_herd(hash, ends_at, shell);
+            return false;
+        };
+        if let Some(swarm) = &mut running.swarm {
+            swarm.pieces.bring(&groups, true);
+        }
+        // First the claim: whoever hears it does not ask for the same.
+        self.start_fetch(hash, Source::Edge, (Found::Edge, Some(groups)), shell);
+        self.tell_claims(hash, peers, shell);
+        true
+    }
+
+    /// Tells those who want the blob too what we bring from the edge, if that has changed or they might forget.
+    pub(super) fn tell_claims(&mut self, hash: Hash, peers: &Peers, shell: &mut Shell) {
+        let Some(running) = self.resolutions.get_mut(&hash) else { return };
+        if !shell.config.shares_parts {
+            return;
+        }
+        running.herd.brought.retain(|(_, at)| shell.now - *at < shell.config.claim_ttl);
+        let (claims, told) = (running.claims(), &running.herd.told);
+        let renew_after = shell.config.claim_ttl / RENEW_PART;
+        let renews = shell.now - running.herd.told_at >= renew_after && running.asks_edge();
+        let new = claims.iter().any(|groups| !told.contains(groups));
+        let failed = |groups: &Range<u64>| !claims.contains(groups) && !running.holds(groups);
+        if !new && !renews && !told.iter().any(failed) {
+            return;
+        }
+        for peer in running.herd_of(peers) {
+            shell.emit(Output::Send { peer, message: running.word(hash, &claims) });
+        }
+        (running.herd.told, running.herd.told_at) = (claims, shell.now);
+        if running.asks_edge() {
+            self.plan_herd(hash, shell.now + renew_after, shell);
+        }
+    }
+
+    /// Tells a neighbour what we bring from the edge, if anything.
+    pub(super) fn tell_claims_to(&self, hash: Hash, peer: PeerId, shell: &mut Shell) {
+        let Some(running) = self.resolutions.get(&hash) else { return };
+        let claims = running.claims();
+        if !claims.is_empty() && shell.config.shares_parts {
+            shell.emit(Output::Send { peer, message: running.word(hash, &claims) });
+        }
+    }
+
+    /// Tells that we bring nothing any more.
+    pub(super) fn release_claims(&self, hash: Hash, peers: &Peers, shell: &mut Shell) {
+        let running = self.resolutions.get(&hash);
+        if let Some(running) = running.filter(|running| !running.herd.told.is_empty()) {
+            for peer in running.herd_of(peers) {
+                shell.emit(Output::Send { peer, message: running.word(hash, &[]) });
+            }
+        }
+    }
+
+    /// Takes in what a neighbour says that it brings from the edge.
+    pub(crate) fn claims_told(
+        &mut self,
+        peer: PeerId,
+        hash: Hash,
+        claimed: Claimed<'_>,
+        peers: &mut Peers,
+        shell: &mut Shell,
+    ) {
+        let running = self.resolutions.get_mut(&hash);
+        let (Some(running), Some(runs)) = (running, ranges(claimed.runs)) else { return };
+        running.herd.seekers.insert(peer);
+        running.herd.hear(peer, (runs.clone(), claimed.done), shell.now);
+        if claimed.seeks {
+            self.tell_claims_to(hash, peer, shell);
+            // It may have been told before it wanted the blob.
+            self.tell_groups(hash, peer, shell);
+        }
+        self.yield_to(hash, peer, &runs, peers.me(), shell);
+        if !runs.is_empty() {
+            self.plan_herd(hash, shell.now + shell.config.claim_ttl, shell);
+        }
+        self.advance(hash, peers, shell);
+    }
+
+    /// Lets go what a neighbour with more weight claims at the same moment, unless some of it came.
+    fn yield_to(
+        &mut self,
+        hash: Hash,
+        peer: PeerId,
+        runs: &[Range<u64>],
+        me: PeerId,
+        shell: &mut Shell,
+    ) {
+        let Some(running) = self.resolutions.get(&hash) else { return };
+        let overlaps = |own: &Range<u64>| {
+            runs.iter()
+                .any(|run| own.start < run.end && run.start < own.end && outweighs(peer, me, own))
+        };
+        let yielded: Vec<FetchId> = running
+            .fetches
+            .iter()
+            .filter(|(_, fetch)| fetch.source == Source::Edge && fetch.bytes == 0)
+            .filter(|(_, fetch)| overlaps(&fetch.groups.clone().unwrap_or(0..u64::MAX)))
+            .map(|(id, _)| *id)
+            .collect();
+        for fetch in yielded {
+            self.range_over(hash, fetch, shell);
+            if let Some(running) = self.resolutions.get_mut(&hash) {
+                running.edge = EdgeState::Ready;
+                running.note(Note::Yielded { peer });
+                stop_fetch(running, fetch, "left to a neighbour", &mut self.fetches, shell);
+            }
+        }
+    }
+
+    /// Takes in that the edge has no group list: one fetch brings everything.
+    pub(crate) fn unlisted(&mut self, fetch: FetchId, peers: &Peers, shell: &mut Shell) {
+        let Some(hash) = self.fetches.get(&fetch).copied() else { return };
+        let Some(running) = self.resolutions.get_mut(&hash) else { return };
+        running.herd.unlisted = true;
+        self.range_over(hash, fetch, shell);
+        if let Some(running) = self.resolutions.get_mut(&hash)
+            && let Some(fetch) = running.fetches.get_mut(&fetch)
+        {
+            fetch.groups = None;
+        }
+        self.tell_claims(hash, peers, shell);
+    }
+
+    /// Takes in that a claim may be over, or ours is to be told again.
+    pub(crate) fn herd_due(&mut self, hash: Hash, peers: &mut Peers, shell: &mut Shell) {
+        let Some(running) = self.resolutions.get_mut(&hash) else { return };
+        (running.herd.planned, running.herd.dry) = (None, false);
+        let (live, ends_at) = running.live_claims(shell);
+        if !live.is_empty() {
+            self.plan_herd(hash, ends_at, shell);
+        }
+        self.advance(hash, peers, shell);
+    }
+
+    /// Takes in that a range of the edge is at its end.
+    pub(super) fn edge_range_over(
+        &mut self,
+        hash: Hash,
+        groups: Range<u64>,
+        (bytes, took): (u64, Duration),
+        now: Time,
+    ) {
+        let Some(running) = self.resolutions.get_mut(&hash) else { return };
+        running.herd.dry = false;
+        if bytes > GROUP_LEN {
+            running.herd.took(took);
+        }
+        if running.holds(&groups) {
+            running.herd.brought.push((groups, now));
+        }
+    }
+
+    fn plan_herd(&mut self, hash: Hash, at: Time, shell: &mut Shell) {
+        let Some(running) = self.resolutions.get_mut(&hash) else { return };
+        if running.herd.planned.is_some_and(|(planned, _)| planned <= at && planned > shell.now) {
+            return;
+        }
+        let at = at.max(shell.now + Duration::from_nanos(1));
+        let key = shell.start_timer(at - shell.now, Timer::Herd { hash });
+        if let Some((_, old)) = running.herd.planned.replace((at, key)) {
+            shell.stop_timer(old);
+        }
+    }
+}
+
+impl Resolution {
+    /// Returns whether neighbours bring the blob from the edge.
+    pub(super) fn is_in_herd(&self, shell: &Shell) -> bool {
+        !self.live_claims(shell).0.is_empty()
+    }
+
+    /// Returns the claims of neighbours that hold, and when the first of them ends.
+    fn live_claims(&self, shell: &Shell) -> (Vec<Range<u64>>, Time) {
+        let proven = self.swarm.as_ref().is_some_and(|swarm| swarm.proven);
+        self.herd.live(proven, shell)
+    }
+
+    /// Returns what neighbours are told that we bring.
+    fn word(&self, hash: Hash, claims: &[Range<u64>]) -> Message {
+        let run = |run: &Range<u64>| (run.start, run.end - run.start);
+        let runs = claims.iter().take(RUNS_MAX).map(run).collect();
+        let done = self.receipt.bytes_edge / GROUP_LEN;
+        Message::Claims { hash, seeks: false, done, runs }
+    }
+
+    /// Takes back the timer of the herd, at the end of the resolution.
+    pub(super) fn part_from_herd(&mut self, shell: &mut Shell) {
+        if let Some((_, timer)) = self.herd.planned.take() {
+            shell.stop_timer(timer);
+        }
+    }
+
+    fn asks_edge(&self) -> bool {
+        self.fetches.values().any(|fetch| fetch.source == Source::Edge)
+    }
+
+    fn holds(&self, groups: &Range<u64>) -> bool {
+        self.swarm.as_ref().is_some_and(|swarm| swarm.pieces.holds(groups))
+    }
+
+    /// Returns the runs of groups that the edge is asked for here, or was just now.
+    fn claims(&self) -> Vec<Range<u64>> {
+        let of_edge = self.fetches.values().filter(|fetch| fetch.source == Source::Edge);
+        let mut claims: Vec<Range<u64>> =
+            of_edge.map(|fetch| fetch.groups.clone().unwrap_or(0..u64::MAX)).collect();
+        claims.extend(self.herd.brought.iter().map(|(groups, _)| groups.clone()));
+        claims.sort_unstable_by_key(|groups| groups.start);
+        claims.dedup_by(|next, last| next.start < last.end);
+        claims
+    }
+
+    /// Returns the neighbours that want the blob too, as far as is known: before its size is, all of them may.
+    fn herd_of(&self, peers: &Peers) -> Vec<PeerId> {
+        if self.swarm.is_none() {
+            return peers.ids();
+        }
+        let mut herd = self.herd.seekers.clone();
+        herd.extend(self.swarm.iter().flat_map(|swarm| swarm.getters.keys()));
+        herd.into_iter().filter(|peer| peers.contains(*peer)).collect()
+    }
+
+    /// Returns whether the peers that give the blob take much longer for the rest than the edge would.
+    pub(super) fn is_lan_slow(&self, now: Time) -> bool {
+        let Some(swarm) = &self.swarm else { return false };
+        let of_peers = self.fetches.values().filter(|fetch| fetch.source != Source::Edge);
+        let ages = of_peers.clone().map(|fetch| now - fetch.started);
+        if ages.clone().any(|age| age < RATE_AGE) {
+            return false;
+        }
+        let rates = of_peers.zip(ages).map(|(fetch, age)| {
+            let nanos = age.as_nanos().max(1);
+            u64::try_from(u128::from(fetch.bytes) * 1_000_000_000 / nanos).unwrap_or(u64::MAX)
+        });
+        let rate = rates.fold(0, u64::saturating_add);
+        let missing = swarm.pieces.missing_bytes();
+        let by_edge = time_for(missing, EDGE_RATE_UNKNOWN);
+        time_for(missing, rate) > by_edge * 2 + SLIP
+    }
+}
+
+fn range_groups(shell: &Shell) -> u64 {
+    (shell.config.edge_range_bytes / GROUP_LEN).max(1)
+}
+
+/// Returns the runs of a peer as ranges, if they are in order and each begins behind the one before it.
+fn ranges(runs: &[(u64, u64)]) -> Option<Vec<Range<u64>>> {
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    for (start, len) in runs {
+        let end = start.checked_add(*len).filter(|_| *len > 0)?;
+        if ranges.len() >= RUNS_MAX || ranges.last().is_some_and(|last| *start < last.end) {
+            return None;
+        }
+        ranges.push(*start..end);
+    }
+    Some(ranges)
+}
+
+/// Returns whether a peer goes before us where both claim a range: each range has its own order.
+fn outweighs(peer: PeerId, me: PeerId, groups: &Range<u64>) -> bool {
+    (weight(peer, groups.start), peer) > (weight(me, groups.start), me)
+}

@@ -1,0 +1,324 @@
+//! The herd: what is asked of the edge when neighbours want the same, and what their claims may cause.
+
+#![allow(clippy::wildcard_enum_match_arm, reason = "tests pick out the outputs they are about")]
+
+#[allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+mod support;
+
+use std::ops::Range;
+use std::time::Duration;
+
+use blobmesh_protocol::Config;
+use blobmesh_protocol::blob::{GROUP_LEN, GroupSet};
+use blobmesh_protocol::engine::receipt::Note;
+use blobmesh_protocol::engine::{FetchOutcome, Input, LookResult, Output, Source, WantError};
+use blobmesh_protocol::id::{FetchId, PeerId, WantId};
+use blobmesh_protocol::wire::message::{AskResult, Message};
+use support::{MS, Rig, hash, peer};
+
+/// Four ranges of 64 groups, in blocks of 16.
+const SIZE: u64 = 16 << 20;
+const GROUPS: u64 = SIZE / GROUP_LEN;
+const RANGE: u64 = 64;
+const PAUSE: Duration = Duration::from_millis(8);
+/// What belongs to a neighbour is left to it for less than this.
+const OWNER_PATIENCE: Duration = Duration::from_millis(60);
+const EVERYTHING: (u64, u64) = (0, u64::MAX);
+
+fn config() -> Config {
+    Config { edge: true, provider_search: false, edge_pause: PAUSE, ..Config::default() }
+}
+
+/// A node that wants a blob of which its neighbours hold nothing, and has found that out.
+fn cold(neighbours: u8) -> (Rig, WantId) {
+    let mut rig = Rig::listening(config());
+    for n in 1..=neighbours {
+        rig.neighbour(n, &[]);
+    }
+    let want = rig.get(hash(1));
+    (rig, want)
+}
+
+fn claims(runs: &[(u64, u64)]) -> Message {
+    Message::Claims { hash: hash(1), seeks: false, done: 0, runs: runs.to_vec() }
+}
+
+fn seeks() -> Message {
+    Message::Claims { hash: hash(1), seeks: true, done: 0, runs: Vec::new() }
+}
+
+fn groups(runs: &[(u64, u64)]) -> Message {
+    Message::Groups { hash: hash(1), size: SIZE, follows: true, runs: runs.to_vec() }
+}
+
+/// Takes the runs that a neighbour was told of, each time.
+fn take_claims(rig: &mut Rig, to: PeerId) -> Vec<Vec<(u64, u64)>> {
+    let words = rig.take_messages(to).into_iter().filter_map(|message| match message {
+        Message::Claims { seeks: false, runs, .. } => Some(runs),
+        _ => None,
+    });
+    words.collect()
+}
+
+fn take_edge(rig: &mut Rig) -> Vec<(FetchId, Option<Range<u64>>)> {
+    let mut asked = Vec::new();
+    rig.outputs.retain(|output| match output {
+        Output::Fetch { fetch, source: Source::Edge, groups, .. } => {
+            asked.push((*fetch, groups.clone()));
+            false
+        }
+        _ => true,
+    });
+    asked
+}
+
+/// Takes the one range that the edge was asked for.
+fn take_range(rig: &mut Rig) -> (FetchId, Range<u64>) {
+    let asked = take_edge(rig);
+    let [(fetch, Some(groups))] = &asked[..] else { panic!("one range: {asked:?}") };
+    (*fetch, groups.clone())
+}
+
+fn give(rig: &mut Rig, fetch: FetchId, groups: Range<u64>) {
+    let bytes = (groups.end - groups.start) * GROUP_LEN;
+    rig.tell(Input::Progress { fetch, bytes, groups, size: SIZE });
+}
+
+/// A node that holds the first block and so the list, among others that fetch the blob.
+fn proven(partners: u8) -> Rig {
+    let mut rig = Rig::listening(config());
+    for n in 1..=partners {
+        rig.neighbour(n, &[]);
+    }
+    rig.want(hash(1), None);
+    let mut held = GroupSet::new(GROUPS);
+    for group in 0..16 {
+        held.insert(group);
+    }
+    rig.look(hash(1), LookResult::Part { size: SIZE, held: 16 * GROUP_LEN, groups: held });
+    (1..=partners).for_each(|n| rig.say(peer(n), groups(&[])));
+    rig
+}
+
+#[test]
+fn edge_is_asked_after_neighbours_were_told_and_listened_to() {
+    let (mut rig, want) = cold(2);
+    assert_eq!(rig.take_messages(peer(1)).last(), Some(&seeks()));
+    assert_eq!(rig.take_messages(peer(2)).last(), Some(&seeks()));
+    rig.pass(PAUSE / 2 - MS);
+    assert!(take_edge(&mut rig).is_empty(), "not before half of the pause");
+    rig.pass(PAUSE / 2 + MS);
+    let (fetch, range) = take_range(&mut rig);
+    assert_eq!(range, 0..RANGE);
+    assert_eq!(take_claims(&mut rig, peer(1)), [[(0, RANGE)]]);
+    rig.end(fetch, FetchOutcome::Absent);
+    assert_eq!(rig.take_end(want).expect("ended").0, Err(WantError::NotFound));
+    assert_eq!(take_claims(&mut rig, peer(1)), [[]], "nobody waits for what is not there");
+}
+
+#[test]
+fn node_without_neighbours_asks_at_once() {
+    let (mut rig, _) = cold(0);
+    assert_eq!(take_range(&mut rig).1, 0..RANGE);
+}
+
+#[test]
+fn what_a_neighbour_claims_is_left_to_it_as_long_as_it_says_so() {
+    let (mut rig, _) = cold(2);
+    rig.say(peer(1), claims(&[EVERYTHING]));
+    for _ in 0..20 {
+        rig.pass(Config::default().claim_ttl / 4);
+        rig.say(peer(1), claims(&[EVERYTHING]));
+    }
+    assert!(take_edge(&mut rig).is_empty(), "ten seconds, and it goes on");
+    rig.pass(Config::default().claim_ttl);
+    assert_eq!(take_range(&mut rig).1, 0..RANGE, "it says nothing any more");
+}
+
+#[test]
+fn claim_that_brings_nothing_ends_though_it_is_told_again() {
+    let (mut rig, _) = cold(2);
+    for _ in 0..6 {
+        assert!(take_edge(&mut rig).is_empty());
+        rig.say(peer(1), claims(&[(0, RANGE)]));
+        rig.pass(Config::default().claim_patience / 6);
+    }
+    assert_eq!(take_range(&mut rig).1, 0..RANGE);
+}
+
+#[test]
+fn claim_ends_with_its_owner_or_when_it_is_taken_back() {
+    for ends in [Input::Disconnected { peer: peer(1) }, message(1, claims(&[]))] {
+        let (mut rig, _) = cold(2);
+        rig.say(peer(1), claims(&[(0, RANGE)]));
+        rig.pass(PAUSE);
+        assert!(take_edge(&mut rig).is_empty());
+        rig.tell(ends);
+        assert_eq!(take_edge(&mut rig).len(), 1);
+    }
+}
+
+fn message(from: u8, message: Message) -> Input {
+    Input::Message { peer: peer(from), message }
+}
+
+#[test]
+fn of_two_who_claim_the_same_one_gives_way_unless_something_came() {
+    let (mut yielded, mut kept) = (0, 0);
+    for n in 1..=32 {
+        let mut rig = Rig::of(peer(100), config());
+        rig.tell(Input::Settled);
+        let other = rig.neighbour(n, &[]);
+        rig.get(hash(1));
+        rig.pass(PAUSE);
+        let (fetch, _) = take_range(&mut rig);
+        if n % 2 == 0 {
+            give(&mut rig, fetch, 0..1);
+        }
+        rig.say(other, claims(&[(0, RANGE)]));
+        let stopped = rig.take_stop(fetch);
+        assert!(!(stopped && n % 2 == 0), "what came is not given up");
+        (yielded, kept) = (yielded + u32::from(stopped), kept + u32::from(!stopped && n % 2 != 0));
+    }
+    assert!(yielded > 3 && kept > 3, "{yielded} of 16 gave way");
+}
+
+#[test]
+fn who_gives_way_says_so_in_the_receipt_and_asks_again_when_the_other_fails() {
+    let mut others = 1..=32;
+    let (mut rig, want, other) = others
+        .find_map(|n| {
+            let mut rig = Rig::listening(config());
+            let other = rig.neighbour(n, &[]);
+            let want = rig.get(hash(1));
+            rig.pass(PAUSE);
+            let (fetch, _) = take_range(&mut rig);
+            rig.say(other, claims(&[(0, RANGE)]));
+            rig.take_stop(fetch).then_some((rig, want, other))
+        })
+        .expect("one in two goes before us");
+    rig.say(other, claims(&[]));
+    let (fetch, _) = take_range(&mut rig);
+    rig.end(fetch, FetchOutcome::Complete { size: 9 });
+    let receipt = rig.take_end(want).expect("ended").1;
+    assert!(receipt.notes.contains(&Note::Yielded { peer: other }), "{:?}", receipt.notes);
+}
+
+#[test]
+fn who_seeks_hears_what_is_claimed() {
+    let (mut rig, _) = cold(2);
+    rig.pass(PAUSE);
+    let (fetch, _) = take_range(&mut rig);
+    rig.take_messages(peer(2));
+    rig.say(peer(2), seeks());
+    assert_eq!(take_claims(&mut rig, peer(2)), [[(0, RANGE)]]);
+    give(&mut rig, fetch, 0..16);
+    let told = rig.take_messages(peer(2));
+    assert!(told.iter().any(|message| matches!(message, Message::Groups { .. })), "{told:?}");
+}
+
+#[test]
+fn lone_node_asks_for_several_ranges_at_once_and_each_group_once() {
+    let (mut rig, _) = cold(0);
+    let (first, range) = take_range(&mut rig);
+    give(&mut rig, first, 0..16);
+    let more = take_edge(&mut rig);
+    assert_eq!(more.len(), 3, "{more:?}");
+    let mut groups: Vec<u64> = range.collect();
+    groups.extend(more.iter().flat_map(|(_, groups)| groups.clone().expect("a range")));
+    groups.sort_unstable();
+    assert!(groups.into_iter().eq(0..GROUPS), "{more:?}");
+}
+
+#[test]
+fn ranges_that_others_claim_or_hold_are_not_asked_for() {
+    let mut rig = proven(6);
+    rig.say(peer(1), claims(&[(RANGE, RANGE)]));
+    rig.say(peer(2), groups(&[(2 * RANGE, 16)]));
+    rig.pass(PAUSE + OWNER_PATIENCE);
+    let (fetch, range) = take_range(&mut rig);
+    let free = |group: u64| {
+        !(RANGE..2 * RANGE).contains(&group) && !(2 * RANGE..2 * RANGE + 16).contains(&group)
+    };
+    assert!(range.clone().all(|group| group >= 16 && free(group)), "{range:?}");
+    assert_eq!(
+        take_claims(&mut rig, peer(3)).last(),
+        Some(&vec![(range.start, range.end - range.start)])
+    );
+    // One that failed is told of at once, so that somebody else may try.
+    rig.end(fetch, FetchOutcome::Failed { detail: "cut".to_owned() });
+    assert_eq!(take_claims(&mut rig, peer(3)), [[]]);
+}
+
+#[test]
+fn range_that_came_stays_claimed_until_word_of_it_has_gone_round() {
+    let mut rig = proven(6);
+    rig.pass(Config::default().hedge_initial + PAUSE + OWNER_PATIENCE);
+    let (fetch, range) = take_range(&mut rig);
+    rig.pass(100 * MS);
+    give(&mut rig, fetch, range.clone());
+    rig.end(fetch, FetchOutcome::Part);
+    rig.pass(OWNER_PATIENCE);
+    let (_, next) = take_range(&mut rig);
+    let last = take_claims(&mut rig, peer(1)).pop().expect("told of the next one");
+    let run = |range: &Range<u64>| (range.start, range.end - range.start);
+    assert!(last.contains(&run(&range)) && last.contains(&run(&next)), "{last:?}");
+}
+
+#[test]
+fn edge_without_a_list_is_claimed_whole() {
+    let (mut rig, want) = cold(2);
+    rig.pass(PAUSE);
+    let (fetch, _) = take_range(&mut rig);
+    rig.take_messages(peer(1));
+    rig.tell(Input::Unlisted { fetch });
+    assert_eq!(take_claims(&mut rig, peer(1)), [[EVERYTHING]]);
+    rig.tell(Input::Progress { fetch, bytes: SIZE, groups: 0..GROUPS, size: SIZE });
+    assert!(take_edge(&mut rig).is_empty());
+    rig.end(fetch, FetchOutcome::Complete { size: SIZE });
+    assert_eq!(rig.take_end(want).expect("ended").0, Ok(()));
+}
+
+#[test]
+fn words_that_break_the_rules_or_are_of_nothing_wanted_change_nothing() {
+    for runs in [&[(5, 0)][..], &[(5, 5), (9, 1)], &[(u64::MAX, 2)]] {
+        let (mut rig, _) = cold(1);
+        rig.say(peer(1), claims(runs));
+        rig.pass(PAUSE);
+        assert_eq!(take_edge(&mut rig).len(), 1, "{runs:?}");
+    }
+    let mut rig = Rig::listening(config());
+    rig.neighbour(1, &[]);
+    rig.outputs.clear();
+    rig.say(peer(1), claims(&[EVERYTHING]));
+    rig.say(peer(1), seeks());
+    assert!(rig.outputs.is_empty(), "{:?}", rig.outputs);
+}
+
+#[test]
+fn node_without_an_edge_waits_for_those_who_bring_the_blob() {
+    let mut rig = Rig::listening(Config { edge: false, ..config() });
+    rig.neighbour(1, &[]);
+    rig.want(hash(1), None);
+    rig.say(peer(1), claims(&[EVERYTHING]));
+    rig.look(hash(1), LookResult::Absent);
+    rig.pass(Config::default().claim_ttl - MS);
+    assert_eq!(rig.engine.resolutions(), 1);
+    rig.pass(MS);
+    assert_eq!(rig.engine.resolutions(), 0, "nobody brings it");
+}
+
+#[test]
+fn lan_that_gives_bytes_late_lets_the_edge_go() {
+    let mut rig = Rig::listening(Config { edge_pause: Duration::ZERO, ..config() });
+    let late = rig.neighbour(1, &[hash(1)]);
+    rig.get(hash(1));
+    rig.answer(late, hash(1), AskResult::Have { size: SIZE });
+    let lan = rig.take_fetch(Source::Peer(late)).expect("fetched");
+    rig.pass(Config::default().first_group_hedge);
+    let (edge, _) = take_range(&mut rig);
+    rig.tell(Input::Progress { fetch: lan, bytes: GROUP_LEN, groups: 0..1, size: SIZE });
+    assert!(rig.take_stop(edge));
+    rig.pass(PAUSE);
+    assert!(take_edge(&mut rig).is_empty(), "the holder is quick now");
+}
