@@ -65,7 +65,8 @@ impl Lanes {
                     let (buffers, stop) = (&lanes.0.buffers, &*place.stop);
                     let upload = lanes.upload();
                     let admission = admission(peer);
-                    Service { lane, admission, store: &store, buffers, upload, stop }.run()
+                    Service { lane, admission, store: &store, buffers, upload, stop, pace: None }
+                        .run()
                 });
                 if let Err(error) = result {
                     tracing::debug!(%error, "lane ended early");

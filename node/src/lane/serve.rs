@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use blobmesh_protocol::Hash;
 use blobmesh_protocol::blob::{GROUP_LEN, group_count, group_len};
-use blobmesh_protocol::compress::Compressor;
+use blobmesh_protocol::compress::{Compressor, Pace};
 use blobmesh_protocol::wire::frame::{self, FRAME_HEADER_LEN, FrameHeader};
 use blobmesh_protocol::wire::message::{
     BlobHead, BlobRequest, END, GROUP, GROUP_PREFIX_LEN, HEAD, LIST, LIST_PIECE_LEN_MAX, REQUEST,
@@ -59,6 +59,8 @@ pub(super) struct Service<'a, A: Admission> {
     pub(super) buffers: &'a Buffers,
     pub(super) upload: &'a UploadRate,
     pub(super) stop: &'a AtomicBool,
+    /// How fast the lane took the blob before, and which that was.
+    pub(super) pace: Option<(Hash, Pace)>,
 }
 
 /// The blob that a lane is about.
@@ -72,14 +74,18 @@ struct Current<S> {
 
 impl<A: Admission> Service<'_, A> {
     pub(super) fn run(mut self) -> Result<(), ServeError> {
-        let mut current = None;
+        let mut current: Option<Current<A::Slot>> = None;
         let mut since = Instant::now();
         loop {
             let timeout = if current.is_some() { SLOT_TIMEOUT } else { IDLE_TIMEOUT };
             let patience = Patience { stop: self.stop, deadline: since + timeout };
-            let frame = match self.lane.next_frame(patience) {
+            let frame = self.lane.next_frame(patience);
+            if let Some(current) = &mut current {
+                current.compressor.waited(since.elapsed());
+            }
+            let frame = match frame {
                 Err(StreamError::Io(error)) if current.is_some() && wait::is_tick(&error) => {
-                    current = None;
+                    self.leave(current.take());
                     continue;
                 }
                 frame => frame?,
@@ -103,12 +109,15 @@ impl<A: Admission> Service<'_, A> {
         let goes_on = |current: &Current<A::Slot>| {
             current.hash == request.hash && current.reader.has(request)
         };
-        let mut current = match current.filter(goes_on) {
-            Some(current) => current,
-            None => match self.begin(request)? {
-                Ok(current) => current,
-                Err(head) => return self.answer(head).map(|()| None),
-            },
+        let mut current = match current {
+            Some(current) if goes_on(&current) => current,
+            other => {
+                self.leave(other);
+                match self.begin(request)? {
+                    Ok(current) => current,
+                    Err(head) => return self.answer(head).map(|()| None),
+                }
+            }
         };
         let size = current.reader.size();
         let Some(runs) = provider::plan(request, size) else {
@@ -149,8 +158,20 @@ impl<A: Admission> Service<'_, A> {
         };
         let first = request.runs.first().map_or(0, |(start, _)| *start);
         let compressor = reader.compressor(request.codecs, first)?;
+        let compressor = match self.pace.take() {
+            Some((hash, pace)) if hash == request.hash => compressor.at_pace(pace),
+            Some((_, pace)) => compressor.at_pace(pace.next_blob()),
+            None => compressor,
+        };
         let encoded = Vec::new();
         Ok(Ok(Current { hash: request.hash, reader, compressor, encoded, slot }))
+    }
+
+    /// Gives back a blob and its slot, and keeps how fast the lane took it.
+    fn leave(&mut self, current: Option<Current<A::Slot>>) {
+        if let Some(Current { hash, compressor, .. }) = current {
+            self.pace = Some((hash, compressor.into_pace()));
+        }
     }
 
     fn send_list(&mut self, reader: &Holding) -> Result<(), ServeError> {

@@ -20,7 +20,8 @@ use lz4_flex::block::{
     CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size,
 };
 
-use self::pace::{Effort, Pace};
+use self::pace::Effort;
+pub use self::pace::Pace;
 
 /// How many samples a [`probe`] looks at.
 pub const PROBE_SAMPLES: usize = 4;
@@ -167,7 +168,19 @@ impl Compressor {
         // A whole group is one byte too long for the small table.
         let table = (probe == Probe::Compressible && has(Codec::Lz4)).then(CompressTable::large);
         let most = if has(Codec::Zstd) { Effort::Zstd3 } else { Effort::Lz4 };
-        Self { table, zstd: Zstd::default(), pace: Pace::new(most) }
+        Self { table, zstd: Zstd::default(), pace: Pace::default().up_to(most) }
+    }
+
+    /// Goes on at the pace of what was sent before over the same link.
+    #[must_use]
+    pub fn at_pace(self, pace: Pace) -> Self {
+        let pace = pace.up_to(self.pace.most());
+        Self { pace, ..self }
+    }
+
+    /// Returns the pace, for what is sent next over the same link.
+    pub fn into_pace(self) -> Pace {
+        self.pace
     }
 
     /// Encodes one group, and returns what to send: the bytes in `encoded`, or for [`Codec::Raw`] the bytes
@@ -201,6 +214,14 @@ impl Compressor {
     pub fn sent(&mut self, bytes: (u64, u64), encoding: Duration, sending: Duration) {
         if self.table.is_some() {
             self.pace.note(bytes, encoding, sending);
+        }
+    }
+
+    /// Tells how long the requester let its next request be waited for, while what it asked for before may
+    /// still have been on its way.
+    pub fn waited(&mut self, time: Duration) {
+        if self.table.is_some() {
+            self.pace.waited(time);
         }
     }
 }
@@ -283,9 +304,9 @@ mod tests {
     /// more than the least.
     fn compressor(efforts: u32) -> Compressor {
         let mut compressor = Compressor::new(Probe::Compressible, Codec::ALL);
-        for effort in 0..u64::from(efforts) {
+        for window in 0..2 * u64::from(efforts) {
             // Each effort leaves less than the one before, or it would be taken back.
-            let bytes = (1 << 20, (10 - effort) << 16);
+            let bytes = (1 << 20, (10 - window) << 16);
             compressor.sent(bytes, Duration::ZERO, Duration::MAX);
         }
         compressor
@@ -336,7 +357,8 @@ mod tests {
     #[test]
     fn requester_gets_no_codec_that_it_does_not_take() {
         let codec_for = |codecs| {
-            let mut compressor = Compressor::new(Probe::Compressible, codecs);
+            let pace = compressor(1).into_pace();
+            let mut compressor = Compressor::new(Probe::Compressible, codecs).at_pace(pace);
             compressor.sent((1 << 20, 1), Duration::ZERO, Duration::MAX);
             compressor.encode_group(&text(GROUP), &mut Vec::new())
         };
