@@ -3,6 +3,7 @@
 //! The crate never prints, never reads the environment and decides no policy. libp2p types stay in
 //! [`swarm`], sled in one file of [`store`], HTTP clients in [`edge`].
 
+mod alarm;
 mod compute;
 pub mod config;
 pub mod control;

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::event::Event;
 use super::holdings::Holdings;
+use crate::alarm::Alarm;
 use crate::discovery::Candidate;
 use crate::swarm::SwarmEvent;
 
@@ -16,6 +17,7 @@ pub(super) struct Inboxes {
     pub(super) swarm: Option<mpsc::Receiver<SwarmEvent>>,
     pub(super) candidates: Option<mpsc::Receiver<Candidate>>,
     pub(super) holdings: Arc<Holdings>,
+    pub(super) alarm: Alarm,
 }
 
 /// What came next.
@@ -36,7 +38,7 @@ impl Inboxes {
     pub(super) async fn hear(&mut self, wake: Option<Instant>) -> Heard {
         let timer = async {
             match wake {
-                Some(at) => sleep_until(at).await,
+                Some(at) => self.alarm.at(at).await,
                 None => std::future::pending().await,
             }
         };
@@ -76,7 +78,13 @@ mod tests {
         let holdings = Arc::new(Holdings::default());
         let heard_of = Arc::clone(&holdings);
         let swarm_in = Some(swarm_in);
-        let mut inboxes = Inboxes { events, swarm: swarm_in, candidates: None, holdings: heard_of };
+        let mut inboxes = Inboxes {
+            events,
+            swarm: swarm_in,
+            candidates: None,
+            holdings: heard_of,
+            alarm: Alarm::new(),
+        };
         for _ in 0..1_000 {
             flood.try_send(Event::Input(Input::Timeout)).expect("room");
         }
@@ -101,7 +109,8 @@ mod tests {
         let (swarm, swarm_in) = mpsc::channel(1);
         let swarm_in = Some(swarm_in);
         let holdings = Arc::default();
-        let mut inboxes = Inboxes { events, swarm: swarm_in, candidates: None, holdings };
+        let mut inboxes =
+            Inboxes { events, swarm: swarm_in, candidates: None, holdings, alarm: Alarm::new() };
         drop(swarm);
         assert!(matches!(inboxes.hear(None).await, Heard::SwarmEnded));
         events_out.try_send(Event::Input(Input::Timeout)).expect("room");

@@ -48,6 +48,7 @@ pub(crate) use event::{ConnectedPeer, GetEnded, GetProgress, Snapshot};
 pub(crate) use handle::{DriverHandle, DriverStopped, Many};
 pub(crate) use holdings::Holdings;
 
+use crate::alarm::Alarm;
 use crate::control::api::Failure;
 use crate::discovery::Candidate;
 use crate::edge::Edge;
@@ -91,6 +92,7 @@ pub(crate) fn start(parts: Parts) -> (DriverHandle, JoinHandle<()>) {
         swarm: Some(parts.swarm_events),
         candidates: parts.candidates,
         holdings: Arc::clone(&parts.holdings),
+        alarm: Alarm::new(),
     };
     let mut tasks = Tasks::new(events);
     let clock = Clock { start: Instant::now() };

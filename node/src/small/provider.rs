@@ -10,8 +10,9 @@ use blobmesh_protocol::wire::small::{
     SmallResult,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
+use crate::alarm::Alarm;
 use crate::compute;
 use crate::lane::Slot;
 use crate::store::{SmallRead, Store, StoreError};
@@ -58,8 +59,8 @@ where
     let frames = FrameReader::new(body_len_max);
     let buffer = vec![0; READ_LEN];
     let upload = upload.clone();
-    let slot = None;
-    let mut service = Service { stream, frames, buffer, requests, upload, slot, admission };
+    let (slot, alarm) = (None, Alarm::new());
+    let mut service = Service { stream, frames, buffer, requests, upload, slot, alarm, admission };
     loop {
         let answers = match service.admit().await {
             Ok(()) => service.read(store).await?,
@@ -82,6 +83,7 @@ struct Service<S, A: Admission> {
     requests: VecDeque<SmallRequest>,
     upload: UploadRate,
     slot: Option<A::Slot>,
+    alarm: Alarm,
     admission: A,
 }
 
@@ -138,10 +140,11 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin, A: Admission> Service<S, A> {
     async fn hear(&mut self) -> Result<bool, ServeError> {
         while self.requests.is_empty() {
             let waits = if self.slot.is_some() { SLOT_TIMEOUT } else { IDLE_TIMEOUT };
-            let len = match timeout(waits, self.stream.read(&mut self.buffer)).await {
-                Ok(read) => read.map_err(StreamError::from)?,
-                Err(_) if self.slot.take().is_some() => continue,
-                Err(_) => 0,
+            let read = self.stream.read(&mut self.buffer);
+            let len = match self.alarm.limit(Instant::now() + waits, read).await {
+                Some(read) => read.map_err(StreamError::from)?,
+                None if self.slot.take().is_some() => continue,
+                None => 0,
             };
             if len == 0 {
                 return Ok(false);

@@ -20,6 +20,7 @@ use tokio::time::{Instant, timeout};
 
 use super::keeper::{Arrival, Keeper};
 use super::{End, Ends, Request, UNANSWERED_MAX};
+use crate::alarm::Alarm;
 use crate::transfer::requester::Way;
 use crate::transfer::{FetchError, StreamError};
 
@@ -233,10 +234,12 @@ impl<E: Ends> Session<'_, E> {
     async fn read<S: AsyncRead>(&self, mut reader: ReadHalf<S>) -> Result<(), SessionError> {
         let mut frames = FrameReader::new(body_len_max);
         let mut buffer = vec![0; READ_LEN];
+        let mut alarm = Alarm::new();
         loop {
-            let len = match timeout(SILENCE_MAX, reader.read(&mut buffer)).await {
-                Ok(read) => read?,
-                Err(_) => match self.unanswered.silence() {
+            let deadline = Instant::now() + SILENCE_MAX;
+            let len = match alarm.limit(deadline, reader.read(&mut buffer)).await {
+                Some(read) => read?,
+                None => match self.unanswered.silence() {
                     (silence, true) if silence >= SILENCE_MAX => return Err(SessionError::Silent),
                     (silence, false) if silence >= IDLE_MAX => return Ok(()),
                     _ => continue,
