@@ -28,6 +28,11 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How many bytes of answers are read at once, but for the last blob.
 const ANSWERS_LEN: usize = 256 << 10;
+/// How many requests there may be at once for their blobs to be looked for in the kernel's memory on the spot, and
+/// how many bytes of answers for one more: to read and hash a few takes less than the way to another thread and
+/// back, and many are better read there while others are written.
+const AT_ONCE_REQUESTS: usize = 8;
+const AT_ONCE_LEN: usize = 64 << 10;
 /// How much is read of the stream at once: more requests than this holds wait in the stream.
 const READ_LEN: usize = 8 << 10;
 
@@ -96,11 +101,12 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin, A: Admission> Service<S, A> {
         Ok(())
     }
 
-    /// Reads the answers to some of the requests: of what lies in memory at once, of the rest on a thread that
-    /// may block.
+    /// Reads the answers to some of the requests: of what lies in this node's memory, and of a few that lie in the
+    /// kernel's, at once, of the rest on a thread that may block.
     async fn read(&mut self, store: &Store) -> Result<Vec<u8>, ServeError> {
         let mut answers = Answers::default();
-        self.requests.retain(|request| !answers.push_hot(store, request));
+        let few = self.requests.len() <= AT_ONCE_REQUESTS;
+        self.requests.retain(|request| !answers.push_at_once(store, request, few));
         if !self.requests.is_empty() {
             let (store, mut requests) = (store.clone(), std::mem::take(&mut self.requests));
             let read = compute::run(move || {
@@ -182,15 +188,18 @@ impl Answers {
     }
 
     /// Appends the answer to a request for a blob that lies in memory; false where there is no room, or it
-    /// does not.
-    fn push_hot(&mut self, store: &Store, request: &SmallRequest) -> bool {
-        !self.is_full()
-            && self
-                .push_blob(request, |frames| {
-                    let hot = store.read_hot(&request.hash, SMALL_BYTES_MAX, frames);
-                    if hot { SmallRead::Whole } else { SmallRead::Absent }
-                })
-                .is_none()
+    /// does not. `few` says that it may be the kernel's.
+    fn push_at_once(&mut self, store: &Store, request: &SmallRequest, few: bool) -> bool {
+        if self.is_full() {
+            return false;
+        }
+        let (hash, looks) = (&request.hash, few && self.frames.len() < AT_ONCE_LEN);
+        let read = self.push_blob(request, |frames| {
+            let here = store.read_hot(hash, SMALL_BYTES_MAX, frames)
+                || (looks && store.read_cached(hash, SMALL_BYTES_MAX, frames));
+            if here { SmallRead::Whole } else { SmallRead::Absent }
+        });
+        read.is_none()
     }
 
     /// Appends the answers to some of the requests.

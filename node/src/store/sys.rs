@@ -34,6 +34,51 @@ pub(super) fn read_exact_at(file: &File, buf: &mut [u8], offset: u64) -> io::Res
     }
 }
 
+/// Appends a file of at most `len_max` bytes to `out`, if neither its name nor its bytes are to be waited for, as
+/// far as the kernel can tell; false where they are, where it is longer, or where nothing is known of that.
+pub(super) fn read_cached(path: &Path, len_max: u64, out: &mut Vec<u8>) -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        let start = out.len();
+        let read = read_cached_file(path, len_max, out);
+        if read.is_err() {
+            out.truncate(start);
+        }
+        read.is_ok()
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (path, len_max, out);
+        false
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn read_cached_file(path: &Path, len_max: u64, out: &mut Vec<u8>) -> rustix::io::Result<()> {
+    use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, fstatfs, openat2};
+    use rustix::io::{Errno, ReadWriteFlags, pread, preadv2};
+
+    /// A file system without `RWF_NOWAIT`, whose files are in memory all the same.
+    const TMPFS: u64 = 0x0102_1994;
+
+    // To note the access may wait for a journal.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOATIME;
+    let file = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED)?;
+    let size = u64::try_from(fstat(&file)?.st_size).ok().filter(|size| *size <= len_max);
+    let len = size.and_then(|size| usize::try_from(size).ok()).ok_or(Errno::FBIG)?;
+    let start = out.len();
+    out.resize(start + len, 0);
+    let buf = &mut out[start..];
+    let pieces = &mut [io::IoSliceMut::new(buf)];
+    let read = match preadv2(&file, pieces, 0, ReadWriteFlags::NOWAIT) {
+        Err(Errno::OPNOTSUPP) if u64::try_from(fstatfs(&file)?.f_type) == Ok(TMPFS) => {
+            pread(&file, &mut out[start..], 0)?
+        }
+        read => read?,
+    };
+    if read == len { Ok(()) } else { Err(Errno::AGAIN) }
+}
+
 /// Writes all of `buf` at `offset`, without moving the file's position.
 pub(super) fn write_all_at(file: &File, buf: &[u8], offset: u64) -> io::Result<()> {
     #[cfg(unix)]

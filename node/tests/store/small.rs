@@ -133,6 +133,41 @@ fn long_blob_is_named_so_and_rot_is_never_read() {
     assert_eq!(store.find(&hash).expect("find"), None, "it is taken out");
 }
 
+/// Returns whether the file system below is one of those that tell what they have in memory.
+#[cfg(target_os = "linux")]
+fn tells_what_is_cached(path: &std::path::Path) -> bool {
+    const EXT4: u64 = 0xef53;
+    const TMPFS: u64 = 0x0102_1994;
+    let kind = rustix::fs::statfs(path).expect("a file system").f_type;
+    u64::try_from(kind).is_ok_and(|kind| [EXT4, TMPFS].contains(&kind))
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn what_was_just_written_is_read_at_once_and_rot_or_a_long_blob_never() {
+    let home = Home::new();
+    let store = home.open();
+    let mut out = b"before".to_vec();
+    let bytes = bytes_of(5_000, 2);
+    let hash = home.add(&store, &bytes);
+    let path = home.blob_path(&hash);
+    if tells_what_is_cached(&path) {
+        assert!(!store.read_hot(&hash, GROUP as u64, &mut out), "nobody has read it yet");
+        assert!(store.read_cached(&hash, 5_000, &mut out));
+        assert_eq!(out, [b"before", &bytes[..]].concat());
+        assert!(store.read_hot(&hash, GROUP as u64, &mut out), "it was checked");
+    }
+    out.truncate(6);
+    assert!(!store.read_cached(&hash, 4_999, &mut out), "too long");
+    assert!(!store.read_cached(&Hash::of(b"nobody"), GROUP as u64, &mut out));
+    fs::remove_file(&path).expect("removed");
+    fs::write(&path, vec![7; 5_000]).expect("written");
+    assert!(!store.read_cached(&hash, GROUP as u64, &mut out), "rot");
+    assert_eq!(out, b"before");
+    store.close();
+    assert!(!store.read_cached(&hash, GROUP as u64, &mut out));
+}
+
 #[test]
 fn sizes_of_many_are_those_of_each() {
     let home = Home::new();
