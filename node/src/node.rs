@@ -47,6 +47,19 @@ impl Node {
     /// A [`Failure`] of kind `StoreLocked`, `StoreDamaged`, `FormatNewer`, `AddressInUse`,
     /// `Configuration`, `MeshRefused` or `File`.
     pub async fn start(config: NodeConfig) -> Result<Self, Failure> {
+        let edge = open_edge(&config)?;
+        Self::start_with_edge(config, edge).await
+    }
+
+    /// Starts a node as [`start`](Self::start) does, with this edge instead of the configured one: for
+    /// programs that set its deadlines, or look at its [`stats`](Edge::stats).
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn start_with_edge(
+        config: NodeConfig,
+        edge: Option<Arc<Edge>>,
+    ) -> Result<Self, Failure> {
         let home = config.home.clone();
         compute::run(move || make_home(&home)).await.map_err(lost)??;
         let store = open_store(&config).await?;
@@ -55,7 +68,6 @@ impl Node {
         store.set_gone_listener(move |hash| gone.gone(hash));
         let keys = config.clone();
         let (identity, mesh) = compute::run(move || load_keys(&keys)).await.map_err(lost)??;
-        let edge = open_edge(&config)?;
         let swarm_config = SwarmConfig {
             identity: identity.clone(),
             mesh: mesh.clone(),
@@ -69,7 +81,7 @@ impl Node {
         let held = compute::store(&store, held).await;
         let parts = driver::Parts {
             me: identity.peer(),
-            config: engine_config(&config),
+            config: engine_config(&config, edge.is_some()),
             seed: random_seed(),
             store: store.clone(),
             swarm: swarm.clone(),
@@ -303,9 +315,9 @@ fn held(store: &Store) -> Result<Vec<(Hash, bool)>, StoreError> {
     Ok(blobs.iter().map(|(hash, blob)| (*hash, of_user(blob))).collect())
 }
 
-fn engine_config(config: &NodeConfig) -> Config {
+fn engine_config(config: &NodeConfig, edge: bool) -> Config {
     Config {
-        edge: config.edge.is_some(),
+        edge,
         adverts: config.adverts,
         blob_bytes_max: config.blob_bytes_max,
         small_per_peer_max: config.small_per_peer_max,

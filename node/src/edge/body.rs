@@ -14,6 +14,7 @@ use super::answer::Promise;
 use super::error::{Breach, EdgeError, Task};
 use super::files;
 use super::http::Body;
+use super::policy::Flight;
 
 /// How much of a file is read at a time.
 const FILE_PIECE_LEN: u64 = 256 << 10;
@@ -32,6 +33,8 @@ pub struct EdgeBody {
     /// How many bytes of the range are still to come.
     left: u64,
     inner: Inner,
+    /// Takes how it goes on, until that is known.
+    flight: Option<Flight>,
 }
 
 #[derive(Debug)]
@@ -57,7 +60,7 @@ impl EdgeBody {
 
     fn new(promise: Promise, inner: Inner, task: Task) -> Self {
         let left = promise.range.end.saturating_sub(promise.range.start);
-        Self { size: promise.size, range: promise.range, task, left, inner }
+        Self { size: promise.size, range: promise.range, task, left, inner, flight: None }
     }
 
     /// Returns the next bytes, never empty, and `None` after the last byte of the range.
@@ -69,6 +72,32 @@ impl EdgeBody {
     /// early, [`EdgeError::Protocol`] when more come than promised. After an error the body is of no
     /// further use; the bytes it gave before are as good as any.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, EdgeError> {
+        let chunk = self.promised().await;
+        match (&chunk, &mut self.flight) {
+            (Ok(_), flight) if self.left == 0 => {
+                flight.take().into_iter().for_each(Flight::served);
+            }
+            (Ok(_), Some(flight)) => flight.answered(),
+            (Err(error), flight) => {
+                flight.take().into_iter().for_each(|flight| flight.failed(error));
+            }
+            (Ok(_), None) => {}
+        }
+        chunk
+    }
+
+    /// Has the policy of the edge know how the body goes on.
+    pub(super) fn followed_by(mut self, flight: Flight) -> Self {
+        if self.left == 0 {
+            flight.served();
+        } else {
+            self.flight = Some(flight);
+        }
+        self
+    }
+
+    /// Reads the next bytes of those that are promised.
+    async fn promised(&mut self) -> Result<Option<Bytes>, EdgeError> {
         while self.left > 0 {
             let bytes = self.next().await?;
             let got = u64::try_from(bytes.len()).unwrap_or(u64::MAX);

@@ -145,7 +145,7 @@ impl EdgeBackend for DirectoryEdge {
         let path = self.base.join(groups_path(hash));
         let (file, len) = match self.open(task, path.clone()).await {
             Ok(opened) => opened,
-            Err(EdgeError::NotFound { .. } | EdgeError::Protocol { .. }) => return Ok(None),
+            Err(EdgeError::Protocol { .. }) => return Ok(None),
             Err(error) => return Err(error),
         };
         let Some(len) = usize::try_from(len).ok().filter(|_| len <= len_max) else {

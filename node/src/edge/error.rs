@@ -150,7 +150,7 @@ pub enum EdgeError {
         task: Task,
     },
     /// The edge refused a request without credentials: the bucket or URL is not public.
-    #[error("{task}: a request without credentials was refused ({status} {code})")]
+    #[error("{task}: a request without credentials was refused ({})", status_text(*.status, .code))]
     NotPublic {
         /// The task.
         task: Task,
@@ -162,7 +162,7 @@ pub enum EdgeError {
         message: String,
     },
     /// The edge refused the key id or the signature, or the key has no right to this bucket.
-    #[error("{task}: the credentials were refused ({status} {code})")]
+    #[error("{task}: the credentials were refused ({})", status_text(*.status, .code))]
     BadCredentials {
         /// The task.
         task: Task,
@@ -182,7 +182,7 @@ pub enum EdgeError {
         skew_s: Option<i64>,
     },
     /// The edge refused for another reason.
-    #[error("{task}: the edge refused ({status} {code})")]
+    #[error("{task}: the edge refused ({})", status_text(*.status, .code))]
     Refused {
         /// The task.
         task: Task,
@@ -242,6 +242,17 @@ pub enum EdgeError {
         status: u16,
         /// How long the edge asks to wait, at most [`RETRY_AFTER_MAX`](super::RETRY_AFTER_MAX).
         retry_after: Option<Duration>,
+    },
+    /// The edge failed again and again and is left alone for a while; nothing was asked of it.
+    #[error("the edge keeps failing and is left alone for {} ms more", left.as_millis())]
+    LeftAlone {
+        /// The task.
+        task: Task,
+        /// For how long; none while one request finds out whether it is back.
+        left: Duration,
+        /// The last failure.
+        #[source]
+        source: Arc<EdgeError>,
     },
     /// The answer broke the rules; none of its bytes were taken.
     #[error("{task}: {breach}")]
@@ -322,6 +333,7 @@ impl EdgeError {
         match self {
             Self::Unreachable { reach, .. } => *reach != Reach::Tls,
             Self::Stalled { .. } | Self::Cut { .. } | Self::Busy { .. } => true,
+            Self::LeftAlone { source, .. } => source.is_temporary(),
             Self::NotFound { .. }
             | Self::NotPublic { .. }
             | Self::BadCredentials { .. }
@@ -350,6 +362,7 @@ impl EdgeError {
             Self::ClockSkew { .. } => Trouble::EdgeClockSkew,
             Self::Refused { .. } => Trouble::EdgeRefused,
             Self::ReadOnly { .. } => Trouble::EdgeReadOnly,
+            Self::LeftAlone { source, .. } => source.trouble(),
             Self::Protocol { breach: Breach::TooLarge { .. }, .. } => Trouble::TooLarge,
             // An answer that cannot be used says nothing about whether the blob exists.
             Self::Unreachable { .. }
@@ -368,6 +381,30 @@ impl EdgeError {
 }
 
 impl EdgeError {
+    /// Says the same of another task.
+    pub(super) fn of_task(&self, other: Task) -> Self {
+        let mut error = self.clone();
+        match &mut error {
+            Self::NotFound { task }
+            | Self::NotPublic { task, .. }
+            | Self::BadCredentials { task, .. }
+            | Self::ClockSkew { task, .. }
+            | Self::Refused { task, .. }
+            | Self::ReadOnly { task }
+            | Self::Unreachable { task, .. }
+            | Self::Stalled { task, .. }
+            | Self::Cut { task, .. }
+            | Self::Busy { task, .. }
+            | Self::LeftAlone { task, .. }
+            | Self::Protocol { task, .. }
+            | Self::Range { task, .. }
+            | Self::WrongList { task }
+            | Self::Io { task, .. } => *task = other,
+            Self::Config { .. } => {}
+        }
+        error
+    }
+
     pub(super) fn io(task: Task, path: Option<PathBuf>, source: io::Error) -> Self {
         Self::Io { task, path, source: Arc::new(source) }
     }
@@ -391,6 +428,10 @@ pub(super) fn causes<'a>(
         }
     }
     std::iter::successors(next(error), |cause| next(*cause))
+}
+
+fn status_text(status: u16, code: &str) -> String {
+    if code.is_empty() { status.to_string() } else { format!("{status} {code}") }
 }
 
 fn skew_text(skew_s: Option<i64>) -> String {

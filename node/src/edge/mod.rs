@@ -9,9 +9,13 @@
 //! length and rate of an answer, and **whoever reads verifies the bytes** against the hash. A path is
 //! made from a hash and nothing else, and nobody but the node's own configuration names an edge.
 //!
-//! The edge keeps no policy: it neither retries a read nor remembers failures nor chooses between
-//! tiers. It says what went wrong ([`EdgeError`]) and the resolver decides. Proxy variables of the
-//! environment are not used. Credentials appear in no log, error, URL or `Debug` output.
+//! Between the callers and the backend stands a [`policy`], one for all that a node asks of its edge: it
+//! says what is asked again, and when the edge is left alone. It does not choose between tiers; it says
+//! what went wrong ([`EdgeError`]) and the resolver decides. Backends know nothing of it but for the
+//! requests of a push, each of which goes through it. `EDGE.md` says what users see of all this.
+//!
+//! Proxy variables of the environment are not used. Credentials appear in no log, error, URL or `Debug`
+//! output.
 
 mod answer;
 mod body;
@@ -23,6 +27,7 @@ mod http;
 mod location;
 mod options;
 mod pace;
+mod policy;
 mod public;
 mod remote;
 mod s3;
@@ -33,6 +38,8 @@ mod source;
 use std::future::Future;
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
 
 use blobmesh_protocol::Hash;
 use blobmesh_protocol::blob::{GroupList, ProvisionalList, group_count};
@@ -45,12 +52,14 @@ pub use diagnose::{Finding, Verdict};
 pub use directory::DirectoryEdge;
 pub use error::{Action, Breach, Cause, ConfigError, EdgeError, Reach, Task};
 pub use location::{EdgeLocation, LocationError, Part, REGION_DEFAULT};
-pub use options::EdgeOptions;
+pub use options::{EdgeOptions, PolicyOptions};
+pub use policy::{EdgeState, EdgeStats};
 pub use public::PublicEdge;
 pub use s3::S3Edge;
 pub use source::file_source;
 
 use crate::config::EdgeConfig;
+use policy::{Ask, Policy};
 use s3::Bucket;
 use source::Source;
 
@@ -76,8 +85,11 @@ pub trait EdgeBackend {
     /// [`EdgeError::NotFound`] where the edge has no such blob.
     fn size(&self, hash: &Hash) -> impl Future<Output = Result<u64, EdgeError>> + Send;
 
-    /// Reads the bytes of a blob's `.groups` file, `None` where it is missing, longer than `len_max`
-    /// bytes or no file at all.
+    /// Reads the bytes of a blob's `.groups` file, `None` where it is longer than `len_max` bytes or no
+    /// file at all.
+    ///
+    /// # Errors
+    /// [`EdgeError::NotFound`] where there is none.
     fn group_file(
         &self,
         hash: &Hash,
@@ -123,14 +135,18 @@ pub struct Pushed {
     pub existed: bool,
 }
 
-/// Is the edge of a node; cheap to clone, and all clones share one pool of connections.
+/// Is the edge of a node; cheap to clone. All clones share one pool of connections and one policy, which
+/// says what is asked again and when the edge is left alone ([`PolicyOptions`]).
 #[derive(Clone, Debug)]
-pub enum Edge {
-    /// A plain directory, such as a shared folder.
+pub struct Edge {
+    backend: Backend,
+    policy: Arc<Policy>,
+}
+
+#[derive(Clone, Debug)]
+enum Backend {
     Directory(DirectoryEdge),
-    /// A public URL, read only.
     Public(PublicEdge),
-    /// A bucket with an S3 interface.
     S3(S3Edge),
 }
 
@@ -141,33 +157,50 @@ impl Edge {
     /// [`EdgeError::Config`] that names what is wrong.
     pub fn new(config: &EdgeConfig, options: EdgeOptions) -> Result<Self, EdgeError> {
         options.check()?;
-        Ok(match config {
-            EdgeConfig::Directory { path } => Self::Directory(DirectoryEdge::new(path, options)),
-            EdgeConfig::Public { url } => Self::Public(PublicEdge::new(url, options)?),
+        let mut allowed = options.policy.clone();
+        if matches!(config, EdgeConfig::Directory { .. }) {
+            // A look there costs nothing, and who shares a folder expects to see what is put in.
+            allowed.absent_keep = Duration::ZERO;
+        }
+        let policy = Arc::new(Policy::new(allowed));
+        let backend = match config {
+            EdgeConfig::Directory { path } => Backend::Directory(DirectoryEdge::new(path, options)),
+            EdgeConfig::Public { url } => Backend::Public(PublicEdge::new(url, options)?),
             EdgeConfig::S3 { bucket, endpoint, region, prefix, credentials } => {
                 let credentials = credentials.as_ref();
                 let bucket = Bucket { bucket, endpoint, region, prefix, credentials };
-                Self::S3(S3Edge::new(&bucket, options)?)
+                Backend::S3(S3Edge::new(&bucket, options, Arc::clone(&policy))?)
             }
-        })
+        };
+        Ok(Self { backend, policy })
     }
 
     /// Says where the edge is, for people; never with a secret.
     pub fn describe(&self) -> String {
-        match self {
-            Self::Directory(edge) => edge.describe(),
-            Self::Public(edge) => edge.describe(),
-            Self::S3(edge) => edge.describe(),
+        match &self.backend {
+            Backend::Directory(edge) => edge.describe(),
+            Backend::Public(edge) => edge.describe(),
+            Backend::S3(edge) => edge.describe(),
         }
+    }
+
+    /// Returns what was asked of the edge so far, what was not, and how it is treated now.
+    pub fn stats(&self) -> EdgeStats {
+        self.policy.stats()
+    }
+
+    /// Takes in that somebody put a blob on the edge: that it was missing a moment ago is forgotten.
+    pub fn announced(&self, hash: &Hash) {
+        self.policy.announced(*hash);
     }
 
     /// Asks how long a blob is, in bytes; see [`EdgeBackend::size`].
     pub async fn size(&self, hash: &Hash) -> Result<u64, EdgeError> {
-        match self {
-            Self::Directory(edge) => edge.size(hash).await,
-            Self::Public(edge) => edge.size(hash).await,
-            Self::S3(edge) => edge.size(hash).await,
-        }
+        let task = Task { action: Action::Size, hash: *hash };
+        let asked = self.policy.run(Ask::Size(*hash), task, || self.backend.size(hash)).await;
+        let (size, flight) = asked?;
+        flight.served();
+        Ok(size)
     }
 
     /// Reads the group list of a blob of at most `size_max` bytes.
@@ -179,18 +212,11 @@ impl Edge {
         hash: &Hash,
         size_max: u64,
     ) -> Result<Option<ProvisionalList>, EdgeError> {
-        let entries = group_count(size_max).saturating_mul(GROUP_FILE_ENTRY_LEN);
-        let len_max = entries.saturating_add(GROUP_FILE_HEADER_LEN);
-        let file = match self {
-            Self::Directory(edge) => edge.group_file(hash, len_max).await,
-            Self::Public(edge) => edge.group_file(hash, len_max).await,
-            Self::S3(edge) => edge.group_file(hash, len_max).await,
-        }?;
-        let Some(file) = file else { return Ok(None) };
+        let task = Task { action: Action::GroupList, hash: *hash };
+        let Some(file) = self.group_file(task, size_max).await? else { return Ok(None) };
         let hash = *hash;
         // Merging a long list takes a tenth of a second.
         let read = files::blocking(move || Ok(ProvisionalList::from_file(hash, &file, size_max)));
-        let task = Task { action: Action::GroupList, hash };
         match read.await.map_err(|error| EdgeError::io(task, None, error))? {
             Ok(list) => Ok(Some(list)),
             Err(error) => {
@@ -200,17 +226,35 @@ impl Edge {
         }
     }
 
+    async fn group_file(&self, task: Task, size_max: u64) -> Result<Option<Bytes>, EdgeError> {
+        let entries = group_count(size_max).saturating_mul(GROUP_FILE_ENTRY_LEN);
+        let len_max = entries.saturating_add(GROUP_FILE_HEADER_LEN);
+        let hash = &task.hash;
+        let read = || self.backend.group_file(hash, len_max);
+        match self.policy.run(Ask::GroupList(*hash), task, read).await {
+            Ok((file, flight)) => {
+                flight.served();
+                Ok(file)
+            }
+            Err(EdgeError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Begins to read a blob, or `range` of it in bytes; see [`EdgeBackend::read`].
+    ///
+    /// It is asked again, where that helps, up to the head of the answer. What goes wrong with the body
+    /// is told by [`EdgeBody::chunk`], and left to whoever reads: it has some of the bytes.
     pub async fn read(
         &self,
         hash: &Hash,
         range: Option<Range<u64>>,
     ) -> Result<EdgeBody, EdgeError> {
-        match self {
-            Self::Directory(edge) => edge.read(hash, range).await,
-            Self::Public(edge) => edge.read(hash, range).await,
-            Self::S3(edge) => edge.read(hash, range).await,
-        }
+        let task = Task { action: Action::Read, hash: *hash };
+        let ask = Ask::Bytes(*hash, range.as_ref().map_or(0, |range| range.start));
+        let read = || self.backend.read(hash, range.clone());
+        let (body, flight) = self.policy.run(ask, task, read).await?;
+        Ok(body.followed_by(flight))
     }
 
     /// Writes a blob of `size` bytes and then its group list, unless the edge has both already.
@@ -239,19 +283,48 @@ impl Edge {
             group_file: Bytes::from(list.to_file()),
             progress: &mut progress,
         };
+        let pushed = match &self.backend {
+            Backend::Directory(edge) => edge.push(push).await,
+            Backend::Public(edge) => edge.push(push).await,
+            Backend::S3(edge) => edge.push(push).await,
+        }?;
+        self.announced(hash);
+        Ok(pushed)
+    }
+
+    /// Looks for what people get wrong first, with at most one request that changes nothing; whatever
+    /// the policy says, and without counting there.
+    pub async fn diagnose(&self) -> Vec<Finding> {
+        match &self.backend {
+            Backend::Directory(edge) => edge.diagnose().await,
+            Backend::Public(edge) => edge.diagnose().await,
+            Backend::S3(edge) => edge.diagnose().await,
+        }
+    }
+}
+
+impl Backend {
+    async fn size(&self, hash: &Hash) -> Result<u64, EdgeError> {
         match self {
-            Self::Directory(edge) => edge.push(push).await,
-            Self::Public(edge) => edge.push(push).await,
-            Self::S3(edge) => edge.push(push).await,
+            Self::Directory(edge) => edge.size(hash).await,
+            Self::Public(edge) => edge.size(hash).await,
+            Self::S3(edge) => edge.size(hash).await,
         }
     }
 
-    /// Looks for what people get wrong first; for `doctor`. Changes nothing at the edge.
-    pub async fn diagnose(&self) -> Vec<Finding> {
+    async fn group_file(&self, hash: &Hash, len_max: u64) -> Result<Option<Bytes>, EdgeError> {
         match self {
-            Self::Directory(edge) => edge.diagnose().await,
-            Self::Public(edge) => edge.diagnose().await,
-            Self::S3(edge) => edge.diagnose().await,
+            Self::Directory(edge) => edge.group_file(hash, len_max).await,
+            Self::Public(edge) => edge.group_file(hash, len_max).await,
+            Self::S3(edge) => edge.group_file(hash, len_max).await,
+        }
+    }
+
+    async fn read(&self, hash: &Hash, range: Option<Range<u64>>) -> Result<EdgeBody, EdgeError> {
+        match self {
+            Self::Directory(edge) => edge.read(hash, range).await,
+            Self::Public(edge) => edge.read(hash, range).await,
+            Self::S3(edge) => edge.read(hash, range).await,
         }
     }
 }

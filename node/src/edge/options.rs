@@ -23,11 +23,6 @@ pub struct EdgeOptions {
     pub stall_window: Duration,
     /// How long an S3 service may think after it has all bytes of a write; 60 s.
     pub write_timeout: Duration,
-    /// How often one write request is tried again after a temporary failure; 2. Reads are never
-    /// tried again here: the resolver may know a better source.
-    pub write_retries_max: usize,
-    /// The first pause before a write is tried again, doubled each time, with jitter; 100 ms.
-    pub write_backoff: Duration,
     /// The largest blob in bytes that is taken or pushed.
     pub blob_bytes_max: u64,
     /// Blobs above this many bytes go up in parts; 64 MiB, which one push holds in memory.
@@ -39,6 +34,81 @@ pub struct EdgeOptions {
     pub parts_at_once: usize,
     /// Whether `http://` is allowed to hosts other than this machine.
     pub plain_http: bool,
+    /// How often it is asked again, and when it is left alone.
+    pub policy: PolicyOptions,
+}
+
+/// Sets how often an edge is asked again, and when it is left alone. One policy holds for all that a
+/// node asks of its edge.
+#[derive(Clone, Debug)]
+pub struct PolicyOptions {
+    /// How often one request is made at most, where its failure may pass; 3.
+    pub attempts_max: u32,
+    /// The bound of the first pause before a request is made again, doubled each time; 100 ms. Any
+    /// pause between none and the bound is drawn.
+    pub backoff: Duration,
+    /// The largest bound of such a pause; 5 s.
+    pub backoff_max: Duration,
+    /// The longest `Retry-After` that a request waits for; 1 s. A longer one ends it, and nothing is
+    /// asked of the edge until it is over.
+    pub retry_after_max: Duration,
+    /// How many repetitions a hundred requests pay for; 10.
+    pub budget_percent: u32,
+    /// How many repetitions a node can make that has asked for nothing yet; 5.
+    pub budget_floor: u32,
+    /// After how long one more of the floor is there, once it is spent; 10 s.
+    pub budget_floor_interval: Duration,
+    /// How many repetitions can be saved up; 50.
+    pub budget_max: u32,
+    /// How long after a failure the same request counts as a repetition, whoever makes it; 10 s.
+    pub repeat_window: Duration,
+    /// How many failures in a row have the edge left alone; 5. What fails together counts once.
+    pub breaker_row: u32,
+    /// The share of failures among the requests of 10 s, in percent, that has it left alone; 50.
+    pub breaker_share_percent: u32,
+    /// Among how many requests that share is taken at least; 20.
+    pub breaker_window_min: u32,
+    /// How long it is left alone at first; 5 s. Doubled each time that the one request after it fails.
+    pub breaker_pause: Duration,
+    /// How long it is left alone at most; 60 s.
+    pub breaker_pause_max: Duration,
+    /// After how long without an answer a request that its caller gave up counts as failed; 2 s.
+    pub silence_max: Duration,
+    /// How long it is left alone after it refused the credentials, or to be read without; 5 min.
+    pub stop_interval: Duration,
+    /// How many refusals in a row that may mean a missing blob have it left alone, where it has served
+    /// nothing yet; 3.
+    pub denials_max: u32,
+    /// How long a missing blob counts as missing; 60 s. Nothing is remembered of a directory.
+    pub absent_keep: Duration,
+    /// How many missing blobs and lists are remembered, and how many failures; 4096, about 1 MiB.
+    pub absent_entries_max: usize,
+}
+
+impl Default for PolicyOptions {
+    fn default() -> Self {
+        Self {
+            attempts_max: 3,
+            backoff: Duration::from_millis(100),
+            backoff_max: Duration::from_secs(5),
+            retry_after_max: Duration::from_secs(1),
+            budget_percent: 10,
+            budget_floor: 5,
+            budget_floor_interval: Duration::from_secs(10),
+            budget_max: 50,
+            repeat_window: Duration::from_secs(10),
+            breaker_row: 5,
+            breaker_share_percent: 50,
+            breaker_window_min: 20,
+            breaker_pause: Duration::from_secs(5),
+            breaker_pause_max: Duration::from_secs(60),
+            silence_max: Duration::from_secs(2),
+            stop_interval: Duration::from_secs(300),
+            denials_max: 3,
+            absent_keep: Duration::from_secs(60),
+            absent_entries_max: 4096,
+        }
+    }
 }
 
 impl Default for EdgeOptions {
@@ -49,13 +119,12 @@ impl Default for EdgeOptions {
             rate_min: 64 << 10,
             stall_window: Duration::from_secs(10),
             write_timeout: Duration::from_secs(60),
-            write_retries_max: 2,
-            write_backoff: Duration::from_millis(100),
             blob_bytes_max: NodeConfig::BLOB_BYTES_MAX_DEFAULT,
             multipart_above: 64 << 20,
             part_len: 16 << 20,
             parts_at_once: 4,
             plain_http: false,
+            policy: PolicyOptions::default(),
         }
     }
 }
@@ -71,6 +140,8 @@ impl EdgeOptions {
             ("part_len", (1..=64 << 20).contains(&self.part_len)),
             ("multipart_above", self.multipart_above <= 64 << 20),
             ("parts_at_once", (1..=16).contains(&self.parts_at_once)),
+            ("attempts_max", (1..=10).contains(&self.policy.attempts_max)),
+            ("breaker_row", self.policy.breaker_row > 0),
         ];
         match bounds.into_iter().find(|(_, holds)| !holds) {
             Some((option, _)) => Err(ConfigError::Option { option }),

@@ -1,7 +1,7 @@
 //! Reading blobs over HTTP, alike from a public URL and from a bucket.
 //!
-//! A read is tried once. Whether to ask again, here or elsewhere, is for the resolver to decide, which
-//! knows the other tiers.
+//! A read is tried once. Whether to ask again here is for the [policy](super::policy) to decide, and
+//! whether to ask elsewhere for the resolver, which knows the other tiers.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -96,7 +96,6 @@ impl Remote {
         };
         match file.map_err(|failure| failure.during(task)) {
             Ok(file) => Ok(file),
-            Err(EdgeError::NotFound { .. }) => Ok(None),
             Err(EdgeError::Protocol { breach, .. }) => {
                 debug!(hash = hash.fmt_short(), %breach, "the edge's group list is not usable");
                 Ok(None)

@@ -8,7 +8,6 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 
 use blobmesh_protocol::Hash;
 use bytes::Bytes;
@@ -18,8 +17,8 @@ use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::multipart::{MultipartStore as _, PartId};
 use object_store::path::Path;
 use object_store::{
-    Attribute, Attributes, BackoffConfig, ObjectStore as _, PutMultipartOptions, PutOptions,
-    PutPayload, RetryConfig,
+    Attribute, Attributes, ObjectStore as _, PutMultipartOptions, PutOptions, PutPayload,
+    RetryConfig,
 };
 use tokio::time::timeout;
 use tracing::debug;
@@ -30,14 +29,13 @@ use super::error::{Action, ConfigError, EdgeError, Task};
 use super::http::Http;
 use super::location;
 use super::options::EdgeOptions;
+use super::policy::{Ask, Policy};
 use super::remote::Remote;
-use super::s3_transport::{Transport, failure_of};
+use super::s3_transport::{Transport, error_of};
 use super::sign::Signer;
 use super::{CACHE_CONTROL, CONTENT_TYPE, EdgeBackend, Push, Pushed, blob_path, groups_path};
 use crate::config::Credentials;
 
-/// Beyond this no write request begins another attempt.
-const RETRY_TIMEOUT: Duration = Duration::from_secs(10);
 /// A body goes out in frames of this length, so that a stall shows while it is under way.
 const FRAME_LEN: usize = 64 << 10;
 
@@ -56,6 +54,8 @@ pub(super) struct Bucket<'a> {
 pub struct S3Edge {
     /// What reads, from the base URL `ENDPOINT/BUCKET[/PREFIX]`.
     remote: Remote,
+    /// What every request of a push goes through.
+    policy: Arc<Policy>,
     /// What writes; paths in it begin with the prefix.
     store: Arc<AmazonS3>,
     prefix: String,
@@ -70,7 +70,11 @@ impl std::fmt::Debug for S3Edge {
 }
 
 impl S3Edge {
-    pub(super) fn new(place: &Bucket<'_>, options: EdgeOptions) -> Result<Self, ConfigError> {
+    pub(super) fn new(
+        place: &Bucket<'_>,
+        options: EdgeOptions,
+        policy: Arc<Policy>,
+    ) -> Result<Self, ConfigError> {
         location::check_bucket(place.bucket)?;
         location::check_region(place.region)?;
         location::check_prefix(place.prefix)?;
@@ -86,13 +90,14 @@ impl S3Edge {
         }
         let endpoint = location::without_slash(endpoint.as_str()).to_owned();
         let http = Http::new(&base, false, options)?;
-        let store = client(place, &endpoint, &http)?;
+        let store = client(place, &endpoint, &http, &policy)?;
         let described = match place.prefix {
             "" => format!("s3://{} at {endpoint}", place.bucket),
             prefix => format!("s3://{}/{prefix} at {endpoint}", place.bucket),
         };
         let remote = Remote::new(http, base, signer);
-        Ok(Self { remote, store: Arc::new(store), prefix: place.prefix.to_owned(), described })
+        let prefix = place.prefix.to_owned();
+        Ok(Self { remote, policy, store: Arc::new(store), prefix, described })
     }
 
     fn options(&self) -> &EdgeOptions {
@@ -101,8 +106,13 @@ impl S3Edge {
 
     /// Returns whether `path` holds exactly `size` bytes.
     async fn has(&self, path: &str, size: u64, task: Task) -> Result<bool, EdgeError> {
-        match self.remote.size_of(path).await.map_err(|failure| failure.during(task)) {
-            Ok(found) => Ok(found == size),
+        let size_of =
+            || async { self.remote.size_of(path).await.map_err(|failure| failure.during(task)) };
+        match self.policy.run(Ask::Push, task, size_of).await {
+            Ok((found, flight)) => {
+                flight.served();
+                Ok(found == size)
+            }
             Err(EdgeError::NotFound { .. }) => Ok(false),
             Err(error) => Err(error),
         }
@@ -118,7 +128,7 @@ impl S3Edge {
     async fn put(&self, path: &str, bytes: Bytes, task: Task) -> Result<(), EdgeError> {
         let options = PutOptions { attributes: attributes(), ..PutOptions::default() };
         let put = self.store.put_opts(&self.key(path), framed(bytes), options).await;
-        put.map(|_| ()).map_err(|error| Self::error(error, task))
+        put.map(|_| ()).map_err(|error| error_of(error, task))
     }
 
     async fn put_blob(&self, push: &mut Push<'_>, task: Task) -> Result<(), EdgeError> {
@@ -143,11 +153,11 @@ impl S3Edge {
         let options =
             PutMultipartOptions { attributes: attributes(), ..PutMultipartOptions::default() };
         let upload = self.store.create_multipart_opts(&key, options).await;
-        let upload = upload.map_err(|error| Self::error(error, task))?;
+        let upload = upload.map_err(|error| error_of(error, task))?;
         let put = match self.put_parts(&key, &upload, push, task).await {
             Ok(parts) => {
                 let complete = self.store.complete_multipart(&key, &upload, parts).await;
-                complete.map(|_| ()).map_err(|error| Self::error(error, task))
+                complete.map(|_| ()).map_err(|error| error_of(error, task))
             }
             Err(error) => Err(error),
         };
@@ -180,7 +190,7 @@ impl S3Edge {
                 });
                 index += 1;
             } else if let Some((index, len, part)) = flying.next().await {
-                done.push((index, part.map_err(|error| Self::error(error, task))?));
+                done.push((index, part.map_err(|error| error_of(error, task))?));
                 sent += len;
                 (push.progress)(sent);
             }
@@ -196,10 +206,6 @@ impl S3Edge {
         if !matches!(ended, Ok(Ok(()))) {
             debug!(hash = task.hash.fmt_short(), "an unfinished upload could not be given up");
         }
-    }
-
-    fn error(error: object_store::Error, task: Task) -> EdgeError {
-        failure_of(error).during(task)
     }
 }
 
@@ -241,17 +247,15 @@ impl EdgeBackend for S3Edge {
     }
 }
 
-fn client(place: &Bucket<'_>, endpoint: &str, http: &Http) -> Result<AmazonS3, ConfigError> {
-    let options = http.options();
-    let retry = RetryConfig {
-        max_retries: options.write_retries_max,
-        retry_timeout: RETRY_TIMEOUT,
-        backoff: BackoffConfig {
-            init_backoff: options.write_backoff,
-            max_backoff: options.write_backoff * 16,
-            base: 2.0,
-        },
-    };
+fn client(
+    place: &Bucket<'_>,
+    endpoint: &str,
+    http: &Http,
+    policy: &Arc<Policy>,
+) -> Result<AmazonS3, ConfigError> {
+    let transport = Transport::new(http.clone(), Arc::clone(policy), place.credentials.is_some());
+    // The policy makes requests again; nothing else does.
+    let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
     let builder = AmazonS3Builder::new()
         .with_endpoint(endpoint)
         .with_allow_http(true)
@@ -260,7 +264,7 @@ fn client(place: &Bucket<'_>, endpoint: &str, http: &Http) -> Result<AmazonS3, C
         .with_virtual_hosted_style_request(false)
         .with_unsigned_payload(true)
         .with_retry(retry)
-        .with_http_connector(Transport::new(http.clone(), place.credentials.is_some()));
+        .with_http_connector(transport);
     let builder = match place.credentials {
         Some(pair) => builder
             .with_access_key_id(&pair.access_key_id)

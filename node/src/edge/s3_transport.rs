@@ -1,12 +1,13 @@
 //! The HTTP transport under `object_store`, which keeps what went wrong in a form that can be matched.
 //!
 //! `object_store` hides status and error code of a failed write in private types. So a refusal never
-//! reaches it as an answer: it goes up as an error that carries our [`Failure`], and comes out again
-//! at the other end by its type.
+//! reaches it as an answer: it goes up as an error that carries our [`EdgeError`], and comes out again
+//! at the other end by its type. Nor does it repeat anything: each request is made by the policy.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use blobmesh_protocol::Hash;
 use futures::future::BoxFuture;
 use http_body_util::BodyExt as _;
 use object_store::ClientOptions;
@@ -18,8 +19,9 @@ use reqwest::header::{CONTENT_LENGTH, HeaderValue};
 use reqwest::{Request, Url};
 
 use super::answer::Failure;
-use super::error::{Breach, causes};
+use super::error::{Action, Breach, EdgeError, Task, causes};
 use super::http::Http;
+use super::policy::{Ask, Policy};
 
 /// How much of the answer to a write is read; they are a few hundred bytes.
 const ANSWER_LEN_MAX: usize = 1 << 20;
@@ -28,12 +30,13 @@ const ANSWER_LEN_MAX: usize = 1 << 20;
 #[derive(Clone, Debug)]
 pub(super) struct Transport {
     http: Http,
+    policy: Arc<Policy>,
     signed: bool,
 }
 
 impl Transport {
-    pub(super) fn new(http: Http, signed: bool) -> Self {
-        Self { http, signed }
+    pub(super) fn new(http: Http, policy: Arc<Policy>, signed: bool) -> Self {
+        Self { http, policy, signed }
     }
 
     async fn exchange(&self, request: HttpRequest) -> Result<HttpResponse, Failure> {
@@ -84,32 +87,25 @@ impl HttpService for Transport {
         Self: 'b,
     {
         Box::pin(async move {
-            let exchange = self.exchange(request).await;
-            exchange.map_err(|failure| HttpError::new(retry_kind(&failure), failure))
+            // Whoever asked knows which blob it is for, and puts that in.
+            let task = Task { action: Action::Push, hash: Hash::from_bytes([0; 32]) };
+            let exchange = || async {
+                self.exchange(request.clone()).await.map_err(|failure| failure.during(task))
+            };
+            let done = self.policy.run(Ask::Push, task, exchange).await;
+            let (response, flight) =
+                done.map_err(|error| HttpError::new(HttpErrorKind::Unknown, error))?;
+            flight.served();
+            Ok(response)
         })
     }
 }
 
-/// Says by kind what `object_store` may try again: every write here may be repeated without harm.
-fn retry_kind(failure: &Failure) -> HttpErrorKind {
-    match failure {
-        // A pause that the edge asks for is the caller's to keep.
-        Failure::Refusal(refusal) if refusal.is_temporary() && refusal.retry_after.is_none() => {
-            HttpErrorKind::Interrupted
-        }
-        Failure::Unreachable { .. } | Failure::Cut { .. } => HttpErrorKind::Interrupted,
-        Failure::Refusal(_)
-        | Failure::Stalled { .. }
-        | Failure::Breach(_)
-        | Failure::Range { .. } => HttpErrorKind::Unknown,
-    }
-}
-
-/// Finds the failure that [`Transport`] sent up; anything else is an answer that made no sense.
-pub(super) fn failure_of(error: object_store::Error) -> Failure {
-    let found = causes(&error).find_map(|cause| cause.downcast_ref::<Failure>().cloned());
+/// Finds the error that [`Transport`] sent up; anything else is an answer that made no sense.
+pub(super) fn error_of(error: object_store::Error, task: Task) -> EdgeError {
+    let found = causes(&error).find_map(|cause| cause.downcast_ref::<EdgeError>());
     match found {
-        Some(failure) => failure,
-        None => Failure::Breach(Breach::Unintelligible { source: Arc::new(error) }),
+        Some(found) => found.of_task(task),
+        None => Failure::Breach(Breach::Unintelligible { source: Arc::new(error) }).during(task),
     }
 }

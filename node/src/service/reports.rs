@@ -38,6 +38,8 @@ impl Inner {
         let snapshot = driver.snapshot().await?;
         let stats = self.store.stats();
         let facts = &self.facts;
+        let of_edge = self.edge.iter().flat_map(|edge| edge.stats().counters());
+        let of_edge = of_edge.map(|(name, count)| (name.to_owned(), count));
         Ok(Answer::Status(Box::new(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -52,7 +54,7 @@ impl Inner {
             blobs: stats.blobs,
             bytes: stats.bytes,
             bytes_max: facts.bytes_max,
-            counters: snapshot.counters,
+            counters: snapshot.counters.into_iter().chain(of_edge).collect(),
         })))
     }
 

@@ -8,6 +8,7 @@ use blobmesh_protocol::engine::FetchOutcome;
 use blobmesh_protocol::wire::frame::FrameError;
 
 use super::StreamError;
+use crate::driver::describe;
 use crate::edge::EdgeError;
 use crate::store::StoreError;
 use crate::swarm::{ConnectError, OpenError};
@@ -96,7 +97,7 @@ impl FetchError {
         match self {
             Self::Absent | Self::Edge(EdgeError::NotFound { .. }) => FetchOutcome::Absent,
             Self::Busy { retry_after } => FetchOutcome::Busy { retry_after: *retry_after },
-            Self::Edge(error) => edge_outcome(error, detail),
+            Self::Edge(error) => edge_outcome(error, describe(error)),
             Self::Store(StoreError::BadGroup { .. } | StoreError::WrongHash { .. }) => {
                 FetchOutcome::WrongBytes { detail }
             }

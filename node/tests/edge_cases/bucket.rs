@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use blobmesh_node::config::{Credentials, EdgeConfig};
 use blobmesh_node::control::api::Trouble;
-use blobmesh_node::edge::{Edge, EdgeError, EdgeOptions};
+use blobmesh_node::edge::{Edge, EdgeError, EdgeOptions, PolicyOptions};
 use hyper::Method;
 use hyper::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
 
@@ -66,11 +66,14 @@ async fn private_bucket_without_credentials_is_not_public() {
     }
     // R2's own answer, which is easily taken for a mistake of the program.
     place.front().always(Fault::s3(400, "InvalidArgument", "Authorization"));
+    let (unsigned, before) = (place.edge_as(None), place.front().seen().len());
     for error in all_errors(&unsigned, &blob).await {
         let EdgeError::NotPublic { status, code, message, .. } = error else { panic!("{error:?}") };
         let told = (status, code.as_str(), message.as_str());
         assert_eq!(told, (400, "InvalidArgument", "Authorization"));
     }
+    let asked = place.front().seen().len() - before;
+    assert_eq!(asked, 2, "the length, and the same as a read, whose answer says why");
 }
 
 #[tokio::test]
@@ -86,11 +89,12 @@ async fn forbidden_clock_skew_and_missing_bucket_have_their_own_errors() {
     ];
     for (status, code, trouble) in table {
         place.front().inject(Method::GET, Fault::s3(status, code, "no"));
-        let error = place.edge.read(&blob.hash(), None).await.expect_err(code);
+        let policy = PolicyOptions { attempts_max: 1, ..PolicyOptions::default() };
+        let once = EdgeOptions { policy, ..quick() };
+        let error = place.edge_with(once.clone()).read(&blob.hash(), None).await.expect_err(code);
         assert_eq!(error.trouble(), trouble, "{error:?}");
         place.front().inject(Method::PUT, Fault::s3(status, code, "no"));
-        let edge = place.edge_with(EdgeOptions { write_retries_max: 0, ..quick() });
-        let error = blob.push(&edge).await.expect_err(code);
+        let error = blob.push(&place.edge_with(once)).await.expect_err(code);
         assert_eq!(error.trouble(), trouble, "{error:?}");
     }
 }

@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use crate::edge_support::blobs::{Blob, collect};
 use crate::edge_support::fault::Fault;
 use crate::edge_support::front::Raw;
-use crate::edge_support::place::{Place, impatient, quick};
+use crate::edge_support::place::{Kind, Place, impatient, quick};
 
 conformance!(s3:
     edge_that_never_answers_is_given_up, dripping_body_is_given_up, body_cut_in_the_middle_is_told,
@@ -80,13 +80,18 @@ async fn body_cut_in_the_middle_is_told(place: Place) {
 async fn failure_of_a_moment_is_temporary_and_passes(place: Place) {
     let blob = Blob::of_len(1000);
     blob.seed(&place.root).await;
-    place.front().inject(Method::GET, Fault::s3(500, "InternalError", "again please"));
+    (0..2)
+        .for_each(|_| place.front().inject(Method::GET, Fault::s3(500, "InternalError", "again")));
+    let body = place.edge.read(&blob.hash(), None).await.expect("a body at the third attempt");
+    assert!(collect(body).await.expect("read") == blob.bytes);
+    assert_eq!(place.front().count(&Method::GET), 3);
+
+    (0..3)
+        .for_each(|_| place.front().inject(Method::GET, Fault::s3(500, "InternalError", "again")));
     let error = place.edge.read(&blob.hash(), None).await.expect_err("500");
     assert!(matches!(error, EdgeError::Busy { status: 500, retry_after: None, .. }), "{error:?}");
     assert!(error.is_temporary());
-    assert_eq!(place.front().count(&Method::GET), 1, "a read is not tried again by the edge");
-    let body = place.edge.read(&blob.hash(), None).await.expect("a body");
-    assert!(collect(body).await.expect("read") == blob.bytes);
+    assert_eq!(place.front().count(&Method::GET), 6, "there is no fourth");
 }
 
 async fn pause_asked_for_is_told(place: Place) {
@@ -94,8 +99,16 @@ async fn pause_asked_for_is_told(place: Place) {
     blob.seed(&place.root).await;
     for (status, pause, told) in [(429, "7", 7), (503, "3", 3), (429, "86400", 30)] {
         place.front().inject(Method::GET, Fault::status(status, &[("retry-after", pause)]));
-        let error = place.edge.read(&blob.hash(), None).await.expect_err("busy");
+        let edge = place.edge_with(quick());
+        let before = place.front().count(&Method::GET);
+        let error = edge.read(&blob.hash(), None).await.expect_err("busy");
         assert_eq!(error.retry_after(), Some(Duration::from_secs(told)), "{error:?}");
+        // Until then nothing is asked, of this blob or another.
+        let error = edge.size(&Blob::of_len(9).hash()).await.expect_err("busy");
+        let left = error.retry_after().expect("a pause");
+        assert!(left <= Duration::from_secs(told), "{error:?}");
+        assert_eq!(place.front().count(&Method::GET), before + 1);
+        assert_eq!(place.front().count(&Method::HEAD), 0);
     }
 }
 
@@ -156,13 +169,13 @@ async fn redirect_elsewhere_is_not_followed(place: Place) {
     let target = format!("{}/blobs/{}", elsewhere.front().url(), blob.hash().sharded_path());
     place.front().always(Fault::status(302, &[("location", &target)]));
     let error = place.edge.read(&blob.hash(), None).await.expect_err("a redirect");
-    match &place.edge {
-        Edge::Public(_) => {
+    match place.kind {
+        Kind::Public => {
             let EdgeError::Protocol { breach: Breach::RedirectElsewhere, .. } = error else {
                 panic!("{error:?}");
             };
         }
-        Edge::S3(_) | Edge::Directory(_) => {
+        Kind::S3 | Kind::Directory => {
             assert!(matches!(error, EdgeError::Refused { status: 302, .. }), "{error:?}");
         }
     }
@@ -177,7 +190,7 @@ async fn redirect_loop_ends(place: Place) {
     let EdgeError::Protocol { breach: Breach::RedirectLoop { max: 3 }, .. } = error else {
         panic!("{error:?}");
     };
-    assert_eq!(place.front().seen().len(), 4, "the request and three redirects");
+    assert_eq!(place.front().seen().len(), 4, "the request and three redirects, once");
 }
 
 async fn redirect_within_the_origin_is_followed(place: Place) {

@@ -75,6 +75,7 @@ impl Fault {
             }
             Self::CutAfter(len) => {
                 let (parts, body) = whole(upstream.answer(request).await).await;
+                let len = len.min(body.len());
                 Response::from_parts(parts, cut(body.slice(..len)))
             }
         }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use blobmesh_node::config::{Credentials, EdgeConfig};
-use blobmesh_node::edge::{Edge, EdgeOptions};
+use blobmesh_node::edge::{Edge, EdgeOptions, PolicyOptions};
 use blobmesh_protocol::Hash;
 use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
@@ -20,11 +20,20 @@ const BUCKET: &str = "team-blobs";
 /// An edge under test.
 pub(crate) struct Place {
     pub(crate) edge: Edge,
+    pub(crate) kind: Kind,
     /// The directory in which `blobs/` really lies, whatever is before it.
     pub(crate) root: PathBuf,
     /// What listens before the server; none for a directory.
     front: Option<Front>,
     _home: TempDir,
+}
+
+/// What kind of edge it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Directory,
+    Public,
+    S3,
 }
 
 impl Place {
@@ -44,12 +53,16 @@ impl Place {
 
     /// Makes the same edge again with other options.
     pub(crate) fn edge_with(&self, options: EdgeOptions) -> Edge {
-        let config = match (&self.edge, &self.front) {
-            (Edge::S3(_), Some(front)) => s3_config(front, Some((KEY_ID, SECRET))),
-            (Edge::Public(_), Some(front)) => EdgeConfig::Public { url: front.url() },
-            _ => EdgeConfig::Directory { path: self.root.clone() },
-        };
-        Edge::new(&config, options).expect("an edge")
+        Edge::new(&self.config(), options).expect("an edge")
+    }
+
+    /// Returns how a node is told of the edge.
+    pub(crate) fn config(&self) -> EdgeConfig {
+        match self.kind {
+            Kind::S3 => s3_config(self.front(), Some((KEY_ID, SECRET))),
+            Kind::Public => EdgeConfig::Public { url: self.front().url() },
+            Kind::Directory => EdgeConfig::Directory { path: self.root.clone() },
+        }
     }
 
     /// Makes an edge to the same bucket with another key pair, or none.
@@ -62,7 +75,8 @@ impl Place {
         let home = tempfile::tempdir().expect("a directory");
         let root = home.path().to_owned();
         let config = EdgeConfig::Directory { path: root.clone() };
-        Self { edge: Edge::new(&config, quick()).expect("an edge"), root, front: None, _home: home }
+        let edge = Edge::new(&config, quick()).expect("an edge");
+        Self { edge, kind: Kind::Directory, root, front: None, _home: home }
     }
 
     pub(crate) async fn s3() -> Self {
@@ -75,7 +89,7 @@ impl Place {
         let front = Front::start(Upstream::S3(builder.build())).await;
         let config = s3_config(&front, Some((KEY_ID, SECRET)));
         let edge = Edge::new(&config, quick()).expect("an edge");
-        Self { edge, root, front: Some(front), _home: home }
+        Self { edge, kind: Kind::S3, root, front: Some(front), _home: home }
     }
 
     pub(crate) async fn public() -> Self {
@@ -84,14 +98,19 @@ impl Place {
         let front = Front::start(Upstream::Folder(root.clone())).await;
         let config = EdgeConfig::Public { url: front.url() };
         let edge = Edge::new(&config, quick()).expect("an edge");
-        Self { edge, root, front: Some(front), _home: home }
+        Self { edge, kind: Kind::Public, root, front: Some(front), _home: home }
     }
 }
 
 fn s3_config(front: &Front, pair: Option<(&str, &str)>) -> EdgeConfig {
+    s3_at(front.url(), pair)
+}
+
+/// Configures the tests' bucket at another endpoint.
+pub(crate) fn s3_at(endpoint: String, pair: Option<(&str, &str)>) -> EdgeConfig {
     EdgeConfig::S3 {
         bucket: BUCKET.to_owned(),
-        endpoint: front.url(),
+        endpoint,
         region: "auto".to_owned(),
         prefix: "ci/main".to_owned(),
         credentials: pair.map(|(id, secret)| Credentials {
@@ -103,7 +122,8 @@ fn s3_config(front: &Front, pair: Option<(&str, &str)>) -> EdgeConfig {
 
 /// The default options, with pauses that a test need not wait for.
 pub(crate) fn quick() -> EdgeOptions {
-    EdgeOptions { write_backoff: Duration::from_millis(1), ..EdgeOptions::default() }
+    let policy = PolicyOptions { backoff: Duration::from_millis(1), ..PolicyOptions::default() };
+    EdgeOptions { policy, ..EdgeOptions::default() }
 }
 
 /// Deadlines that pass while a test runs.
