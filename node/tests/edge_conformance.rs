@@ -17,6 +17,7 @@ macro_rules! conformance {
 }
 
 mod edge_cases;
+#[allow(dead_code, reason = "each test file uses its part")]
 mod edge_support;
 
 use blobmesh_node::control::api::Trouble;

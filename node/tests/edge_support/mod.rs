@@ -2,6 +2,7 @@
 //! front that injects faults. All listen on a port of the system's choice and end when dropped.
 
 pub(crate) mod blobs;
+pub(crate) mod dead;
 pub(crate) mod fault;
 pub(crate) mod front;
 pub(crate) mod place;
