@@ -278,6 +278,10 @@ pub(crate) enum ConfigCommand {
 /// Checks.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
+    /// Measure the edge's rate with this blob, which it has: at most 64 MiB are read
+    #[arg(long, value_name = "HASH")]
+    pub(crate) edge_blob: Option<String>,
+
     #[command(flatten)]
     pub(crate) node: NodeArgs,
 }

@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use blobmesh_node::control::api::Trouble;
+use blobmesh_protocol::Hash;
 
 use crate::error::CommandError;
 use crate::units::quoted;
@@ -148,7 +149,7 @@ pub(crate) fn read_list(path: &Path) -> Result<Vec<String>, CommandError> {
     let lines = text.lines().map(str::trim).enumerate();
     let named = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
     let hashes = named.map(|(index, line)| {
-        line.parse::<blobmesh_protocol::Hash>().map(|hash| hash.to_hex()).map_err(|error| {
+        line.parse::<Hash>().map(|hash| hash.to_hex()).map_err(|error| {
             let text = format!(
                 "line {} of {} is no hash: {} ({error})",
                 index + 1,
@@ -170,7 +171,15 @@ pub(crate) fn read_list(path: &Path) -> Result<Vec<String>, CommandError> {
 /// # Errors
 /// `Usage`, when it is none.
 pub(crate) fn check_hash(text: &str) -> Result<String, CommandError> {
-    text.parse::<blobmesh_protocol::Hash>().map(|hash| hash.to_hex()).map_err(|error| {
+    hash_of(text).map(|hash| hash.to_hex())
+}
+
+/// Reads one hash.
+///
+/// # Errors
+/// `Usage`, when it is none.
+pub(crate) fn hash_of(text: &str) -> Result<Hash, CommandError> {
+    text.parse::<Hash>().map_err(|error| {
         CommandError::usage(format!("invalid hash {}: {error}", quoted(text))).hint(
             "`blobmesh add` prints the hash of what it adds, `blobmesh ls` those of the store",
         )

@@ -25,7 +25,8 @@ const SKEW_WARNED_S: u64 = 5 * 60;
 /// Tells the outcome of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// The check's short name: `transport`, `reach`, `access`, `clock`, `cache`, `directory`.
+    /// The check's short name: `transport`, `reach`, `access`, `clock`, `cache`, `directory`,
+    /// `distance`, `rate`.
     pub check: &'static str,
     /// How it went.
     pub verdict: Verdict,
@@ -48,11 +49,15 @@ pub enum Verdict {
 }
 
 impl Finding {
-    fn ok(check: &'static str, text: impl Into<String>) -> Self {
+    pub(super) fn ok(check: &'static str, text: impl Into<String>) -> Self {
         Self { check, verdict: Verdict::Ok, text: text.into(), hint: None }
     }
 
-    fn warn(check: &'static str, text: impl Into<String>, hint: impl Into<String>) -> Self {
+    pub(super) fn warn(
+        check: &'static str,
+        text: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Self {
         Self { check, verdict: Verdict::Warn, text: text.into(), hint: Some(hint.into()) }
     }
 
@@ -131,7 +136,7 @@ async fn probe(remote: &Remote) -> Result<Probe, Failure> {
 }
 
 /// Names a blob of which nobody knows the bytes.
-fn nobodys_blob() -> Hash {
+pub(super) fn nobodys_blob() -> Hash {
     let mut bytes = [0; 32];
     bytes[..14].copy_from_slice(b"blobmesh probe");
     Hash::from_bytes(bytes)

@@ -5,6 +5,7 @@
 //! kept, no encoding is asked for. Redirects are followed within one origin, [`REDIRECTS_MAX`] times,
 //! and never for signed requests. Names that resolve to link-local addresses do not resolve.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -38,6 +39,8 @@ const REFUSAL_LEN_MAX: usize = 8 << 10;
 #[derive(Clone, Debug)]
 pub(super) struct Http {
     client: Client,
+    base: Url,
+    redirects: bool,
     options: EdgeOptions,
 }
 
@@ -67,7 +70,12 @@ impl Http {
         let builder = if base.scheme() == "http" { builder.tls_certs_only([]) } else { builder };
         let client =
             builder.build().map_err(|error| ConfigError::Client { source: Arc::new(error) })?;
-        Ok(Self { client, options })
+        Ok(Self { client, base: base.clone(), redirects, options })
+    }
+
+    /// Makes the same again, with no connection yet.
+    pub(super) fn fresh(&self) -> Result<Self, ConfigError> {
+        Self::new(&self.base, self.redirects, self.options.clone())
     }
 
     pub(super) fn options(&self) -> &EdgeOptions {
@@ -238,14 +246,16 @@ struct Resolver;
 
 impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
-        Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let usable: Vec<SocketAddr> =
-                found.filter(|address| !is_forbidden(address.ip())).collect();
-            if usable.is_empty() {
-                return Err("the name has no address that an edge can have".into());
-            }
-            Ok(Box::new(usable.into_iter()) as Addrs)
-        })
+        Box::pin(async move { Ok(Box::new(resolve(name.as_str(), 0).await?.into_iter()) as Addrs) })
     }
+}
+
+/// Returns the addresses of a host that an edge can have, at least one.
+pub(super) async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    let found = tokio::net::lookup_host((host, port)).await?;
+    let usable: Vec<SocketAddr> = found.filter(|address| !is_forbidden(address.ip())).collect();
+    if usable.is_empty() {
+        return Err(io::Error::other("the name has no address that an edge can have"));
+    }
+    Ok(usable)
 }

@@ -29,6 +29,10 @@ impl PublicEdge {
         let http = Http::new(&base, true, options)?;
         Ok(Self { remote: Remote::new(http, base, None) })
     }
+
+    pub(super) fn remote(&self) -> &Remote {
+        &self.remote
+    }
 }
 
 impl EdgeBackend for PublicEdge {

@@ -14,7 +14,7 @@ use tracing::debug;
 
 use super::answer::{self, Failure, Promise};
 use super::body::EdgeBody;
-use super::error::{Action, Breach, EdgeError, Reach, Task};
+use super::error::{Action, Breach, ConfigError, EdgeError, Reach, Task};
 use super::http::{Body, Http};
 use super::sign::Signer;
 use super::{blob_path, groups_path};
@@ -30,6 +30,11 @@ pub(super) struct Remote {
 impl Remote {
     pub(super) fn new(http: Http, base: Url, signer: Option<Signer>) -> Self {
         Self { http, base, signer: signer.map(Arc::new) }
+    }
+
+    /// Returns the same with no connection to the edge yet; for measurements.
+    pub(super) fn with_fresh_connections(&self) -> Result<Self, ConfigError> {
+        Ok(Self { http: self.http.fresh()?, ..self.clone() })
     }
 
     pub(super) fn http(&self) -> &Http {

@@ -100,6 +100,10 @@ impl S3Edge {
         Ok(Self { remote, policy, store: Arc::new(store), prefix, described })
     }
 
+    pub(super) fn remote(&self) -> &Remote {
+        &self.remote
+    }
+
     fn options(&self) -> &EdgeOptions {
         self.remote.http().options()
     }

@@ -2,7 +2,10 @@
 
 use blobmesh_node::config::EdgeConfig;
 use blobmesh_node::edge::{Edge, EdgeOptions, Finding, Verdict};
+use blobmesh_protocol::Hash;
+use hyper::header::RANGE;
 
+use crate::edge_support::blobs::Blob;
 use crate::edge_support::fault::Fault;
 use crate::edge_support::front::Raw;
 use crate::edge_support::place::{KEY_ID, Place, SECRET, impatient};
@@ -123,4 +126,40 @@ async fn edges_out_of_reach_are_explained() {
     std::fs::remove_dir(&place.root).expect("removed");
     let findings = place.edge.diagnose().await;
     assert_eq!(found(&findings, "directory").verdict, Verdict::Fail);
+}
+
+#[tokio::test]
+async fn edge_is_measured_by_one_connection_and_by_four() {
+    for place in [Place::public().await, Place::s3().await] {
+        let blob = Blob::of_len(4 << 20);
+        blob.seed(&place.root).await;
+        let findings = place.edge.measure(Some(blob.hash())).await;
+        let verdicts: Vec<_> = findings.iter().map(|found| (found.check, found.verdict)).collect();
+        assert_eq!(verdicts, [("distance", Verdict::Ok), ("rate", Verdict::Ok)], "{findings:?}");
+        assert!(findings[0].text.contains("first byte"), "{findings:?}");
+        assert!(findings[1].text.contains("by 4 at once"), "{findings:?}");
+        let seen = place.front().seen();
+        assert!(seen.len() <= 30, "{} requests, which somebody pays for", seen.len());
+        let mut ranges: Vec<_> = seen.iter().filter_map(|parts| parts.headers.get(RANGE)).collect();
+        ranges.sort_unstable_by_key(|range| range.as_bytes());
+        ranges.dedup();
+        assert_eq!(ranges.len(), 1 + 4, "the whole, and four parts: {ranges:?}");
+        assert_eq!(place.edge.stats().requests, 0, "it is not what gets are counted by");
+    }
+}
+
+#[tokio::test]
+async fn edge_without_a_blob_to_measure_by_says_so() {
+    let place = Place::public().await;
+    let rate = |findings: Vec<Finding>| found(&findings, "rate").clone();
+    let unnamed = rate(place.edge.measure(None).await);
+    assert!(unnamed.text.contains("--edge-blob"), "{unnamed:?}");
+    let missing = rate(place.edge.measure(Some(Hash::of(b"nobody has this"))).await);
+    assert!(missing.verdict == Verdict::Warn && missing.hint.is_some(), "{missing:?}");
+    let small = Blob::of_len(1000);
+    small.seed(&place.root).await;
+    let small = rate(place.edge.measure(Some(small.hash())).await);
+    assert!(small.text.contains("only 1000 bytes"), "{small:?}");
+    let directory = Place::directory().await;
+    assert_eq!(directory.edge.measure(None).await, []);
 }

@@ -7,11 +7,13 @@ mod store;
 
 use blobmesh_node::control::api::Trouble;
 use blobmesh_node::edge::{Finding, Verdict};
+use blobmesh_protocol::Hash;
 use serde::Serialize;
 
 use super::Context;
 use crate::args::DoctorArgs;
 use crate::error::CommandError;
+use crate::files::hash_of;
 use crate::settings::Settings;
 
 #[derive(Serialize)]
@@ -23,6 +25,7 @@ struct Summary {
 }
 
 pub(super) async fn run(context: &Context, args: &DoctorArgs) -> Result<(), CommandError> {
+    let edge_blob = args.edge_blob.as_deref().map(hash_of).transpose()?;
     let mut report = Report { context, checks: 0, warnings: 0, failed: 0 };
     match Settings::load(&context.global, &args.node) {
         Ok(settings) => {
@@ -30,7 +33,7 @@ pub(super) async fn run(context: &Context, args: &DoctorArgs) -> Result<(), Comm
             for warning in &settings.warnings {
                 report.add(finding("config", Verdict::Warn, warning))?;
             }
-            check(&mut report, &settings).await?;
+            check(&mut report, &settings, edge_blob).await?;
         }
         Err(error) => {
             report.add(configuration(&error))?;
@@ -42,7 +45,11 @@ pub(super) async fn run(context: &Context, args: &DoctorArgs) -> Result<(), Comm
     report.end()
 }
 
-async fn check(report: &mut Report<'_>, settings: &Settings) -> Result<(), CommandError> {
+async fn check(
+    report: &mut Report<'_>,
+    settings: &Settings,
+    edge_blob: Option<Hash>,
+) -> Result<(), CommandError> {
     let node = &settings.node;
     report.all(store::check_home(node))?;
     let running = store::check_store(settings, report).await?;
@@ -54,7 +61,7 @@ async fn check(report: &mut Report<'_>, settings: &Settings) -> Result<(), Comma
     } else {
         report.add(finding("multicast", Verdict::Ok, "not needed: mDNS is off"))?;
     }
-    report.all(edge::check(node.edge.as_ref()).await)
+    report.all(edge::check(node.edge.as_ref(), edge_blob).await)
 }
 
 /// Prints findings as they come, and counts them.
