@@ -318,8 +318,9 @@ impl Gate {
                 }
                 let pause = self.breaker.bad(now, permit.began, permit.probe)?;
                 self.stats.opened += 1;
-                self.why = Some(Why { error: error.clone(), stopped: false });
-                Some(Change::Opened(pause))
+                let known = self.why.replace(Why { error: error.clone(), stopped: false });
+                // An edge may be away for ever; it is told of once.
+                known.is_none().then_some(Change::Opened(pause))
             }
             Meaning::Denial => self.stop(now, error),
             Meaning::DenialOrAbsent if self.served => self.good(now, permit),
@@ -334,10 +335,9 @@ impl Gate {
     }
 
     fn stop(&mut self, now: Time, error: &EdgeError) -> Option<Change> {
-        let known = self.why.as_ref().is_some_and(|why| why.stopped);
-        self.why = Some(Why { error: error.clone(), stopped: true });
+        let known = self.why.replace(Why { error: error.clone(), stopped: true });
         self.breaker.open_for(now, self.options.stop_interval);
-        if known {
+        if known.is_some_and(|why| why.stopped) {
             return None;
         }
         self.stats.opened += 1;
@@ -566,6 +566,11 @@ mod tests {
         assert_eq!(gate.stats(at(5)).state, EdgeState::LeftAlone);
 
         let later = at(4) + options().breaker_pause;
+        let told = send(&mut gate, later, 9, Outcome::Failed(&refused()));
+        assert_eq!(told, None, "it was told once");
+        assert_eq!(gate.stats(later).opened, 2);
+
+        let later = later + options().breaker_pause * 2;
         let permit = go(&mut gate, later, Ask::Size(hash(10)));
         no(&mut gate, later, Ask::Size(hash(11)));
         let back = gate.settle(later, &permit, Outcome::Absent);
