@@ -28,6 +28,7 @@ mod blob;
 pub mod calibrate;
 pub mod client;
 pub mod command;
+mod edge;
 pub mod error;
 pub mod experiments;
 pub mod inside;

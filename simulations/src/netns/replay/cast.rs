@@ -11,6 +11,7 @@ use blobmesh_protocol::Config;
 
 use crate::{
     netns::{
+        edge,
         error::Error,
         lab::HOSTS_MAX,
         relay::{Layout, Link, Rate, Site},
@@ -56,7 +57,7 @@ pub(super) fn flags_of(plan: &Plan, node: &ScriptNode) -> Vec<String> {
     }
     flags.push("--no-adverts".to_owned());
     if plan.edge.is_some() {
-        flags.extend(["--edge".to_owned(), super::edge::URL.to_owned()]);
+        flags.extend(["--edge".to_owned(), edge::URL.to_owned()]);
     }
     flags
 }

@@ -6,7 +6,7 @@
 //!
 //! Who owns what: `cast` says whether a plan can be replayed and which wires it needs, `player` owns a
 //! node's process through its lives, `users` the gets, `trouble` the timeline, `tell` makes rows of what
-//! was seen, `edge` is the bucket. The lab owns everything on disk, and removes it.
+//! was seen. The lab owns everything on disk, and removes it.
 //!
 //! What a replay does not do: it has this machine's processors, disk and clock, so it tells how busy
 //! those were ([`Replayed::processor_share`]). A get is timed by the node, from the command's arrival to
@@ -20,13 +20,13 @@ use std::{
 };
 
 use self::{
-    edge::EdgeServer,
     player::Player,
     users::{Seen, Users},
 };
 pub(super) use self::{processor::Busy, users::Phases};
 use super::{
     blob,
+    edge::{self, EdgeServer},
     error::Error,
     lab::Lab,
     process::{Home, Setting},
@@ -36,7 +36,6 @@ use super::{
 use crate::{outcome::Outcome, plan::Plan, script::Script};
 
 pub mod cast;
-mod edge;
 mod player;
 mod processor;
 mod tell;

@@ -11,12 +11,11 @@ use serde::Deserialize;
 
 use super::{
     COMMAND_LIMIT, Counters, Stage,
-    edge::EdgeServer,
     player::State,
     users::{Fetch, lock, nanos},
 };
 use crate::{
-    netns::error::Error,
+    netns::{edge::EdgeServer, error::Error},
     outcome::{FetchRow, NodeRow, Outcome, SeriesRow},
     stats,
 };
@@ -291,9 +290,10 @@ impl Sums<'_, '_> {
         put("edge.bytes", edge as f64);
         put("sent.bytes", self.nodes.iter().map(|node| node.sent_bytes).sum::<u64>() as f64);
         put("savings.bytes", 1.0 - edge as f64 / wanted.saturating_sub(local).max(1) as f64);
-        let edge = self.facts.edge;
-        put("edge.requests", edge.map_or(0, EdgeServer::requests) as f64);
-        put("edge.sent.bytes", edge.map_or(0, EdgeServer::sent_bytes) as f64);
+        // A world counts what is asked for blobs; group lists are not what a plan speaks of.
+        let served = self.facts.edge.map(EdgeServer::served).unwrap_or_default();
+        put("edge.requests", served.blob_requests as f64);
+        put("edge.sent.bytes", served.blob_bytes as f64);
         let Facts { before, after, .. } = self.facts;
         let up = |counters: &Counters| counters.uplinks.iter().map(|wire| wire.up.bytes).sum();
         let down = |counters: &Counters| counters.uplinks.iter().map(|wire| wire.down.bytes).sum();

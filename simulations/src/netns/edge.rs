@@ -1,41 +1,41 @@
-//! The edge of a replay: a bucket behind plain HTTP on a host of the internet.
+//! The edge of a lab: a bucket behind plain HTTP on a host of the internet.
 //!
 //! Nodes take plain HTTP from their own machine only. So each asks its own port, and its kernel sends
 //! what goes there to the edge's host: the connection, its packets and its wire are those of a request to
 //! another machine. Beside R2 there is no TLS, which is one round trip less for each new connection.
 //!
 //! The server knows GET and HEAD, one range, and connections that stay open. It waits before the first
-//! byte, fails and slows down as the plan says, and counts. Its files come from `blobmesh push`.
+//! byte, fails and slows down as it is told, and counts what each client asked for and was sent. Its files
+//! come from `blobmesh push`.
 
 use std::{
-    fs::File,
+    collections::BTreeMap,
+    fs::{self, File},
     io::{self, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     os::{fd::AsFd as _, unix::fs::FileExt as _},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
-use super::{COMMAND_LIMIT, users::lock};
-use crate::{
-    netns::{
-        command, error::Error, inside::inside, lab::Host, process::Home, process::Setting,
-        stop::Stop,
-    },
-    plan,
-    random::Random,
+use super::{
+    command, error::Error, inside::inside, lab::Host, process::Home, process::Setting, stop::Stop,
 };
+use crate::{plan, random::Random};
 
 /// Where nodes find the edge: at a port of their own.
 pub(super) const URL: &str = "http://127.0.0.1:8080";
 
 /// That port, and the edge's.
 const PORT: u16 = 8080;
+
+/// How long commands that fill the bucket may take.
+const COMMAND_LIMIT: Duration = Duration::from_secs(300);
 
 /// The most connections at once; one more is closed at once.
 const CONNECTIONS_MAX: usize = 512;
@@ -60,7 +60,7 @@ pub(super) struct Filler<'a> {
 impl<'a> Filler<'a> {
     pub(super) fn new(setting: Setting<'a>, host: &'a Host) -> Result<Self, Error> {
         let bucket = bucket(setting);
-        std::fs::create_dir(&bucket).map_err(Error::file("make", &bucket))?;
+        fs::create_dir(&bucket).map_err(Error::file("make", &bucket))?;
         Ok(Self { home: Home::new(setting, host, "edge")? })
     }
 
@@ -100,6 +100,39 @@ pub(super) fn lead_to(setting: Setting<'_>, node: &Host, edge: &Host) -> Result<
     Ok(())
 }
 
+/// Is what was asked of the edge, and what it sent. A range, a length and a group list are a request each,
+/// as they are on a bill; bytes are those of bodies, handed to the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Served {
+    /// For blobs: whole, in ranges, and their lengths.
+    pub(super) blob_requests: u64,
+    /// Of blobs.
+    pub(super) blob_bytes: u64,
+    /// For group lists, and what the server does not understand.
+    pub(super) other_requests: u64,
+    /// Of group lists.
+    pub(super) other_bytes: u64,
+}
+
+impl Served {
+    const fn plus(&self, other: &Self) -> Self {
+        Self {
+            blob_requests: self.blob_requests + other.blob_requests,
+            blob_bytes: self.blob_bytes + other.blob_bytes,
+            other_requests: self.other_requests + other.other_requests,
+            other_bytes: self.other_bytes + other.other_bytes,
+        }
+    }
+
+    fn count_request(&mut self, is_blob: bool) {
+        *(if is_blob { &mut self.blob_requests } else { &mut self.other_requests }) += 1;
+    }
+
+    fn count_bytes(&mut self, is_blob: bool, bytes: u64) {
+        *(if is_blob { &mut self.blob_bytes } else { &mut self.other_bytes }) += bytes;
+    }
+}
+
 /// Is the running server. Dropping it ends it.
 #[derive(Debug)]
 pub(super) struct EdgeServer {
@@ -115,8 +148,8 @@ struct Shared {
     ends: AtomicBool,
     /// Pauses that no signal cuts short: the end of the run does.
     stop: Stop,
-    requests: AtomicU64,
-    sent_bytes: AtomicU64,
+    /// By the address of the client.
+    served: Mutex<BTreeMap<IpAddr, Served>>,
 }
 
 impl EdgeServer {
@@ -138,22 +171,16 @@ impl EdgeServer {
             random: Mutex::new(Random::new(seed).fork("edge", 0)),
             ends: AtomicBool::new(false),
             stop: Stop::never()?,
-            requests: AtomicU64::new(0),
-            sent_bytes: AtomicU64::new(0),
+            served: Mutex::default(),
         });
         let own = Arc::clone(&shared);
         let thread = std::thread::spawn(move || accept(&own, &listener));
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// Returns how many blobs were asked for.
-    pub(super) fn requests(&self) -> u64 {
-        self.shared.requests.load(Ordering::Relaxed)
-    }
-
-    /// Returns how many bytes of blobs were sent.
-    pub(super) fn sent_bytes(&self) -> u64 {
-        self.shared.sent_bytes.load(Ordering::Relaxed)
+    /// Returns what all clients asked for and were sent.
+    pub(super) fn served(&self) -> Served {
+        lock(&self.shared.served).values().fold(Served::default(), |sum, one| sum.plus(one))
     }
 }
 
@@ -197,8 +224,9 @@ fn serve(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(LOOK_PAUSE))?;
     stream.set_write_timeout(Some(SEND_LIMIT))?;
+    let client = stream.peer_addr()?.ip();
     while let Some(head) = read_head(shared, &mut stream)? {
-        answer(shared, &mut stream, &head)?;
+        answer(shared, (&mut stream, client), &head)?;
     }
     Ok(())
 }
@@ -223,12 +251,17 @@ fn read_head(shared: &Shared, stream: &mut TcpStream) -> io::Result<Option<Strin
     Ok(Some(String::from_utf8_lossy(&head).into_owned()))
 }
 
-fn answer(shared: &Shared, stream: &mut TcpStream, head: &str) -> io::Result<()> {
+fn answer(
+    shared: &Shared,
+    (stream, client): (&mut TcpStream, IpAddr),
+    head: &str,
+) -> io::Result<()> {
     let asked = Asked::of(head);
+    let is_blob = asked.as_ref().is_some_and(Asked::is_blob);
+    shared.count(client, |served| served.count_request(is_blob));
     let Some(Asked { path, range, body }) = asked else {
         return stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
     };
-    let is_blob = !path.ends_with(".groups");
     let (wait, fails) = shared.draw(is_blob);
     shared.pause(wait)?;
     if fails {
@@ -257,7 +290,11 @@ fn answer(shared: &Shared, stream: &mut TcpStream, head: &str) -> io::Result<()>
         text.push_str(&format!("Content-Range: bytes {from}-{last}/{size}\r\n"));
     }
     stream.write_all(format!("{text}\r\n").as_bytes())?;
-    if body { shared.send(stream, &file, from..to, is_blob) } else { Ok(()) }
+    if !body {
+        return Ok(());
+    }
+    let sent = |bytes| shared.count(client, |served| served.count_bytes(is_blob, bytes));
+    shared.send(stream, &file, from..to, sent)
 }
 
 impl Shared {
@@ -266,10 +303,13 @@ impl Shared {
         if !is_blob {
             return (Duration::ZERO, false);
         }
-        self.requests.fetch_add(1, Ordering::Relaxed);
         let mut random = lock(&self.random);
         let fails = random.chance(self.spec.error_rate);
         (Duration::from_nanos(self.spec.first_byte.draw(&mut random)), fails)
+    }
+
+    fn count(&self, client: IpAddr, count: impl FnOnce(&mut Served)) {
+        count(lock(&self.served).entry(client).or_default());
     }
 
     fn pause(&self, time: Duration) -> io::Result<()> {
@@ -281,7 +321,7 @@ impl Shared {
         stream: &mut TcpStream,
         file: &File,
         range: std::ops::Range<u64>,
-        is_blob: bool,
+        sent: impl Fn(u64),
     ) -> io::Result<()> {
         let (began, mut at) = (Instant::now(), range.start);
         let mut buffer = vec![0; STEP_BYTES];
@@ -291,9 +331,7 @@ impl Shared {
             file.read_exact_at(step, at)?;
             stream.write_all(step)?;
             at += left as u64;
-            if is_blob {
-                self.sent_bytes.fetch_add(left as u64, Ordering::Relaxed);
-            }
+            sent(left as u64);
             if let Some(rate) = self.spec.rate_per_connection {
                 let due = (at - range.start) as f64 / rate.max(1) as f64;
                 let due = began + Duration::try_from_secs_f64(due).unwrap_or_default();
@@ -302,6 +340,10 @@ impl Shared {
         }
         Ok(())
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Is what a request asks for.
@@ -316,6 +358,10 @@ struct Asked {
 }
 
 impl Asked {
+    fn is_blob(&self) -> bool {
+        !self.path.ends_with(".groups")
+    }
+
     /// Reads the head of a request; none of one that no node sends.
     fn of(head: &str) -> Option<Self> {
         let mut lines = head.split("\r\n");
@@ -374,31 +420,47 @@ mod tests {
         assert_eq!((head.range, head.body), (None, false));
     }
 
-    #[test]
-    fn served_range_is_that_of_the_file_and_is_counted() {
-        let directory = tempfile::tempdir().unwrap();
-        std::fs::create_dir(directory.path().join("blobs")).unwrap();
-        std::fs::write(directory.path().join("blobs/a"), b"0123456789").unwrap();
+    /// Serves one connection to the end of its requests; returns what was answered and counted.
+    fn exchange(bucket: &Path, requests: &[&str]) -> (String, BTreeMap<IpAddr, Served>) {
         let shared = Shared {
-            bucket: directory.path().to_owned(),
+            bucket: bucket.to_owned(),
             spec: plan::Edge::after(plan::Distribution::constant(0)),
             random: Mutex::new(Random::new(1)),
             ends: AtomicBool::new(false),
             stop: Stop::never().unwrap(),
-            requests: AtomicU64::new(0),
-            sent_bytes: AtomicU64::new(0),
+            served: Mutex::default(),
         };
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (server, _) = listener.accept().unwrap();
-        client.write_all(b"GET /blobs/a HTTP/1.1\r\nRange: bytes=2-4\r\n\r\n").unwrap();
-        client.write_all(b"GET /blobs/b HTTP/1.1\r\n\r\n").unwrap();
+        for request in requests {
+            client.write_all(request.as_bytes()).unwrap();
+        }
         client.shutdown(std::net::Shutdown::Write).unwrap();
         serve(&shared, server).unwrap();
         let mut text = String::new();
         client.read_to_string(&mut text).unwrap();
+        (text, shared.served.into_inner().unwrap())
+    }
+
+    #[test]
+    fn served_range_is_that_of_the_file_and_each_request_is_counted() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("blobs")).unwrap();
+        fs::write(directory.path().join("blobs/a"), b"0123456789").unwrap();
+        fs::write(directory.path().join("blobs/a.groups"), b"list").unwrap();
+        let (text, served) = exchange(
+            directory.path(),
+            &[
+                "GET /blobs/a HTTP/1.1\r\nRange: bytes=2-4\r\n\r\n",
+                "GET /blobs/b HTTP/1.1\r\n\r\n",
+                "HEAD /blobs/a HTTP/1.1\r\n\r\n",
+                "GET /blobs/a.groups HTTP/1.1\r\n\r\n",
+                "PUT /blobs/a HTTP/1.1\r\n\r\n",
+            ],
+        );
         assert!(text.contains("Content-Range: bytes 2-4/10\r\n\r\n234HTTP/1.1 404"), "{text}");
-        assert_eq!(shared.requests.load(Ordering::Relaxed), 2);
-        assert_eq!(shared.sent_bytes.load(Ordering::Relaxed), 3);
+        let wanted = Served { blob_requests: 3, blob_bytes: 3, other_requests: 2, other_bytes: 4 };
+        assert_eq!(served, BTreeMap::from([(IpAddr::from([127, 0, 0, 1]), wanted)]));
     }
 }
