@@ -5,6 +5,7 @@
 use std::ops::Range;
 
 use super::Resolver;
+use super::fetching::stall_timeout;
 use super::resolution::{EdgeState, Holder, Search};
 use crate::blob::Hash;
 use crate::engine::peers::{Opinion, Peers};
@@ -177,7 +178,7 @@ impl Resolver {
             self.fetching.begin(peer);
         }
         self.fetches.insert(fetch, hash);
-        let (stall, late) = (shell.config.stall_timeout, shell.config.first_group_hedge);
+        let (stall, late) = (stall_timeout(source, shell), shell.config.first_group_hedge);
         running.fetch_timed(fetch, |timers| {
             timers.stall = Some(shell.start_timer(stall, Timer::Stall { hash, fetch }));
             if source != Source::Edge {

@@ -11,6 +11,9 @@ use crate::engine::receipt::{AskedAnswer, Found, Note};
 use crate::engine::{DropReason, FetchOutcome, Output, Shell, Source, Timer, WantError};
 use crate::id::{FetchId, PeerId};
 
+/// How many times as long as a peer the edge may give nothing.
+const EDGE_STALL_FACTOR: u32 = 4;
+
 impl Resolver {
     pub(crate) fn progressed(
         &mut self,
@@ -147,8 +150,9 @@ impl Resolver {
             // A neighbour that answers others first is alive.
             silence = silence.min(peers.small_silence(peer, shell.now).unwrap_or(silence));
         }
-        if silence < shell.config.stall_timeout {
-            let rest = shell.config.stall_timeout - silence;
+        let most = stall_timeout(silent.source, shell);
+        if silence < most {
+            let rest = most - silence;
             running.fetch_timed(fetch, |timers| {
                 timers.stall = Some(shell.start_timer(rest, Timer::Stall { hash, fetch }));
             });
@@ -351,6 +355,15 @@ impl Resolution {
 
     fn is_member(&self, peer: PeerId) -> bool {
         self.swarm.as_ref().is_some_and(|swarm| swarm.contains(peer))
+    }
+}
+
+/// Returns how long a source may give nothing. The edge has deadlines of its own for each of its connections, which
+/// know a byte from silence; many of them over one uplink are uneven, and to begin anew costs what is in its buffers.
+pub(super) fn stall_timeout(source: Source, shell: &Shell) -> Duration {
+    match source {
+        Source::Peer(_) => shell.config.stall_timeout,
+        Source::Edge => shell.config.stall_timeout.saturating_mul(EDGE_STALL_FACTOR),
     }
 }
 

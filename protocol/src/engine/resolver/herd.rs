@@ -40,6 +40,8 @@ const RENEW_PART: u32 = 4;
 /// Up to so many neighbours that fetch the blob too, each asks for two ranges at once: with more the edge's
 /// link is full anyhow.
 const FEW: usize = 4;
+/// A range that takes longer than this has filled its link.
+const SLOW_RANGE: Duration = Duration::from_secs(2);
 /// How long a range that belongs to a neighbour is left to it before anybody takes it, at least; and at most twice
 /// that, so that not all take it at once.
 const OWNER_PATIENCE: Duration = Duration::from_millis(30);
@@ -251,9 +253,11 @@ impl Resolver {
         if !running.herd.joined || !(alone || running.is_lan_slow(shell.now)) {
             return;
         }
-        let others = swarm.getters.len();
-        let at_once = match others {
-            0 => shell.config.edge_ranges_max,
+        // Over a slow link many ranges at once only make each of them late.
+        let slow = running.herd.range_time.is_some_and(|time| time > SLOW_RANGE);
+        let at_once = match swarm.getters.len() {
+            0 if !slow => shell.config.edge_ranges_max,
+            0 => shell.config.edge_ranges_max.min(2),
             1..=FEW => shell.config.edge_ranges_max.min(2),
             _ => 1,
         };
@@ -524,7 +528,8 @@ impl Resolution {
         let Some(swarm) = &self.swarm else { return false };
         let of_peers = self.fetches.values().filter(|fetch| fetch.source != Source::Edge);
         let ages = of_peers.clone().map(|fetch| now - fetch.started);
-        if ages.clone().any(|age| age < RATE_AGE) {
+        // One that has just begun, or is about to, says nothing.
+        if ages.clone().next().is_none() || ages.clone().any(|age| age < RATE_AGE) {
             return false;
         }
         let rates = of_peers.zip(ages).map(|(fetch, age)| {
