@@ -14,7 +14,7 @@ use blobmesh_node::Node;
 use blobmesh_node::config::{EdgeConfig, NodeConfig};
 use blobmesh_node::control::Service;
 use blobmesh_node::control::api::{Event, Exchange, Failure, Request, Trouble};
-use blobmesh_node::edge::{Edge, EdgeOptions, EdgeState};
+use blobmesh_node::edge::{Edge, EdgeError, EdgeOptions, EdgeState, PolicyOptions};
 use blobmesh_protocol::Hash;
 use bytes::Bytes;
 use edge_support::blobs::Blob;
@@ -115,6 +115,30 @@ async fn missing_blob_is_asked_for_once_until_it_is_announced() {
     place.edge.size(&blob.hash()).await.expect_err("missing");
     blob.push(&place.edge).await.expect("pushed");
     place.edge.size(&blob.hash()).await.expect("what we pushed is there");
+}
+
+#[tokio::test]
+async fn edge_is_back_with_the_first_bytes_of_the_one_request_that_tries() {
+    let place = Place::public().await;
+    let (blob, small) = (Blob::of_len(4 << 20), Blob::of_len(1000));
+    blob.seed(&place.root).await;
+    small.seed(&place.root).await;
+    let policy = PolicyOptions {
+        attempts_max: 1,
+        breaker_row: 1,
+        breaker_pause: Duration::ZERO,
+        ..PolicyOptions::default()
+    };
+    let edge = place.edge_with(EdgeOptions { policy, ..quick() });
+    place.front().inject(Method::GET, Fault::s3(500, "InternalError", "once"));
+    edge.read(&small.hash(), None).await.expect_err("500");
+    let mut body = edge.read(&blob.hash(), None).await.expect("the one that tries");
+    let error = edge.size(&small.hash()).await.expect_err("nobody else does");
+    assert!(matches!(error, EdgeError::LeftAlone { .. }), "{error:?}");
+    body.chunk().await.expect("bytes");
+    // A long blob need not be there to its end.
+    assert_eq!(edge.size(&small.hash()).await.expect("all may ask"), 1000);
+    assert_eq!(edge.stats().state, EdgeState::Serving);
 }
 
 /// What `EDGE.md` says of one fault.

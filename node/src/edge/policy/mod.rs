@@ -81,7 +81,9 @@ impl Policy {
     fn admit(self: &Arc<Self>, ask: Ask, task: Task, again: bool) -> Result<Flight, EdgeError> {
         let verdict = self.gate().admit(self.now(), ask, task, again);
         match verdict {
-            Verdict::Go(permit) => Ok(Flight { policy: Arc::clone(self), permit: Some(permit) }),
+            Verdict::Go(permit) => {
+                Ok(Flight { policy: Arc::clone(self), permit: Some(permit), answered: false })
+            }
             Verdict::Absent => Err(EdgeError::NotFound { task }),
             Verdict::No(error) => Err(error),
         }
@@ -102,11 +104,15 @@ pub(super) struct Flight {
     policy: Arc<Policy>,
     /// None once it was told how it ended.
     permit: Option<Permit>,
+    answered: bool,
 }
 
 impl Flight {
-    /// Tells that the first bytes came.
+    /// Tells that bytes came; only the first of them are news.
     pub(super) fn answered(&mut self) {
+        if std::mem::replace(&mut self.answered, true) {
+            return;
+        }
         let (policy, now) = (&self.policy, self.policy.now());
         let change = self.permit.as_mut().and_then(|permit| policy.gate().answered(now, permit));
         tell(change, None);
