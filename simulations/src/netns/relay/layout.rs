@@ -129,6 +129,21 @@ impl Layout {
         self.sites.iter_mut().flat_map(|site| &mut site.hosts).chain(&mut self.internet)
     }
 
+    /// Returns the wires that frames of a host may cross, by its index from 0: the rate in their direction,
+    /// and the loss.
+    pub(crate) fn wires_from(&self, host: usize) -> impl Iterator<Item = (Option<Rate>, f64)> {
+        let site_of_index = |index| self.hosts().nth(index).map(|(address, _)| site_of(address));
+        let own = site_of_index(host);
+        let leaves = self.hosts().any(|(address, _)| Some(site_of(address)) != own);
+        let hosts = self.hosts().enumerate().map(move |(index, (_, link))| {
+            (if index == host { link.up } else { link.down }, link.loss)
+        });
+        let uplinks = (INTERNET + 1..).zip(&self.sites).map(move |(site, Site { uplink, .. })| {
+            (if Some(site) == own { uplink.up } else { uplink.down }, uplink.loss)
+        });
+        hosts.chain(uplinks.filter(move |_| leaves))
+    }
+
     /// Returns all wires.
     pub(crate) fn links(&self) -> impl Iterator<Item = Link> {
         let uplinks = self.sites.iter().map(|site| site.uplink);

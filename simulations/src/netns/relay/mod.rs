@@ -63,7 +63,7 @@ pub struct Counters {
     pub pace: Pace,
 }
 
-/// Says how hosts must cut TCP into frames for the wires there are.
+/// Says how a host must cut TCP into frames for the wires that these may cross.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Cutting {
     /// The most bytes of a frame.
@@ -73,18 +73,63 @@ struct Cutting {
 }
 
 impl Cutting {
-    /// Returns what suits all of these wires.
-    fn of(links: impl Iterator<Item = Link>) -> Self {
+    /// Returns what suits each host of a layout, n1 first.
+    fn all(layout: &Layout) -> Vec<Self> {
+        (0..layout.hosts().count()).map(|host| Self::of(layout.wires_from(host))).collect()
+    }
+
+    /// Returns what suits all of these wires, each with the rate in the direction of the frames.
+    fn of(wires: impl Iterator<Item = (Option<Rate>, f64)>) -> Self {
         let (mut bytes_max, mut packets_max) = (*BURST_BYTES.end(), u32::from(u16::MAX));
-        for link in links {
-            for rate in [link.up, link.down].into_iter().flatten() {
+        for (rate, loss) in wires {
+            if let Some(rate) = rate {
                 let burst = rate.bytes_in(BURST_TIME).max(*BURST_BYTES.start());
                 bytes_max = bytes_max.min(burst);
             }
-            if link.loss > 0.0 {
+            if loss > 0.0 {
                 packets_max = 1;
             }
         }
         Self { bytes_max, packets_max }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_cuts_for_the_wires_that_its_frames_may_cross_and_no_others() {
+        let slow = |up, down| Link { up, down, ..Link::default() };
+        let site = Site { hosts: vec![Link::default(); 2], ..Site::default() };
+        let mut layout =
+            Layout { sites: vec![site], internet: vec![Link::default()], ..Layout::default() };
+        let bytes_max = |layout: &Layout| -> Vec<u64> {
+            Cutting::all(layout).iter().map(|cutting| cutting.bytes_max).collect()
+        };
+        let (whole, cut) = (65_536, 25_000);
+        assert_eq!(bytes_max(&layout), [whole; 3]);
+        layout.sites[0].uplink = slow(None, Some(Rate::mbit(200)));
+        assert_eq!(bytes_max(&layout), [whole, whole, cut], "into the site");
+        layout.sites[0].uplink = slow(Some(Rate::mbit(200)), None);
+        assert_eq!(bytes_max(&layout), [cut, cut, whole], "out of the site");
+        layout.sites[0].hosts[0] = slow(Some(Rate::mbit(100)), None);
+        assert_eq!(bytes_max(&layout), [12_500, cut, whole], "out of a host");
+        layout.sites[0].hosts[0] = slow(None, Some(Rate::mbit(100)));
+        assert_eq!(bytes_max(&layout), [cut, 12_500, 12_500], "to a host");
+        layout.internet.clear();
+        assert_eq!(bytes_max(&layout), [whole, 12_500], "nobody is behind the uplink");
+    }
+
+    #[test]
+    fn where_a_wire_loses_frames_whoever_may_send_over_it_sends_single_packets() {
+        let mut layout = Layout::lan(2, Link::default());
+        let packets_max = |layout: &Layout| -> Vec<u32> {
+            Cutting::all(layout).iter().map(|cutting| cutting.packets_max).collect()
+        };
+        layout.sites[0].uplink.loss = 0.1;
+        assert_eq!(packets_max(&layout), [65_535; 2], "nobody is behind the uplink");
+        layout.sites[0].hosts[0].loss = 0.1;
+        assert_eq!(packets_max(&layout), [1; 2]);
     }
 }

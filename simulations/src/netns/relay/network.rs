@@ -63,7 +63,7 @@ impl Network {
             tools: tools.clone(),
         };
         network.hurry(stop);
-        network.cut_frames(Cutting::of(layout.links()), stop)?;
+        network.cut_frames(&Cutting::all(layout), stop)?;
         Ok(network)
     }
 
@@ -155,19 +155,19 @@ impl Network {
         let mut changed = layout.clone();
         change(&mut changed)?;
         changed.check()?;
-        let cutting = Cutting::of(changed.links());
-        if cutting != Cutting::of(layout.links()) {
-            self.cut_frames(cutting, stop)?;
+        let cuttings = Cutting::all(&changed);
+        if cuttings != Cutting::all(&layout) {
+            self.cut_frames(&cuttings, stop)?;
         }
         *layout = changed;
         Ok(())
     }
 
-    /// Tells all hosts how long the frames may be that they hand over: any may send to any wire.
-    fn cut_frames(&self, cutting: Cutting, stop: &Stop) -> Result<(), Error> {
-        let Cutting { bytes_max, packets_max } = cutting;
-        let words = format!("link set eth0 gso_max_size {bytes_max} gso_max_segs {packets_max}");
-        for host in &self.hosts {
+    /// Tells each host how long the frames may be that it hands over.
+    fn cut_frames(&self, cuttings: &[Cutting], stop: &Stop) -> Result<(), Error> {
+        for (host, Cutting { bytes_max, packets_max }) in self.hosts.iter().zip(cuttings) {
+            let words =
+                format!("link set eth0 gso_max_size {bytes_max} gso_max_segs {packets_max}");
             let mut command = Command::new(&self.tools.ip);
             command.args(["-n", host.namespace()]).args(words.split(' '));
             command::run(command, b"", COMMAND_LIMIT, stop)?.success()?;
