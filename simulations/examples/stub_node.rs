@@ -2,13 +2,17 @@
 //!
 //! It understands the part of the command line that experiments use and does the same things over
 //! the same kind of network in the crudest way: multicast hellos on port 5353, one text line and
-//! whole blobs over TCP, provide records at every peer it was told of. So a test with it shows that
+//! whole blobs over TCP, provide records at every peer it was told of, whole blobs of the edge when no peer has
+//! one. So a test with it shows that
 //! the lab carries multicast and TCP where it should, and that a bound fails when it should:
 //! run under the name `stub_node.FAULT`, it does one thing wrong, where FAULT is
 //! - `deaf`: it says and hears no hello;
 //! - `edge`: it claims to have got blobs from the edge;
 //! - `forget`: it does not store what it gets;
+//! - `hasty`: it waits a tenth of a second for each answer;
 //! - `loud`: it advertises although it was told not to;
+//! - `one`: it asks the edge only where it has the lowest address of all it knows, or that peer is dead (this one
+//!   is right);
 //! - `stubborn`: it refuses every get, with an exit code that means no absence;
 //! - `wrong`: it writes a byte too many into output files.
 //!
@@ -41,6 +45,11 @@ const HELLO_INTERVAL: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The same for one that meets peers which fail: where it were longer, so would be the test.
 const PATIENCE_WITH_FAULTS: Duration = Duration::from_secs(8);
+const PATIENCE_IN_HASTE: Duration = Duration::from_millis(100);
+
+/// How often a node asks again for what another one is to take from the edge, and how long it waits.
+const ASK_INTERVAL: Duration = Duration::from_millis(20);
+const ASK_LIMIT: Duration = Duration::from_secs(20);
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--json").collect();
@@ -71,8 +80,17 @@ fn act(home: &Home, command: &str, rest: &[&str]) -> Outcome<Option<String>> {
             std::io::stdin().read_to_string(&mut ticket)?;
             if ticket == "stub ticket" { Ok(Some(String::new())) } else { Err("ticket".into()) }
         }
-        ("add", [file]) => add(home, Path::new(file)).map(Some),
+        ("add", [files @ .., last]) => {
+            for file in files {
+                add(home, Path::new(file))?;
+            }
+            add(home, Path::new(last)).map(Some)
+        }
         ("get", [hash]) => get(home, hash),
+        ("get", [hash, "--no-mdns", "--peer", peer]) => {
+            home.note("told", peer.split('/').nth(2).ok_or("address")?)?;
+            get(home, hash)
+        }
         ("get", [hash, "-o", output]) => {
             let answer = get(home, hash)?;
             let mut bytes = fs::read(home.blob(hash)).unwrap_or_default();
@@ -83,6 +101,12 @@ fn act(home: &Home, command: &str, rest: &[&str]) -> Outcome<Option<String>> {
             Ok(answer)
         }
         ("why", [hash]) => Ok(Some(fs::read_to_string(home.0.join(format!("why-{hash}")))?)),
+        ("has", hashes) => Ok(Some(has(home, hashes))),
+        ("rm", [hash]) => {
+            fs::remove_file(home.blob(hash))?;
+            Ok(Some(String::new()))
+        }
+        ("push", ["--edge", edge, hash]) => push(home, edge, hash).map(Some),
         ("peers", []) => Ok(Some(peers(home))),
         _ => Err(format!("{command} {rest:?} is unknown").into()),
     }
@@ -128,6 +152,10 @@ fn up(home: &Home, flags: &[&str]) -> Outcome<String> {
     if flags.contains(&"--no-adverts") && !fault("loud") {
         home.note("silent", "")?;
     }
+    for url in value("--edge") {
+        home.note("edge", url)?;
+    }
+    home.note("own", &own.to_string())?;
     if !flags.contains(&"--no-mdns") && !fault("deaf") {
         let home = Home(home.0.clone());
         std::thread::spawn(move || hellos(&home, own));
@@ -191,8 +219,13 @@ fn serve(home: &Home, mut stream: TcpStream) -> Outcome<()> {
 
 /// Asks a peer and returns its answer as far as it has come when it ends or patience does.
 fn ask(peer: IpAddr, line: &str) -> Outcome<Vec<u8>> {
-    let (began, mut stream) = (Instant::now(), TcpStream::connect((peer, PORT))?);
-    let patience = if fault("wrong") { PATIENCE_WITH_FAULTS } else { PATIENCE };
+    let patience = match () {
+        () if fault("wrong") => PATIENCE_WITH_FAULTS,
+        () if fault("hasty") => PATIENCE_IN_HASTE,
+        () => PATIENCE,
+    };
+    let (began, address) = (Instant::now(), SocketAddr::from((peer, PORT)));
+    let mut stream = TcpStream::connect_timeout(&address, patience)?;
     stream.set_read_timeout(Some(patience))?;
     writeln!(stream, "{line}")?;
     let (mut answer, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
@@ -221,9 +254,29 @@ fn get(home: &Home, hash: &str) -> Outcome<Option<String>> {
     if fault("stubborn") {
         return Err("stubborn".into());
     }
+    let began = Instant::now();
     if let Ok(bytes) = fs::read(home.blob(hash)) {
-        return Ok(Some(receipt(hash, "local", [bytes.len(), 0, 0])));
+        return Ok(Some(receipt(hash, "local", [bytes.len(), 0, 0], began)));
     }
+    let Some((bytes, found)) = find(home, hash)? else { return Ok(None) };
+    let edge = if fault("edge") || found == "edge" { bytes.len() } else { 0 };
+    let line = receipt(hash, found, [0, bytes.len() - edge, edge], began);
+    fs::write(home.0.join(format!("why-{hash}")), &line)?;
+    if !fault("forget") {
+        store(home, hash, &bytes)?;
+    }
+    Ok(Some(line))
+}
+
+/// Writes a blob so that nobody reads half of it.
+fn store(home: &Home, hash: &str, bytes: &[u8]) -> Outcome<()> {
+    let path = home.0.join(format!("part-{hash}"));
+    fs::write(&path, bytes)?;
+    Ok(fs::rename(path, home.blob(hash))?)
+}
+
+/// Finds the bytes of a blob, and where: at a peer, else at a peer's provider, else at the edge.
+fn find(home: &Home, hash: &str) -> Outcome<Option<(Vec<u8>, &'static str)>> {
     let known = [home.addresses("met"), home.addresses("told")].concat();
     let mut sources: Vec<(IpAddr, &str)> = known.iter().map(|peer| (*peer, "lan")).collect();
     for peer in &known {
@@ -233,30 +286,93 @@ fn get(home: &Home, hash: &str) -> Outcome<Option<String>> {
         sources.extend(providers.lines().flat_map(str::parse).map(|peer| (peer, "dht")));
     }
     for (peer, found) in sources {
-        let bytes = ask(peer, &format!("get {hash}")).unwrap_or_default();
-        if blake3::hash(&bytes).to_hex().as_str() == hash {
-            let edge = if fault("edge") { bytes.len() } else { 0 };
-            let line = receipt(hash, found, [0, bytes.len() - edge, edge]);
-            fs::write(home.0.join(format!("why-{hash}")), &line)?;
-            if !fault("forget") {
-                fs::write(home.blob(hash), bytes)?;
-            }
-            return Ok(Some(line));
+        if let Some(bytes) = ask_blob(peer, hash).unwrap_or_default() {
+            return Ok(Some((bytes, found)));
         }
     }
-    Ok(None)
+    let Ok(url) = fs::read_to_string(home.0.join("edge")) else { return Ok(None) };
+    if fault("one")
+        && let Some(first) = known.iter().min()
+        && home.addresses("own").iter().all(|own| first < own)
+    {
+        let began = Instant::now();
+        while let Ok(answer) = ask_blob(*first, hash)
+            && began.elapsed() < ASK_LIMIT
+        {
+            if let Some(bytes) = answer {
+                return Ok(Some((bytes, "lan")));
+            }
+            std::thread::park_timeout(ASK_INTERVAL);
+        }
+    }
+    let bytes = ask_edge(&url, hash)?;
+    Ok(bytes.map(|bytes| (bytes, "edge")))
 }
 
-fn receipt(hash: &str, found: &str, [local, lan, edge]: [usize; 3]) -> String {
-    let size = local + lan + edge;
+/// Asks a peer for a blob; none where it has none.
+fn ask_blob(peer: IpAddr, hash: &str) -> Outcome<Option<Vec<u8>>> {
+    let bytes = ask(peer, &format!("get {hash}"))?;
+    Ok((blake3::hash(&bytes).to_hex().as_str() == hash).then_some(bytes))
+}
+
+/// Asks the edge for a blob and its group list, which nobody reads; none where it has none.
+fn ask_edge(url: &str, hash: &str) -> Outcome<Option<Vec<u8>>> {
+    let address = url.trim().strip_prefix("http://").ok_or("edge")?;
+    let mut stream = TcpStream::connect(address)?;
+    let path = path_at_edge(hash);
+    ask_http(&mut stream, &format!("{path}.groups"))?;
+    ask_http(&mut stream, &path)
+}
+
+fn ask_http(stream: &mut TcpStream, path: &str) -> Outcome<Option<Vec<u8>>> {
+    write!(stream, "GET /{path} HTTP/1.1\r\n\r\n")?;
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head)?;
+    let mut lines = head.lines();
+    let is_found = lines.next().is_some_and(|status| status.contains(" 200 "));
+    let length = lines.find_map(|line| line.strip_prefix("Content-Length: ")).ok_or("length")?;
+    let mut body = vec![0; length.parse()?];
+    stream.read_exact(&mut body)?;
+    Ok(is_found.then_some(body))
+}
+
+fn path_at_edge(hash: &str) -> String {
+    let (shard, name) = hash.split_at_checked(2).unwrap_or((hash, ""));
+    format!("blobs/{shard}/{name}")
+}
+
+fn push(home: &Home, edge: &str, hash: &str) -> Outcome<String> {
+    let bucket = Path::new(edge.strip_prefix("dir:").ok_or("edge")?);
+    let path = bucket.join(path_at_edge(hash));
+    fs::create_dir_all(path.parent().ok_or("edge")?)?;
+    fs::copy(home.blob(hash), &path)?;
+    fs::write(bucket.join(format!("{}.groups", path_at_edge(hash))), b"list")?;
+    Ok(String::new())
+}
+
+fn has(home: &Home, hashes: &[&str]) -> String {
+    let row = |hash: &&str| {
+        let has = home.blob(hash).exists();
+        format!("{{\"type\":\"has\",\"hash\":\"{hash}\",\"has\":{has}}}\n")
+    };
+    hashes.iter().map(row).chain([r#"{"type":"summary"}"#.to_owned()]).collect()
+}
+
+fn receipt(hash: &str, found: &str, [local, lan, edge]: [usize; 3], began: Instant) -> String {
+    let (size, seconds) = (local + lan + edge, began.elapsed().as_secs_f64());
     let tier = format!(r#"{{"local":{local},"lan":{lan},"edge":{edge}}}"#);
-    format!(r#"{{"type":"summary","hash":"{hash}","size":{size},"found":"{found}","tier":{tier}}}"#)
+    let what = format!(r#""hash":"{hash}","size":{size},"found":"{found}""#);
+    format!(r#"{{"type":"summary",{what},"tier":{tier},"seconds":{seconds}}}"#)
 }
 
 fn peers(home: &Home) -> String {
     let known = [home.addresses("met"), home.addresses("told")].concat();
     let rows = known.iter().map(|peer| {
-        let fields = r#""neighbour":true,"filter_blobs":9"#;
+        let fields = r#""neighbour":true,"filter_blobs":999"#;
         format!("{{\"type\":\"peer\",\"peer\":\"{peer}\",{fields}}}\n")
     });
     rows.chain([format!(r#"{{"type":"summary","peers":{}}}"#, known.len())]).collect()

@@ -141,6 +141,64 @@ fn holders_fail_sees_getters_that_ask_one_holder_after_another_and_notice_late()
 }
 
 #[test]
+fn herd_sees_nodes_that_each_take_their_own_copy() {
+    let Some(run) = Run::of("herd", "") else { return };
+    assert!(!run.holds.unwrap());
+    // Who begins before another one has it whole takes a copy and a group list for itself.
+    assert!(run.values["edge_bytes_ratio"].unwrap() >= 2.0, "{:?}", run.values);
+    assert_eq!(run.values["alone_requests"], Some(2.0));
+    assert!(run.values["edge_requests_ratio"].unwrap() >= 2.0, "{:?}", run.values);
+    assert!(run.values["uplink_copies"].unwrap() >= 2.0, "{:?}", run.values);
+    assert!(run.values["edge_bytes_ratio_without_groups"].unwrap() >= 2.0, "{:?}", run.values);
+    assert!(run.values["five_jobs_edge_copies"].unwrap() >= 5.0, "{:?}", run.values);
+    assert!(run.values["five_jobs_off_edge_copies"].unwrap() >= 5.0, "{:?}", run.values);
+    // Five copies take the uplink as long as five copies do, and no machine makes it faster.
+    assert!(run.values["five_jobs_s"].unwrap() >= 1.6, "{:?}", run.values);
+    assert_eq!(run.values["failed"], Some(0.0));
+    assert_eq!(run.values["wrong_bytes"], Some(0.0));
+}
+
+#[test]
+fn herd_counts_one_copy_where_one_node_takes_it_for_all() {
+    let Some(run) = Run::of("herd", "one") else { return };
+    for name in ["edge_bytes_ratio", "edge_bytes_ratio_without_groups", "five_jobs_edge_copies"] {
+        assert!(run.values[name].unwrap() <= 1.05, "{name}: {:?}", run.values);
+    }
+    assert_eq!(run.values["edge_requests_ratio"], Some(1.0));
+    assert!(run.values["five_jobs_off_edge_copies"].unwrap() >= 5.0, "{:?}", run.values);
+    assert_eq!(run.values["failed"], Some(0.0));
+}
+
+#[test]
+fn herd_counts_bytes_that_are_wrong() {
+    let Some(run) = Run::of("herd", "wrong") else { return };
+    assert!(!run.holds.unwrap());
+    // A byte too many in the file of each get: twice one alone and a herd, and twice five jobs.
+    assert_eq!(run.values["wrong_bytes"], Some(44.0));
+}
+
+#[test]
+fn herd_kill_counts_gets_that_fail_and_does_not_hold_where_nobody_was_killed() {
+    let Some(run) = Run::of("herd-kill", "stubborn") else { return };
+    assert!(!run.holds.unwrap());
+    assert_eq!(run.values["failed"], Some(16.0));
+    // No time is told of gets that failed, and no ratio of a kill that was none.
+    assert_eq!(run.values["last_killed_s"], None);
+    assert_eq!(run.values["edge_bytes_ratio_killed"], None);
+}
+
+#[test]
+fn herd_kill_sees_what_the_survivors_take_once_more() {
+    // Long enough that it is not over when a third has come.
+    let Some(run) = Run::sized("herd-kill", "one", 4 << 20) else { return };
+    assert!(!run.holds.unwrap());
+    // The stand-in's survivors all go to the edge when the one that they waited for is dead.
+    assert!(run.values["edge_bytes_ratio_killed"].unwrap() >= 10.0, "{:?}", run.values);
+    assert!(run.values["killed_bytes_share"].unwrap() >= 0.3, "{:?}", run.values);
+    assert_eq!(run.values["failed"], Some(0.0));
+}
+
+#[test]
 fn hosts_reach_each_other_and_nothing_is_left_of_them() {
     let stop = Stop::never().unwrap();
     let relay = Topology::Relay(|hosts| Layout::lan(hosts, Link::default()));
@@ -323,6 +381,7 @@ fn bad_arguments_are_code_2_without_root() {
         &["netns", "run", "three-nodes", "--nodes", "300"],
         &["netns", "run", "dht-only", "--nodes", "4"],
         &["netns", "run", "three-nodes", "--no-such-flag"],
+        &["netns", "run", "three-nodes", "--kill"],
     ] {
         let output = Command::new(simulator()).args(words).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{words:?}");
@@ -400,6 +459,7 @@ impl Run {
             nodes: *experiment.nodes.start(),
             binary: stub.path.clone(),
             blob_bytes,
+            repeats_max: 1,
             format: Format::JsonLines,
             keep: false,
         };

@@ -31,6 +31,9 @@ pub(crate) struct Run {
     /// How many nodes; each experiment has a range, whose start is the default
     #[arg(long, value_name = "N")]
     nodes: Option<u8>,
+    /// Kill a node under way: runs the experiment NAME-kill, where there is one
+    #[arg(long)]
+    kill: bool,
     /// Print one JSON object per metric, as soon as it is measured
     #[arg(long)]
     json: bool,
@@ -100,7 +103,8 @@ mod linux {
     /// Checks the arguments of a run.
     fn plan(arguments: &Run) -> Result<(&'static Experiment, Options), clap::Error> {
         let invalid = |message| Arguments::command().error(ErrorKind::ValueValidation, message);
-        let name = &arguments.name;
+        let killing = format!("{}-kill", arguments.name);
+        let name = if arguments.kill { &killing } else { &arguments.name };
         let experiment = experiments::find(name).ok_or_else(|| {
             let names: Vec<&str> = CATALOGUE.iter().map(|experiment| experiment.name).collect();
             invalid(format!("no experiment is named {name}; there are {}", names.join(", ")))
@@ -113,8 +117,8 @@ mod linux {
         }
         let binary = binary().map_err(|error| invalid(format!("no blobmesh binary: {error}")))?;
         let format = if arguments.json { Format::JsonLines } else { Format::Table };
-        let (blob_bytes, keep) = (BLOB_BYTES_DEFAULT, arguments.keep);
-        Ok((experiment, Options { nodes, binary, blob_bytes, format, keep }))
+        let (blob_bytes, repeats_max, keep) = (BLOB_BYTES_DEFAULT, u8::MAX, arguments.keep);
+        Ok((experiment, Options { nodes, binary, blob_bytes, repeats_max, format, keep }))
     }
 
     /// Returns the path in BLOBMESH_BIN, or that of `blobmesh` beside this program, absolute.

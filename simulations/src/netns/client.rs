@@ -4,7 +4,10 @@
 
 use std::{path::Path, time::Duration};
 
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 
 use super::{command::Finished, error::Error, metric, process::Home};
 
@@ -15,7 +18,10 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(20);
 const TRANSFER_LIMIT: Duration = Duration::from_secs(180);
 
 /// The documented exit codes of a get that ends without the blob: not found, and unreachable.
-const ABSENT_CODES: [i32; 2] = [3, 6];
+const ABSENT_CODES: [i32; 2] = [ABSENT_CODE, 6];
+
+/// That of a blob which is not found, and of a `has` where one is not.
+const ABSENT_CODE: i32 = 3;
 
 /// Is one row of `blobmesh peers`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
@@ -29,7 +35,7 @@ pub struct PeerRow {
 }
 
 /// Is the last line of a `blobmesh get` that succeeded, and of `blobmesh why`.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, PartialEq)]
 pub struct Receipt {
     /// The blob's length in bytes; none in a `why` that never learned it.
     pub size: Option<u64>,
@@ -37,12 +43,23 @@ pub struct Receipt {
     pub found: String,
     /// Where the bytes came from.
     pub tier: TierBytes,
+    /// The seconds from the command's arrival at the node to the end of the get; 0 where it is not told.
+    #[serde(default)]
+    pub seconds: f64,
+    /// The peers that were asked; only `why` tells them.
+    #[serde(default)]
+    asked: Vec<IgnoredAny>,
 }
 
 impl Receipt {
     /// Returns the share of the blob's bytes that came from a tier.
     pub fn share_of(&self, tier: impl Fn(&TierBytes) -> u64) -> f64 {
         metric::share(tier(&self.tier), self.size.unwrap_or_default())
+    }
+
+    /// Returns how many peers were asked, as far as a `why` tells.
+    pub fn asked(&self) -> usize {
+        self.asked.len()
     }
 
     /// Returns whether all the blob's bytes came from a tier.
@@ -65,6 +82,11 @@ pub struct TierBytes {
 #[derive(Debug, Deserialize)]
 struct Added {
     hash: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct HasRow {
+    has: bool,
 }
 
 /// Tells what a line is; every line does.
@@ -100,6 +122,77 @@ impl Home<'_> {
         answer_of(&finished.success()?).map(Some)
     }
 
+    /// Gets a blob within `limit`, into a file too where one is named; returns none where that fails,
+    /// however it does.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`], [`Error::System`], and [`Error::Answer`] for a get that succeeds and tells
+    /// nothing.
+    pub fn try_get(
+        &self,
+        hash: &str,
+        output: Option<&Path>,
+        limit: Duration,
+    ) -> Result<Option<Receipt>, Error> {
+        let mut words = vec!["get", hash];
+        let output = output.map(|path| path.to_string_lossy().into_owned());
+        words.extend(output.iter().flat_map(|path| ["-o", path]));
+        self.run_get(&words, limit)
+    }
+
+    /// Gets a blob within `limit` by a node of the command's own, which knows one address; returns none
+    /// where that fails.
+    ///
+    /// # Errors
+    /// As of [`try_get`](Self::try_get).
+    pub fn get_alone(
+        &self,
+        hash: &str,
+        peer: &str,
+        limit: Duration,
+    ) -> Result<Option<Receipt>, Error> {
+        self.run_get(&["get", hash, "--no-mdns", "--peer", peer], limit)
+    }
+
+    fn run_get(&self, words: &[&str], limit: Duration) -> Result<Option<Receipt>, Error> {
+        match self.run(words, b"", limit) {
+            Err(Error::Late { .. }) => Ok(None),
+            Ok(finished) if finished.status.success() => answer_of(&finished).map(Some),
+            Ok(_failed) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Adds files, in one command.
+    ///
+    /// # Errors
+    /// Those of a command that fails.
+    pub fn add_all(&self, files: &[&Path]) -> Result<(), Error> {
+        let files: Vec<_> = files.iter().map(|file| file.to_string_lossy()).collect();
+        let words: Vec<&str> = std::iter::once("add").chain(files.iter().map(|f| &**f)).collect();
+        self.run(&words, b"", TRANSFER_LIMIT)?.success().map(drop)
+    }
+
+    /// Asks which blobs are in the store; [`has_rows`](Self::has_rows) reads the answer.
+    ///
+    /// # Errors
+    /// Those of a command that fails; that some are absent is no failure.
+    pub fn ask_has(&self, hashes: &[String], limit: Duration) -> Result<Finished, Error> {
+        let words: Vec<&str> =
+            std::iter::once("has").chain(hashes.iter().map(String::as_str)).collect();
+        let finished = self.run(&words, b"", limit)?;
+        if finished.status.code() == Some(ABSENT_CODE) { Ok(finished) } else { finished.success() }
+    }
+
+    /// Reads what `has` told of each blob, in the order asked.
+    ///
+    /// # Errors
+    /// [`Error::Answer`].
+    pub fn has_rows(finished: &Finished) -> Result<Vec<bool>, Error> {
+        let rows: Vec<HasRow> = rows_of(finished, "has")?;
+        Ok(rows.into_iter().map(|row| row.has).collect())
+    }
+
     /// Asks how the last get of a blob was resolved.
     ///
     /// # Errors
@@ -113,7 +206,7 @@ impl Home<'_> {
     /// # Errors
     /// Those of a command that fails, and [`Error::Answer`].
     pub fn peers(&self) -> Result<Vec<PeerRow>, Error> {
-        rows_of(&self.run(&["peers"], b"", COMMAND_LIMIT)?.success()?)
+        rows_of(&self.run(&["peers"], b"", COMMAND_LIMIT)?.success()?, "peer")
     }
 }
 
@@ -124,12 +217,12 @@ fn answer_of<T: DeserializeOwned>(finished: &Finished) -> Result<T, Error> {
     found.ok_or_else(|| answer(finished, "no line has the fields wanted"))
 }
 
-/// Reads the lines of type `peer`, all of them or none.
-fn rows_of(finished: &Finished) -> Result<Vec<PeerRow>, Error> {
+/// Reads the lines of a type, all of them or none.
+fn rows_of<T: DeserializeOwned>(finished: &Finished, wanted: &str) -> Result<Vec<T>, Error> {
     let mut rows = Vec::new();
     for line in finished.stdout.lines() {
         let read = serde_json::from_str::<Line>(line).and_then(|Line { kind }| {
-            (kind == "peer").then(|| serde_json::from_str(line)).transpose()
+            (kind == wanted).then(|| serde_json::from_str(line)).transpose()
         });
         rows.extend(read.map_err(|error| answer(finished, &error.to_string()))?);
     }
@@ -183,17 +276,21 @@ mod tests {
         }
     }
 
+    fn peers_of(output: &str) -> Result<Vec<PeerRow>, Error> {
+        rows_of(&finished(output), "peer")
+    }
+
     #[test]
     fn peers_are_the_lines_of_their_type() {
         let wanted = PeerRow { peer: "12D3a".to_owned(), neighbour: true, filter_blobs: Some(7) };
-        assert_eq!(rows_of(&finished(&format!("{ROW}\n{SUMMARY}\n"))).unwrap(), [wanted]);
-        assert!(rows_of(&finished(&format!("{SUMMARY}\n"))).unwrap().is_empty());
+        assert_eq!(peers_of(&format!("{ROW}\n{SUMMARY}\n")).unwrap(), [wanted]);
+        assert!(peers_of(&format!("{SUMMARY}\n")).unwrap().is_empty());
     }
 
     #[test]
     fn peer_of_another_shape_is_an_error_and_not_no_peer() {
         for output in ["none\n", r#"{"type":"peer","peer":"12D3a"}"#, r#"{"peer":"12D3a"}"#] {
-            assert!(matches!(rows_of(&finished(output)), Err(Error::Answer { .. })), "{output:?}");
+            assert!(matches!(peers_of(output), Err(Error::Answer { .. })), "{output:?}");
         }
     }
 }

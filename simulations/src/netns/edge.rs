@@ -6,7 +6,7 @@
 //!
 //! The server knows GET and HEAD, one range, and connections that stay open. It waits before the first
 //! byte, fails and slows down as it is told, and counts what each client asked for and was sent. Its files
-//! come from `blobmesh push`.
+//! come from `blobmesh push`, or are put there as by another tool, without the group lists of a push.
 
 use std::{
     collections::BTreeMap,
@@ -73,6 +73,21 @@ impl<'a> Filler<'a> {
         }
         Ok(())
     }
+
+    /// Copies a file to where a blob lies, as another tool would: without a group list.
+    pub(super) fn put(&self, file: &Path, hash: &str) -> Result<(), Error> {
+        let path = bucket(self.home.setting).join(path_of(hash));
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory).map_err(Error::file("make", directory))?;
+        }
+        fs::copy(file, &path).map(drop).map_err(Error::file("write", &path))
+    }
+}
+
+/// Returns where a blob lies in the bucket, and behind the URL.
+pub(super) fn path_of(hash: &str) -> String {
+    let (shard, name) = hash.split_at_checked(2).unwrap_or((hash, ""));
+    format!("blobs/{shard}/{name}")
 }
 
 fn bucket(setting: Setting<'_>) -> PathBuf {
@@ -115,6 +130,26 @@ pub(super) struct Served {
 }
 
 impl Served {
+    /// Returns how many requests there were of any kind.
+    pub(super) const fn requests(&self) -> u64 {
+        self.blob_requests + self.other_requests
+    }
+
+    /// Returns how many bytes of any kind were sent.
+    pub(super) const fn bytes(&self) -> u64 {
+        self.blob_bytes + self.other_bytes
+    }
+
+    /// Returns what was served since an earlier moment.
+    pub(super) const fn since(&self, before: &Self) -> Self {
+        Self {
+            blob_requests: self.blob_requests.saturating_sub(before.blob_requests),
+            blob_bytes: self.blob_bytes.saturating_sub(before.blob_bytes),
+            other_requests: self.other_requests.saturating_sub(before.other_requests),
+            other_bytes: self.other_bytes.saturating_sub(before.other_bytes),
+        }
+    }
+
     const fn plus(&self, other: &Self) -> Self {
         Self {
             blob_requests: self.blob_requests + other.blob_requests,
@@ -181,6 +216,12 @@ impl EdgeServer {
     /// Returns what all clients asked for and were sent.
     pub(super) fn served(&self) -> Served {
         lock(&self.shared.served).values().fold(Served::default(), |sum, one| sum.plus(one))
+    }
+
+    /// Returns what one client asked for and was sent.
+    pub(super) fn served_to(&self, client: &Host) -> Served {
+        let served = lock(&self.shared.served);
+        served.get(&IpAddr::V4(client.address)).copied().unwrap_or_default()
     }
 }
 
@@ -462,5 +503,11 @@ mod tests {
         assert!(text.contains("Content-Range: bytes 2-4/10\r\n\r\n234HTTP/1.1 404"), "{text}");
         let wanted = Served { blob_requests: 3, blob_bytes: 3, other_requests: 2, other_bytes: 4 };
         assert_eq!(served, BTreeMap::from([(IpAddr::from([127, 0, 0, 1]), wanted)]));
+        assert_eq!((wanted.requests(), wanted.bytes()), (5, 7));
+    }
+
+    #[test]
+    fn blob_lies_where_its_url_says() {
+        assert_eq!(path_of("abcdef"), "blobs/ab/cdef");
     }
 }

@@ -61,6 +61,8 @@ pub struct Options {
     pub binary: PathBuf,
     /// The length of the large blob in bytes; the lab's directory needs about six times as much.
     pub blob_bytes: u64,
+    /// How often one thing is measured at most: medians of fewer are rougher, and sooner there.
+    pub repeats_max: u8,
     /// How metrics are written.
     pub format: Format,
     /// Whether namespaces, homes and logs are left for inspection.
@@ -89,8 +91,9 @@ pub fn run(
     let lab = Lab::new(experiment.topology, options.nodes, stop)?;
     let mut report = Report::new(experiment.name, experiment.metrics, options.format, output, talk);
     let setting = Setting { lab: &lab, binary: &options.binary, stop };
-    let (nodes, blob_bytes) = (options.nodes, options.blob_bytes);
-    let result = (experiment.run)(&mut Trial { setting, nodes, blob_bytes, report: &mut report });
+    let &Options { nodes, blob_bytes, repeats_max, .. } = options;
+    let mut trial = Trial { setting, nodes, blob_bytes, repeats_max, report: &mut report };
+    let result = (experiment.run)(&mut trial);
     // Without its network an experiment has measured nothing, whatever it says.
     let result = result.and_then(|()| lab.network().map_or(Ok(()), Network::check));
     if result.is_err() {

@@ -17,6 +17,9 @@ use crate::netns::{
 /// How long nodes may take to find each other, and to hear what the others hold.
 const MEET_LIMIT: Duration = Duration::from_secs(30);
 
+/// How long a get may take.
+pub(super) const TRANSFER_LIMIT: Duration = Duration::from_secs(180);
+
 /// Is how a get ended, and when.
 pub(super) struct Got {
     /// None where the blob was not found.
@@ -32,13 +35,23 @@ pub(super) fn start<'a>(
     hosts: impl IntoIterator<Item = u8>,
     suffix: &str,
 ) -> Result<Vec<Node<'a>>, Error> {
+    start_with(trial, hosts, suffix, &[])
+}
+
+/// Starts nodes as [`start`] does, with these flags.
+pub(super) fn start_with<'a>(
+    trial: &Trial<'a, '_>,
+    hosts: impl IntoIterator<Item = u8>,
+    suffix: &str,
+    flags: &[&str],
+) -> Result<Vec<Node<'a>>, Error> {
     let homes = hosts.into_iter().map(|number| trial.home(number, suffix));
     let homes = homes.collect::<Result<Vec<Home<'a>>, Error>>()?;
     if let Some((first, others)) = homes.split_first() {
         let ticket = first.invite()?;
         others.iter().try_for_each(|home| home.join(&ticket))?;
     }
-    let nodes = homes.iter().map(|home| home.start(&[]));
+    let nodes = homes.iter().map(|home| home.start(flags));
     let mut nodes = nodes.collect::<Result<Vec<Node<'a>>, Error>>()?;
     nodes.iter_mut().try_for_each(Node::ready)?;
     trial.setting.stop.until("discovery", MEET_LIMIT, ASK_PAUSE, || {
@@ -102,6 +115,12 @@ pub(super) fn get_at_once<T>(
         let ended = ended.collect::<Result<Vec<Got>, Error>>()?;
         Ok((ended, returned?))
     })
+}
+
+/// Returns the processor time that nodes took since their start.
+pub(super) fn processor_s(nodes: &[Node<'_>]) -> Result<f64, Error> {
+    let times = nodes.iter().map(Node::processor_time);
+    Ok(times.sum::<Result<Duration, Error>>()?.as_secs_f64())
 }
 
 /// Returns the bytes that came down a host's wire.

@@ -15,9 +15,11 @@ use super::{
 };
 
 pub mod dht_only;
+pub mod herd;
 pub mod holders_fail;
 pub mod impairment;
 mod lan;
+mod office;
 pub mod resume;
 pub mod swarm;
 pub mod three_nodes;
@@ -32,6 +34,8 @@ pub static CATALOGUE: &[&Experiment] = &[
     &swarm::EXPERIMENT,
     &holders_fail::EXPERIMENT,
     &resume::EXPERIMENT,
+    &herd::EXPERIMENT,
+    &herd::KILL,
 ];
 
 /// How often a question is asked again while its answer is waited for.
@@ -68,6 +72,8 @@ pub struct Trial<'a, 'r> {
     pub nodes: u8,
     /// The length of the large blob in bytes.
     pub blob_bytes: u64,
+    /// How often one thing is measured at most.
+    pub repeats_max: u8,
     /// Where measurements go.
     pub report: &'a mut Report<'r>,
 }

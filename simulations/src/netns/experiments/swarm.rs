@@ -159,10 +159,10 @@ fn crowd(trial: &mut Trial<'_, '_>) -> Result<(), Error> {
 
     trial.report.step("all others get a blob of n1 at once");
     let network = trial.setting.lab.network()?;
-    let (before, load, took) = (network.counters()?, Processors::now(), processor_s(&nodes)?);
+    let (before, load, took) = (network.counters()?, Processors::now(), lan::processor_s(&nodes)?);
     let (gets, ()) = lan::get_at_once(getters, &hash, Instant::now(), || Ok(()))?;
     let (after, load) = (network.counters()?, Processors::now().load_since(load));
-    let took = processor_s(&nodes)? - took;
+    let took = lan::processor_s(&nodes)? - took;
     let relay = after.pace.processor_time.saturating_sub(before.pace.processor_time);
 
     let mut times: Vec<Duration> = gets.iter().map(|got| got.took).collect();
@@ -190,12 +190,6 @@ fn crowd(trial: &mut Trial<'_, '_>) -> Result<(), Error> {
         trial.report.record(metric, value)?;
     }
     nodes.into_iter().try_for_each(Node::stop)
-}
-
-/// Returns the processor time that nodes took since their start.
-fn processor_s(nodes: &[Node<'_>]) -> Result<f64, Error> {
-    let times = nodes.iter().map(Node::processor_time);
-    Ok(times.sum::<Result<Duration, Error>>()?.as_secs_f64())
 }
 
 /// Returns the bytes that went up the first host's wire and those that came down all others.
