@@ -199,6 +199,29 @@ fn herd_kill_sees_what_the_survivors_take_once_more() {
 }
 
 #[test]
+fn adversaries_sees_a_node_that_waits_for_each_of_its_peers() {
+    let Some(run) = Run::of("adversaries", "hasty") else { return };
+    assert!(!run.holds.unwrap());
+    // It asks three peers who are gone two things each, one of them who is stopped, and waits 0.1 s each time.
+    for (adversary, least) in [("dead", 300.0), ("silent", 100.0)] {
+        let extra = run.values[&format!("extra_ms_{adversary}")].unwrap();
+        assert!(extra > least, "{adversary}: {:?}", run.values);
+    }
+    let over = |adversary: &str| run.values[&format!("extra_over_limit_{adversary}")].unwrap();
+    assert!(over("dead") > 1.0 && over("silent") > 1.0, "{:?}", run.values);
+    assert_eq!(run.values["failed"], Some(0.0));
+    assert_eq!(run.values["wrong_bytes"], Some(0.0));
+}
+
+#[test]
+fn adversaries_counts_gets_that_fail_and_tells_no_time_of_them() {
+    let Some(run) = Run::of("adversaries", "stubborn") else { return };
+    assert!(!run.holds.unwrap());
+    assert_eq!(run.values["failed"], Some(6.0));
+    assert_eq!(run.values["extra_over_limit_none"], None);
+}
+
+#[test]
 fn hosts_reach_each_other_and_nothing_is_left_of_them() {
     let stop = Stop::never().unwrap();
     let relay = Topology::Relay(|hosts| Layout::lan(hosts, Link::default()));

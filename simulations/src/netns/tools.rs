@@ -26,14 +26,25 @@ impl Tools {
             let reason = "they are made by root; try again with sudo".to_owned();
             return Err(Error::Unavailable { reason });
         }
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let directories: Vec<PathBuf> =
-            std::env::split_paths(&path).chain(SYSTEM_DIRECTORIES.map(PathBuf::from)).collect();
+        let directories = directories();
         Ok(Self {
             ip: find(&directories, "ip", "iproute2")?,
             nft: find(&directories, "nft", "nftables")?,
         })
     }
+}
+
+/// Finds `curl`, which some experiments compare with.
+///
+/// # Errors
+/// [`Error::Unavailable`] naming its package.
+pub(super) fn curl() -> Result<PathBuf, Error> {
+    find(&directories(), "curl", "curl")
+}
+
+fn directories() -> Vec<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).chain(SYSTEM_DIRECTORIES.map(PathBuf::from)).collect()
 }
 
 fn find(directories: &[PathBuf], command: &str, package: &str) -> Result<PathBuf, Error> {

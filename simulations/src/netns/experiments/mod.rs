@@ -14,6 +14,7 @@ use super::{
     report::Report,
 };
 
+pub mod adversaries;
 pub mod dht_only;
 pub mod herd;
 pub mod holders_fail;
@@ -36,6 +37,7 @@ pub static CATALOGUE: &[&Experiment] = &[
     &resume::EXPERIMENT,
     &herd::EXPERIMENT,
     &herd::KILL,
+    &adversaries::EXPERIMENT,
 ];
 
 /// How often a question is asked again while its answer is waited for.

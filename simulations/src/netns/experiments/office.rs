@@ -4,7 +4,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{Trial, lan};
@@ -98,6 +98,21 @@ impl Original {
         Ok(Self { path, hash, bytes })
     }
 
+    /// Returns where the edge has it, for whoever is no node.
+    pub(super) fn url(&self) -> String {
+        format!("{}/{}", edge::URL, edge::path_of(&self.hash))
+    }
+
+    /// Adds it at a node, which must give it the hash that it has.
+    pub(super) fn add_to(&self, node: &Node<'_>) -> Result<(), Error> {
+        let answer = node.home.add(&self.path)?;
+        if answer == self.hash {
+            return Ok(());
+        }
+        let problem = format!("hash {answer} for a blob of hash {}", self.hash);
+        Err(Error::Answer { command: "blobmesh add".to_owned(), problem })
+    }
+
     /// Gets it into a file from a node's own store, and counts the bytes that are not the original's.
     pub(super) fn wrong_bytes_at(&self, node: &Node<'_>) -> Result<u64, Error> {
         let output = node.home.file(".output");
@@ -164,5 +179,32 @@ impl Stretch {
             late_share: share(late, after.pace.frames.saturating_sub(before.pace.frames)),
             uplink_bytes: came(&after).saturating_sub(came(before)),
         })
+    }
+}
+
+/// Returns the middle one of some figures, the larger of two; NaN of none, and where one is no number.
+pub(super) fn median(mut figures: Vec<f64>) -> f64 {
+    if figures.iter().any(|figure| figure.is_nan()) {
+        return f64::NAN;
+    }
+    figures.sort_by(f64::total_cmp);
+    figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Returns a time in milliseconds.
+pub(super) fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1_000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn median_is_a_figure_that_was_measured_and_none_with_a_failure_among_them() {
+        assert!((median(vec![3.0, 1.0, 2.0]) - 2.0).abs() < 1e-9);
+        assert!((median(vec![4.0, 1.0, 2.0, 3.0]) - 3.0).abs() < 1e-9);
+        assert!(median(vec![1.0, f64::NAN, 2.0]).is_nan());
+        assert!(median(Vec::new()).is_nan());
     }
 }
