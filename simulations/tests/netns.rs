@@ -222,6 +222,25 @@ fn adversaries_counts_gets_that_fail_and_tells_no_time_of_them() {
 }
 
 #[test]
+fn lan_against_edge_sees_bytes_from_the_wrong_tier() {
+    let Some(run) = Run::of("lan-against-edge", "edge") else { return };
+    assert!(!run.holds.unwrap());
+    // The stand-in says of what came from its peer that it came from the edge: all but six gets of the edge.
+    let right = run.values["right_tier_share"].unwrap();
+    assert!((right - 6.0 / 13.0).abs() < 1e-9, "{:?}", run.values);
+    // The wires alone take that long.
+    assert!(run.values["edge_p50_ms"].unwrap() >= 50.0, "{:?}", run.values);
+    assert_eq!(run.values["exists_right"], Some(10_000.0));
+}
+
+#[test]
+fn lan_against_edge_sees_a_node_that_denies_what_it_got() {
+    let Some(run) = Run::of("lan-against-edge", "forget") else { return };
+    assert!(!run.holds.unwrap());
+    assert_eq!(run.values["exists_right"], Some(9_994.0));
+}
+
+#[test]
 fn hosts_reach_each_other_and_nothing_is_left_of_them() {
     let stop = Stop::never().unwrap();
     let relay = Topology::Relay(|hosts| Layout::lan(hosts, Link::default()));

@@ -20,6 +20,7 @@ pub mod herd;
 pub mod holders_fail;
 pub mod impairment;
 mod lan;
+pub mod lan_against_edge;
 mod office;
 pub mod resume;
 pub mod swarm;
@@ -38,6 +39,7 @@ pub static CATALOGUE: &[&Experiment] = &[
     &herd::EXPERIMENT,
     &herd::KILL,
     &adversaries::EXPERIMENT,
+    &lan_against_edge::EXPERIMENT,
 ];
 
 /// How often a question is asked again while its answer is waited for.
