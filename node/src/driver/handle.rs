@@ -11,6 +11,7 @@ use blobmesh_protocol::id::WantId;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::desk::Desk;
 use super::event::{Event, Get, GetEnded, GetProgress, Snapshot, post};
 use super::holdings::Holdings;
 
@@ -23,13 +24,23 @@ pub(crate) struct DriverStopped;
 #[derive(Clone, Debug)]
 pub(crate) struct DriverHandle {
     events: mpsc::Sender<Event>,
+    desk: Arc<Desk>,
     wants: Arc<AtomicU64>,
     holdings: Arc<Holdings>,
 }
 
 impl DriverHandle {
-    pub(super) fn new(events: mpsc::Sender<Event>, holdings: Arc<Holdings>) -> Self {
-        Self { events, wants: Arc::default(), holdings }
+    pub(super) fn new(
+        events: mpsc::Sender<Event>,
+        desk: Arc<Desk>,
+        holdings: Arc<Holdings>,
+    ) -> Self {
+        Self { events, desk, wants: Arc::default(), holdings }
+    }
+
+    #[cfg(test)]
+    pub(super) fn desk(&self) -> &Desk {
+        &self.desk
     }
 
     /// Gets a blob into the store.
@@ -74,7 +85,8 @@ impl DriverHandle {
         get: Get,
         end: oneshot::Receiver<T>,
     ) -> Result<T, DriverStopped> {
-        self.send(Event::Get(Box::new(get))).await?;
+        let _under_way = self.desk.begin_get();
+        self.desk.tell(Event::Get(Box::new(get))).await.map_err(|_| DriverStopped)?;
         let guard = TakeBack { events: &self.events, want };
         let end = end.await.map_err(|_| DriverStopped);
         std::mem::forget(guard);

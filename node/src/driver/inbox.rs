@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::desk::Desk;
 use super::event::Event;
 use super::holdings::Holdings;
 use crate::alarm::Alarm;
@@ -28,6 +29,8 @@ pub(super) enum Heard {
     /// Blobs came into the store or left it.
     Holdings,
     Timeout,
+    /// Something is to be done earlier than the wait was to end.
+    Earlier,
     /// The swarm has ended; said once.
     SwarmEnded,
 }
@@ -35,7 +38,7 @@ pub(super) enum Heard {
 impl Inboxes {
     /// Waits for what comes next, until `wake`. Nobody is heard first: a neighbour that floods its
     /// control stream must not keep the driver from the swarm, nor the swarm from those who wait.
-    pub(super) async fn hear(&mut self, wake: Option<Instant>) -> Heard {
+    pub(super) async fn hear(&mut self, wake: Option<Instant>, desk: &Desk) -> Heard {
         let timer = async {
             match wake {
                 Some(at) => self.alarm.at(at).await,
@@ -48,6 +51,7 @@ impl Inboxes {
             Some(candidate) = next(&mut self.candidates) => Heard::Candidate(candidate),
             () = self.holdings.changed() => Heard::Holdings,
             () = timer => Heard::Timeout,
+            () = desk.earlier() => Heard::Earlier,
         };
         if matches!(heard, Heard::SwarmEnded) {
             self.swarm = None;
@@ -93,11 +97,13 @@ mod tests {
         holdings.gone(blobmesh_protocol::Hash::of(b"x"));
         let (mut of_swarm, mut of_store) = (0, 0);
         // By chance alone one of them stays unheard in less than one of 10^30 runs.
+        let desk = Desk::new(flood.clone());
         for _ in 0..500 {
-            match inboxes.hear(None).await {
+            match inboxes.hear(None, &desk).await {
                 Heard::Swarm(_) => of_swarm += 1,
                 Heard::Holdings => of_store += 1,
-                Heard::Event(_) | Heard::Candidate(_) | Heard::Timeout | Heard::SwarmEnded => {}
+                Heard::Event(_) | Heard::Candidate(_) | Heard::Timeout => {}
+                Heard::Earlier | Heard::SwarmEnded => {}
             }
         }
         assert_eq!((of_swarm, of_store), (1, 1));
@@ -111,9 +117,10 @@ mod tests {
         let holdings = Arc::default();
         let mut inboxes =
             Inboxes { events, swarm: swarm_in, candidates: None, holdings, alarm: Alarm::new() };
+        let desk = Desk::new(events_out.clone());
         drop(swarm);
-        assert!(matches!(inboxes.hear(None).await, Heard::SwarmEnded));
+        assert!(matches!(inboxes.hear(None, &desk).await, Heard::SwarmEnded));
         events_out.try_send(Event::Input(Input::Timeout)).expect("room");
-        assert!(matches!(inboxes.hear(None).await, Heard::Event(_)));
+        assert!(matches!(inboxes.hear(None, &desk).await, Heard::Event(_)));
     }
 }

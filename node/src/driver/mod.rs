@@ -9,6 +9,7 @@
 //! in is heard.
 
 mod contacts;
+mod desk;
 mod dispatch;
 mod event;
 mod handle;
@@ -35,6 +36,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
 
 use contacts::Contacts;
+use desk::Desk;
 use event::{EVENTS_MAX, Event, Verdict};
 use inbox::{Heard, Inboxes};
 use links::Links;
@@ -86,7 +88,8 @@ pub(crate) struct Parts {
 /// Starts the driver and returns how to ask it, and its task.
 pub(crate) fn start(parts: Parts) -> (DriverHandle, JoinHandle<()>) {
     let (events, events_in) = mpsc::channel(EVENTS_MAX);
-    let handle = DriverHandle::new(events.clone(), Arc::clone(&parts.holdings));
+    let desk = Arc::new(Desk::new(events.clone()));
+    let handle = DriverHandle::new(events.clone(), Arc::clone(&desk), Arc::clone(&parts.holdings));
     let inboxes = Inboxes {
         events: events_in,
         swarm: Some(parts.swarm_events),
@@ -101,7 +104,7 @@ pub(crate) fn start(parts: Parts) -> (DriverHandle, JoinHandle<()>) {
         clock,
         blob_bytes_max: parts.config.blob_bytes_max,
         store: parts.store.clone(),
-        small: Smalls::start(parts.store.clone(), &parts.holdings, &mut tasks),
+        small: Smalls::start(parts.store.clone(), &parts.holdings, &desk, &mut tasks),
         holdings: parts.holdings,
         requests: Requests::start(parts.swarm.clone(), &mut tasks),
         swarm: parts.swarm,
@@ -117,6 +120,7 @@ pub(crate) fn start(parts: Parts) -> (DriverHandle, JoinHandle<()>) {
         fetches: BTreeMap::new(),
         serves: BTreeMap::new(),
         next_serve: 0,
+        waits_until: None,
         tasks,
     };
     for listener in parts.lane_listeners {
@@ -125,7 +129,12 @@ pub(crate) fn start(parts: Parts) -> (DriverHandle, JoinHandle<()>) {
     for (hash, advertise) in parts.held {
         driver.engine.handle(Time::ZERO, Input::Held { hash, advertise });
     }
-    let task = tokio::spawn(async move { driver.run(inboxes).await });
+    desk.seat(driver);
+    let task = tokio::spawn(async move {
+        // However the task ends, the driver and its tasks end with it.
+        let desk = Closing(desk);
+        run(&desk.0, inboxes).await;
+    });
     (handle, task)
 }
 
@@ -170,6 +179,8 @@ struct Driver {
     /// Peers that wait to hear whether they are served.
     serves: BTreeMap<ServeId, (PeerId, oneshot::Sender<Verdict>)>,
     next_serve: u64,
+    /// Until when the driver's task waits for events.
+    waits_until: Option<Instant>,
     tasks: Tasks,
 }
 
@@ -192,33 +203,51 @@ struct Fetch {
     unverified: u64,
 }
 
+/// Ends the driver when the task that has it ends.
+struct Closing(Arc<Desk>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        drop(self.0.close());
+    }
+}
+
+/// Has the driver hear and do, until it is to stop.
+async fn run(desk: &Desk, mut inboxes: Inboxes) {
+    let mut turn = 0;
+    while let Some(wake) = desk.with(Driver::settle) {
+        let mut next = Some(inboxes.hear(wake, desk).await);
+        // What else is there at once is handled before the clock is set anew.
+        while let Some(heard) = next {
+            if let Heard::Event(Event::Stop(done)) = heard {
+                if let Some(mut driver) = desk.close() {
+                    driver.say_goodbye(&mut inboxes.events).await;
+                }
+                done.send(()).ok();
+                return;
+            }
+            desk.with(|driver| {
+                driver.handle(heard);
+                driver.drain();
+            });
+            turn += 1;
+            if turn % TURN_EVENTS_MAX == 0 {
+                tokio::task::yield_now().await;
+                break;
+            }
+            next = inboxes.events.try_recv().ok().map(Heard::Event);
+        }
+    }
+}
+
 impl Driver {
-    async fn run(&mut self, mut inboxes: Inboxes) {
+    /// Does what is due without an event, and returns until when to wait for the next.
+    fn settle(&mut self) -> Option<Instant> {
         self.settle_contacts();
         self.drain();
-        let mut turn = 0;
-        loop {
-            let mut next = Some(inboxes.hear(self.wake()).await);
-            // What else is there at once is handled before the clock is set anew.
-            while let Some(heard) = next {
-                if let Heard::Event(Event::Stop(done)) = heard {
-                    self.say_goodbye(&mut inboxes.events).await;
-                    done.send(()).ok();
-                    return;
-                }
-                self.handle(heard);
-                self.drain();
-                turn += 1;
-                if turn % TURN_EVENTS_MAX == 0 {
-                    tokio::task::yield_now().await;
-                    break;
-                }
-                next = inboxes.events.try_recv().ok().map(Heard::Event);
-            }
-            self.settle_contacts();
-            self.drain();
-            self.tasks.reap();
-        }
+        self.tasks.reap();
+        self.waits_until = self.wake();
+        self.waits_until
     }
 
     /// Returns when something is to be done even if nothing happens.
@@ -237,6 +266,8 @@ impl Driver {
                 holdings.take().for_each(|change| self.tell(change));
             }
             Heard::Timeout => self.tell(Input::Timeout),
+            // The wait begins anew.
+            Heard::Earlier => {}
             Heard::SwarmEnded => self.go_on_alone(),
         }
     }

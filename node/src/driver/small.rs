@@ -7,26 +7,51 @@ use blobmesh_protocol::PeerId;
 use blobmesh_protocol::engine::{FetchOutcome, Input, Source};
 use tokio::sync::mpsc;
 
+use super::desk::Desk;
 use super::dispatch::PeerWay;
 use super::event::Event;
 use super::tasks::Tasks;
 use super::{Driver, Holdings};
 use crate::small::keeper::Keeper;
+use crate::small::requester::Line;
 use crate::small::{End, Ends, Request, WAITING_MAX, requester};
 use crate::store::Store;
+use crate::swarm::Stream;
 use crate::transfer::Carried;
 
 /// Holds the tasks that make small requests, one for each neighbour.
 #[derive(Debug)]
 pub(super) struct Smalls {
-    peers: BTreeMap<PeerId, mpsc::Sender<Request>>,
+    peers: BTreeMap<PeerId, Asker>,
     keeper: Keeper,
     reporter: Reporter,
 }
 
+/// Leads to the task of one neighbour, and to its stream while that is idle.
+#[derive(Debug)]
+struct Asker {
+    queue: mpsc::Sender<Request>,
+    line: Arc<Line<Stream>>,
+}
+
+impl Asker {
+    /// Hands a request on; false where nobody takes it. One `alone` goes straight to the stream: of several, the
+    /// task writes as many together as there are.
+    fn ask(&self, request: Request, alone: bool) -> bool {
+        let alone = alone && self.queue.capacity() == self.queue.max_capacity();
+        (alone && self.line.write(request)) || self.queue.try_send(request).is_ok()
+    }
+}
+
 impl Smalls {
-    pub(super) fn start(store: Store, holdings: &Arc<Holdings>, tasks: &mut Tasks) -> Self {
-        let reporter = Reporter { events: tasks.events(), holdings: Arc::clone(holdings) };
+    pub(super) fn start(
+        store: Store,
+        holdings: &Arc<Holdings>,
+        desk: &Arc<Desk>,
+        tasks: &mut Tasks,
+    ) -> Self {
+        let (desk, holdings) = (Arc::clone(desk), Arc::clone(holdings));
+        let reporter = Reporter { events: tasks.events(), desk, holdings };
         let (keeper, keeping) = Keeper::new(store, reporter.clone());
         tasks.spawn(keeping);
         Self { peers: BTreeMap::new(), keeper, reporter }
@@ -43,14 +68,16 @@ impl Driver {
     pub(super) fn request_small(&mut self, peer: PeerId, request: Request) {
         let (swarm, lanes) = (self.swarm.clone(), self.lanes.0.clone());
         let small = &mut self.small;
-        let queue = small.peers.entry(peer).or_insert_with(|| {
+        let asker = small.peers.entry(peer).or_insert_with(|| {
             let (queue, requests) = mpsc::channel(WAITING_MAX);
+            let line = Arc::new(Line::default());
             let way = PeerWay { swarm, peer, lanes };
             let (keeper, reporter) = (small.keeper.clone(), small.reporter.clone());
-            self.tasks.spawn(requester::run(way, peer, requests, keeper, reporter));
-            queue
+            let asked = (requests, Arc::clone(&line));
+            self.tasks.spawn(requester::run(way, peer, asked, keeper, reporter));
+            Asker { queue, line }
         });
-        if queue.try_send(request).is_err() {
+        if !asker.ask(request, small.reporter.desk.is_quiet()) {
             // The task panicked, or has far more to do than the engine allows.
             small.peers.remove(&peer);
             let outcome = FetchOutcome::Failed { detail: "too many small requests".to_owned() };
@@ -84,13 +111,14 @@ impl Driver {
 #[derive(Clone, Debug)]
 struct Reporter {
     events: mpsc::Sender<Event>,
+    desk: Arc<Desk>,
     holdings: Arc<Holdings>,
 }
 
 impl Ends for Reporter {
     async fn ended(&self, ends: Vec<End>) {
         // The driver is gone: nobody is left to tell.
-        self.events.send(Event::SmallEnded(ends)).await.ok();
+        self.desk.tell(Event::SmallEnded(ends)).await.ok();
     }
 
     fn stored(&self, ends: Vec<End>) {

@@ -80,3 +80,46 @@ async fn node_without_a_swarm_goes_on_to_answer_from_its_store() {
     assert!(absent.result.is_err(), "nobody is left to ask");
     assert!(node.driver.snapshot().await.expect("the driver runs").connected.is_empty());
 }
+
+#[tokio::test]
+async fn one_get_is_begun_on_the_spot_and_more_take_their_turns() {
+    let node = Alone::start();
+    // Nobody else has news once it answers.
+    node.driver.snapshot().await.expect("it runs");
+    let has = |hash: &Hash| node.driver.desk().with(|driver| driver.wants.contains(hash));
+    let hashes = [Hash::of(b"1"), Hash::of(b"2")];
+    let mut first = Box::pin(node.driver.read(hashes[0], 100, None));
+    assert!(futures::poll!(&mut first).is_pending());
+    assert_eq!(has(&hashes[0]), Some(true));
+    let mut second = Box::pin(node.driver.read(hashes[1], 100, None));
+    assert!(futures::poll!(&mut second).is_pending());
+    assert_eq!(has(&hashes[1]), Some(false));
+    for ended in [timeout(SOON, first).await, timeout(SOON, second).await] {
+        ended.expect("an end in time").expect("the driver runs");
+    }
+    node.driver.stop().await;
+    assert_eq!(has(&hashes[0]), None);
+    assert!(node.driver.read(hashes[0], 100, None).await.is_err());
+}
+
+#[tokio::test]
+async fn get_begun_on_the_spot_ends_in_time() {
+    let node = Alone::start();
+    node.driver.snapshot().await.expect("it runs");
+    for _ in 0..3 {
+        let read = node.driver.read(Hash::of(b"absent"), 100, Some(Duration::from_millis(20)));
+        let (ended, _) = timeout(SOON, read).await.expect("an end").expect("it runs");
+        assert!(ended.result.is_err());
+    }
+}
+
+#[tokio::test]
+async fn driver_over_which_somebody_panicked_does_no_more() {
+    let node = Alone::start();
+    let driver = &node.driver;
+    let panics = || driver.desk().with(|_| panic!("a caller of this test ends like this"));
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(panics)).expect_err("it panicked");
+    assert!(driver.desk().with(|_| ()).is_none());
+    let read = timeout(SOON, driver.read(Hash::of(b"1"), 100, None)).await;
+    assert!(read.expect("an end").is_err());
+}

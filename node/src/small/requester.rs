@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use blobmesh_protocol::engine::FetchOutcome;
@@ -39,20 +41,26 @@ const READ_LEN: usize = 64 << 10;
 ///
 /// The stream is opened when the first request comes, and again after it broke or was idle. Whatever breaks
 /// it, each request that was out ends as failed.
+///
+/// While the task waits for more, whoever makes a request may write it itself, by the [`Line`].
 pub(crate) async fn run<W: Way, E: Ends>(
     way: W,
     peer: PeerId,
-    mut queue: mpsc::Receiver<Request>,
+    (mut queue, line): (mpsc::Receiver<Request>, Arc<Line<W::Stream>>),
     keeper: Keeper,
     ends: E,
 ) {
     while let Some(first) = queue.recv().await {
-        let unanswered = Unanswered::default();
+        let unanswered = Arc::new(Unanswered::default());
         let error = match way.open().await {
             Ok(stream) => {
                 let session =
                     Session { peer, unanswered: &unanswered, keeper: &keeper, ends: &ends };
-                session.run(stream, first, &mut queue).await.err()
+                let ran = session.run(stream, first, (&mut queue, &line)).await;
+                line.close();
+                // A request may have been written just before the stream was closed for want of any.
+                let ended = (unanswered.len() > 0).then_some(SessionError::Ended);
+                ran.err().or(ended)
             }
             Err(error) => {
                 unanswered.add(first);
@@ -103,6 +111,70 @@ impl From<std::io::Error> for SessionError {
 impl From<FrameError> for SessionError {
     fn from(error: FrameError) -> Self {
         Self::Fetch(error.into())
+    }
+}
+
+/// Lets a stream be written by whoever has a request, while its task has none.
+#[derive(Debug)]
+pub(crate) struct Line<S> {
+    idle: Mutex<Option<Idle<S>>>,
+    /// Told when the task has to go on with what was begun.
+    begun: Notify,
+}
+
+/// Is a stream that nothing is being written to.
+#[derive(Debug)]
+struct Idle<S> {
+    writer: WriteHalf<S>,
+    unanswered: Arc<Unanswered>,
+    /// What the stream did not take at once, for the task to write.
+    rest: Option<Vec<u8>>,
+}
+
+impl<S> Default for Line<S> {
+    fn default() -> Self {
+        Self { idle: Mutex::new(None), begun: Notify::new() }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite> Line<S> {
+    /// Writes a request, if the stream is open, and no other is out on it; false where the task has to. Never waits:
+    /// what the stream does not take at once is left to the task.
+    pub(crate) fn write(&self, request: Request) -> bool {
+        let Ok(mut idle) = self.idle.try_lock() else { return false };
+        let Some(Idle { writer, unanswered, rest: rest @ None }) = idle.as_mut() else {
+            return false;
+        };
+        if unanswered.len() > 0 {
+            // The task writes those that follow together.
+            return false;
+        }
+        let id = unanswered.add(request);
+        let Ok(frame) = (SmallRequest { id, hash: request.hash }).encode() else {
+            unanswered.take(id).ok();
+            return false;
+        };
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut writer = Pin::new(writer);
+        let written = match writer.as_mut().poll_write(&mut cx, &frame) {
+            Poll::Ready(Ok(len)) => len,
+            // The task meets the same, and its waker is woken.
+            Poll::Ready(Err(_)) | Poll::Pending => 0,
+        };
+        let left = frame.get(written..).unwrap_or_default();
+        if !left.is_empty() || !matches!(writer.poll_flush(&mut cx), Poll::Ready(Ok(()))) {
+            *rest = Some(left.to_vec());
+            self.begun.notify_one();
+        }
+        true
+    }
+
+    fn close(&self) {
+        drop(self.lock().take());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Idle<S>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -173,7 +245,7 @@ impl Unanswered {
 /// Is one stream's life.
 struct Session<'a, E> {
     peer: PeerId,
-    unanswered: &'a Unanswered,
+    unanswered: &'a Arc<Unanswered>,
     keeper: &'a Keeper,
     ends: &'a E,
 }
@@ -185,21 +257,21 @@ impl<E: Ends> Session<'_, E> {
         &self,
         stream: S,
         first: Request,
-        queue: &mut mpsc::Receiver<Request>,
+        (queue, line): (&mut mpsc::Receiver<Request>, &Line<S>),
     ) -> Result<(), SessionError> {
         let (reader, writer) = tokio::io::split(stream);
         tokio::select! {
-            written = self.write(writer, first, queue) => written,
+            written = self.write(writer, first, (queue, line)) => written,
             read = self.read(reader) => read,
         }
     }
 
     /// Writes requests as they come, as many at once as there are.
-    async fn write<S: AsyncWrite>(
+    async fn write<S: AsyncRead + AsyncWrite>(
         &self,
         mut writer: WriteHalf<S>,
         first: Request,
-        queue: &mut mpsc::Receiver<Request>,
+        (queue, line): (&mut mpsc::Receiver<Request>, &Line<S>),
     ) -> Result<(), SessionError> {
         let mut requests = vec![first];
         let mut frames = Vec::new();
@@ -222,11 +294,19 @@ impl<E: Ends> Session<'_, E> {
             while self.unanswered.len() >= UNANSWERED_MAX {
                 self.unanswered.fewer.notified().await;
             }
-            match queue.recv().await {
-                Some(next) => requests.push(next),
-                // Nobody asks any more; the last answers are still to come.
-                None => std::future::pending().await,
+            let unanswered = Arc::clone(self.unanswered);
+            *line.lock() = Some(Idle { writer, unanswered, rest: None });
+            tokio::select! {
+                next = queue.recv() => match next {
+                    Some(next) => requests.push(next),
+                    // Nobody asks any more; the last answers are still to come.
+                    None => std::future::pending().await,
+                },
+                () = line.begun.notified() => {}
             }
+            let Some(idle) = line.lock().take() else { return Err(SessionError::Ended) };
+            writer = idle.writer;
+            frames.extend(idle.rest.unwrap_or_default());
         }
     }
 

@@ -1,5 +1,6 @@
 //! Both sides of small requests against each other, and each against a script, over pipes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use blobmesh_protocol::engine::FetchOutcome;
@@ -18,6 +19,7 @@ use tokio::time::timeout;
 
 use super::keeper::Keeper;
 use super::provider::{self, Admission};
+use super::requester::Line;
 use super::{End, Ends, Request, requester};
 use crate::lane::Slot;
 use crate::store::{Store, StoreConfig};
@@ -102,6 +104,7 @@ fn blob(number: u32, len: usize) -> Vec<u8> {
 /// A requester with a store of its own.
 struct Asking {
     queue: mpsc::Sender<Request>,
+    line: Arc<Line<DuplexStream>>,
     ends: mpsc::Receiver<End>,
     store: Store,
     next: u64,
@@ -118,15 +121,30 @@ impl Asking {
         let recorder = Recorder(recorder);
         let (keeper, keeping) = Keeper::new(store.clone(), recorder.clone());
         let way = Pipes(Mutex::new(pipes));
-        let asking = requester::run(way, PEER, requests, keeper, recorder);
+        let line = Arc::new(Line::default());
+        let asking = requester::run(way, PEER, (requests, Arc::clone(&line)), keeper, recorder);
         let tasks = [tokio::spawn(keeping), tokio::spawn(asking)];
-        Self { queue, ends, store, next: 0, _dir: dir, _tasks: tasks }
+        Self { queue, line, ends, store, next: 0, _dir: dir, _tasks: tasks }
     }
 
     async fn ask(&mut self, hash: Hash, keep: bool) -> FetchId {
         self.next += 1;
         let fetch = FetchId(self.next);
         self.queue.send(Request { fetch, hash, keep }).await.expect("the requester runs");
+        fetch
+    }
+
+    /// Asks without the requester's task, once that has nothing to write.
+    async fn ask_alone(&mut self, hash: Hash) -> FetchId {
+        self.next += 1;
+        let fetch = FetchId(self.next);
+        let request = Request { fetch, hash, keep: false };
+        let written = async {
+            while !self.line.write(request) {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(20), written).await.expect("the stream is idle at last");
         fetch
     }
 
@@ -242,6 +260,44 @@ async fn wrong_bytes_are_neither_stored_nor_given_and_the_stream_goes_on() {
         let wrong = matches!(end.outcome, FetchOutcome::WrongBytes { .. });
         assert_eq!((wrong, end.bytes.is_some()), (bytes != right, bytes == right));
         assert_eq!(asking.store.find(&Hash::of(&right)).expect("find"), None);
+    }
+}
+
+#[tokio::test]
+async fn request_alone_is_written_at_once_and_what_the_stream_does_not_take_by_the_task() {
+    for buffer in [1 << 16, 7, 1] {
+        let (ours, mut theirs) = duplex(buffer);
+        let mut asking = Asking::over(vec![ours]);
+        assert!(!asking.line.write(Request {
+            fetch: FetchId(0),
+            hash: Hash::of(b"0"),
+            keep: false
+        }));
+        let mut fetch = asking.ask(Hash::of(b"1"), false).await;
+        for n in 0..20u8 {
+            let request = next_request(&mut theirs).await;
+            let absent = SmallAnswer { id: request.id, result: SmallResult::Absent };
+            theirs.write_all(&absent.encode().expect("encodes")).await.expect("written");
+            let end = asking.ended().await;
+            assert_eq!(
+                (end.fetch, end.hash, end.outcome),
+                (fetch, request.hash, FetchOutcome::Absent)
+            );
+            fetch = match n % 3 {
+                0 => asking.ask(Hash::of(&[n]), false).await,
+                _ => asking.ask_alone(Hash::of(&[n])).await,
+            };
+        }
+        let another = Request { fetch: FetchId(99), hash: Hash::of(b"2"), keep: false };
+        assert!(!asking.line.write(another), "one is out");
+        next_request(&mut theirs).await;
+        drop(theirs);
+        let end = asking.ended().await;
+        assert!(
+            end.fetch == fetch && matches!(end.outcome, FetchOutcome::Failed { .. }),
+            "{end:?}"
+        );
+        assert!(!asking.line.write(another), "the stream is closed");
     }
 }
 
