@@ -59,6 +59,9 @@ impl Nginx {
     }
 }
 
+/// How many files a worker keeps open: with more than it may have, it answers that the server failed.
+const OPEN_FILES_MAX: usize = 15_000;
+
 /// As a careful user would configure it: one worker a core, `sendfile`, connections that are kept.
 fn configuration(served: &Path, http_port: u16, tls_port: u16) -> String {
     // As root its workers would be nobody, who sees no private directory.
@@ -69,7 +72,7 @@ events {{ worker_connections 1024; }}
 http {{
   access_log off; sendfile on; tcp_nopush on; tcp_nodelay on;
   keepalive_requests 100000000; keepalive_timeout 600s;
-  open_file_cache max=100000 inactive=600s; open_file_cache_valid 600s;
+  open_file_cache max={OPEN_FILES_MAX} inactive=600s; open_file_cache_valid 600s;
   default_type application/octet-stream;
   client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
   uwsgi_temp_path uwsgi; scgi_temp_path scgi;
