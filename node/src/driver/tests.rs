@@ -103,17 +103,6 @@ async fn one_get_is_begun_on_the_spot_and_more_take_their_turns() {
 }
 
 #[tokio::test]
-async fn get_begun_on_the_spot_ends_in_time() {
-    let node = Alone::start();
-    node.driver.snapshot().await.expect("it runs");
-    for _ in 0..3 {
-        let read = node.driver.read(Hash::of(b"absent"), 100, Some(Duration::from_millis(20)));
-        let (ended, _) = timeout(SOON, read).await.expect("an end").expect("it runs");
-        assert!(ended.result.is_err());
-    }
-}
-
-#[tokio::test]
 async fn driver_over_which_somebody_panicked_does_no_more() {
     let node = Alone::start();
     let driver = &node.driver;
