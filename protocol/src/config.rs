@@ -54,7 +54,7 @@ pub struct Config {
     /// The most the edge waits for the LAN. Default 500 ms.
     pub hedge_max: Duration,
     /// How long the edge waits while the node still looks for its neighbours. mDNS shows those that
-    /// are there within about 50 ms, and a handshake takes 10. Default 300 ms.
+    /// are there within about 50 ms, and a handshake takes 10. Default 100 ms.
     pub hedge_unsettled: Duration,
     /// How long a chosen source may take to its first verified group before the next holder and the
     /// edge are started beside it. Default 100 ms.
@@ -82,8 +82,8 @@ pub struct Config {
     /// The length in bytes of the ranges that a long blob is asked of the edge in. Longer ones are fewer paid
     /// requests; shorter ones divide evenly among more nodes. At least a group. Default 4 MiB.
     pub edge_range_bytes: u64,
-    /// Ranges that one node asks the edge for at once, where no neighbour fetches the same blob. Each is a
-    /// connection. Default 4.
+    /// Ranges that one node asks the edge for at once, where no neighbour fetches the same blob and each comes so
+    /// quickly that its connection would be idle; else two. Each is a connection. Default 4.
     pub edge_ranges_max: usize,
     /// How long a node that is about to ask the edge listens at most for neighbours that do already; from
     /// half of it on, so that those who begin together do not ask together. Default 10 ms.
@@ -157,7 +157,7 @@ impl Default for Config {
             hedge_initial: Duration::from_millis(50),
             hedge_min: Duration::from_millis(10),
             hedge_max: Duration::from_millis(500),
-            hedge_unsettled: Duration::from_millis(300),
+            hedge_unsettled: Duration::from_millis(100),
             first_group_hedge: Duration::from_millis(100),
             stall_timeout: Duration::from_secs(3),
             attempts_max: 3,

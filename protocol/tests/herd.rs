@@ -218,16 +218,22 @@ fn who_seeks_hears_what_is_claimed() {
 }
 
 #[test]
-fn lone_node_asks_for_several_ranges_at_once_and_each_group_once() {
-    let (mut rig, _) = cold(0);
-    let (first, range) = take_range(&mut rig);
-    give(&mut rig, first, 0..16);
-    let more = take_edge(&mut rig);
-    assert_eq!(more.len(), 3, "{more:?}");
-    let mut groups: Vec<u64> = range.collect();
-    groups.extend(more.iter().flat_map(|(_, groups)| groups.clone().expect("a range")));
-    groups.sort_unstable();
-    assert!(groups.into_iter().eq(0..GROUPS), "{more:?}");
+fn lone_node_asks_for_more_ranges_at_once_where_they_are_quick_and_for_each_group_once() {
+    for (took, at_once) in [(100 * MS, 3), (200 * MS, 2)] {
+        let (mut rig, _) = cold(0);
+        let (first, range) = take_range(&mut rig);
+        give(&mut rig, first, 0..16);
+        let (_, second) = take_range(&mut rig);
+        rig.pass(took);
+        give(&mut rig, first, 16..RANGE);
+        rig.end(first, FetchOutcome::Part);
+        let more = take_edge(&mut rig);
+        assert_eq!(more.len() + 1, at_once, "{more:?}, all there are or two");
+        let mut groups: Vec<u64> = range.chain(second).collect();
+        groups.extend(more.iter().flat_map(|(_, groups)| groups.clone().expect("a range")));
+        groups.sort_unstable();
+        assert!(groups.into_iter().eq(0..RANGE * (1 + at_once as u64)), "{more:?}");
+    }
 }
 
 #[test]
@@ -321,4 +327,22 @@ fn lan_that_gives_bytes_late_lets_the_edge_go() {
     assert!(rig.take_stop(edge));
     rig.pass(PAUSE);
     assert!(take_edge(&mut rig).is_empty(), "the holder is quick now");
+}
+
+#[test]
+fn holders_that_say_nothing_cost_the_edge_no_more_than_the_hedge() {
+    let config = Config { provider_search: true, ..config() };
+    let mut rig = Rig::listening(config);
+    let silent: Vec<PeerId> = (1..=3).map(|n| rig.small_neighbour(n, &[hash(1)])).collect();
+    rig.want(hash(1), None);
+    for _ in 0..40 {
+        rig.pass(10 * MS);
+        if rig.outputs.iter().any(|output| matches!(output, Output::Look { .. })) {
+            rig.look(hash(1), LookResult::Absent);
+        }
+        if let Some(query) = rig.take_search() {
+            rig.tell(Input::Providers { query, peers: silent.clone() });
+        }
+    }
+    assert_eq!(take_range(&mut rig).1, 0..RANGE);
 }

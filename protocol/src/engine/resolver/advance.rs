@@ -132,7 +132,8 @@ impl Resolver {
         // A holder without room is as good as one that serves: the edge would not be sooner.
         let peers_serve = running.fetches_from_peers() && !parts;
         let served = peers_serve || !running.holders.is_empty() || swarm;
-        if running.edge != EdgeState::Ready || (served && !running.late) {
+        if running.edge != EdgeState::Ready || (served && !running.late) || running.is_fed_by_edge()
+        {
             return;
         }
         let nothing_left = running.lan_is_over(shell.now) && running.search == Search::Ended;

@@ -187,8 +187,11 @@ impl Resolver {
         let Some(late) = running.fetches.get_mut(&fetch).filter(|fetch| fetch.bytes == 0) else {
             return;
         };
-        // Its source gives another range first: it is not late yet.
-        let silence = shell.now - late.heard;
+        // Its source gives another range, or another blob, first: it is not late yet.
+        let mut silence = shell.now - late.heard;
+        if let (Some(_), Source::Peer(peer)) = (late.small, late.source) {
+            silence = silence.min(peers.small_silence(peer, shell.now).unwrap_or(silence));
+        }
         if silence < shell.config.first_group_hedge {
             let rest = shell.config.first_group_hedge - silence;
             running.fetch_timed(fetch, |timers| {

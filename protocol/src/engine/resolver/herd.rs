@@ -40,8 +40,8 @@ const RENEW_PART: u32 = 4;
 /// Up to so many neighbours that fetch the blob too, each asks for two ranges at once: with more the edge's
 /// link is full anyhow.
 const FEW: usize = 4;
-/// A range that takes longer than this has filled its link.
-const SLOW_RANGE: Duration = Duration::from_secs(2);
+/// A range that takes less than this leaves its connection idle for a good part of the time.
+const QUICK_RANGE: Duration = Duration::from_millis(150);
 /// How long a range that belongs to a neighbour is left to it before anybody takes it, at least; and at most twice
 /// that, so that not all take it at once.
 const OWNER_PATIENCE: Duration = Duration::from_millis(30);
@@ -253,10 +253,11 @@ impl Resolver {
         if !running.herd.joined || !(alone || running.is_lan_slow(shell.now)) {
             return;
         }
-        // Over a slow link many ranges at once only make each of them late.
-        let slow = running.herd.range_time.is_some_and(|time| time > SLOW_RANGE);
+        // Many flows that begin together over one link cost each other packets, and the last of them time. So there
+        // are more than two only where a range is over before the next request is answered.
+        let quick = running.herd.range_time.is_some_and(|time| time < QUICK_RANGE);
         let at_once = match swarm.getters.len() {
-            0 if !slow => shell.config.edge_ranges_max,
+            0 if quick => shell.config.edge_ranges_max,
             0 => shell.config.edge_ranges_max.min(2),
             1..=FEW => shell.config.edge_ranges_max.min(2),
             _ => 1,
@@ -485,6 +486,12 @@ impl Resolution {
         let runs = claims.iter().take(RUNS_MAX).map(run).collect();
         let done = self.receipt.bytes_edge / GROUP_LEN;
         Message::Claims { hash, seeks: false, done, runs }
+    }
+
+    /// Returns whether the edge is one of the sources of the swarm, which is asked range by range.
+    pub(super) fn is_fed_by_edge(&self) -> bool {
+        let proven = self.swarm.as_ref().is_some_and(|swarm| swarm.proven);
+        proven && self.herd.joined && !self.herd.unlisted
     }
 
     /// Takes back the timer of the herd, at the end of the resolution.

@@ -118,9 +118,14 @@ impl Resolver {
         if let Some(fetch) = running.fetches.get_mut(&fetch) {
             fetch.small = Some(Small { opinion, alone, asked });
         }
-        let stall = shell.config.stall_timeout;
+        let (stall, late) = (shell.config.stall_timeout, shell.config.first_group_hedge);
+        let hedged = running.hedged;
         running.fetch_timed(fetch, |timers| {
             timers.stall = Some(shell.start_timer(stall, Timer::Stall { hash, fetch }));
+            // The hedge looks at those that were out when it fired.
+            if hedged {
+                timers.first = Some(shell.start_timer(late, Timer::FirstGroup { hash, fetch }));
+            }
         });
         let keep = running.is_to_be_kept();
         shell.emit(Output::FetchSmall { fetch, hash, peer, keep });
