@@ -346,3 +346,35 @@ fn holders_that_say_nothing_cost_the_edge_no_more_than_the_hedge() {
     }
     assert_eq!(take_range(&mut rig).1, 0..RANGE);
 }
+
+#[test]
+fn edge_helps_holders_that_are_much_slower_than_it_would_be() {
+    let mut rig = Rig::listening(Config { edge_pause: Duration::ZERO, ..config() });
+    let slow = rig.neighbour(1, &[hash(1)]);
+    rig.get(hash(1));
+    rig.answer(slow, hash(1), AskResult::Have { size: SIZE });
+    let lan = rig.take_fetch(Source::Peer(slow)).expect("fetched");
+    // A group every 80 ms, in time for the first one: 0.8 MB/s, 20 s for all.
+    for group in 0..5 {
+        rig.pass(80 * MS);
+        give(&mut rig, lan, group..group + 1);
+    }
+    let asked = take_edge(&mut rig);
+    let behind = |groups: &Option<Range<u64>>| groups.as_ref().is_some_and(|run| run.start >= 3);
+    assert!(!asked.is_empty() && asked.iter().all(|(_, groups)| behind(groups)), "{asked:?}");
+}
+
+#[test]
+fn edge_stays_out_where_holders_are_quick_enough() {
+    let mut rig = Rig::listening(Config { edge_pause: Duration::ZERO, ..config() });
+    let quick = rig.neighbour(1, &[hash(1)]);
+    rig.get(hash(1));
+    rig.answer(quick, hash(1), AskResult::Have { size: SIZE });
+    let lan = rig.take_fetch(Source::Peer(quick)).expect("fetched");
+    // 6.5 MB/s: the edge might be a little quicker, and costs.
+    for group in 0..GROUPS - 1 {
+        rig.pass(10 * MS);
+        give(&mut rig, lan, group..group + 1);
+    }
+    assert!(take_edge(&mut rig).is_empty());
+}

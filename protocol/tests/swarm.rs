@@ -831,8 +831,8 @@ fn late_range_of_one_member_does_not_start_the_edge_beside_others() {
     let first = take_range(&mut rig);
     give(&mut rig, first.fetch, 0..1);
     let late = take_range(&mut rig);
-    for group in 1..10 {
-        rig.pass(100 * MS);
+    for group in 1..15 {
+        rig.pass(10 * MS);
         give(&mut rig, first.fetch, group..group + 1);
     }
     assert!(!rig.take_stop(late.fetch));

@@ -132,14 +132,17 @@ impl Resolver {
         // A holder without room is as good as one that serves: the edge would not be sooner.
         let peers_serve = running.fetches_from_peers() && !parts;
         let served = peers_serve || !running.holders.is_empty() || swarm;
-        if running.edge != EdgeState::Ready || (served && !running.late) || running.is_fed_by_edge()
-        {
+        if running.edge != EdgeState::Ready || running.is_fed_by_edge() {
+            return;
+        }
+        let slips = running.late || running.is_lan_slow(shell.now);
+        if served && !slips {
             return;
         }
         let nothing_left = running.lan_is_over(shell.now) && running.search == Search::Ended;
         // A node that still looks for its neighbours has not heard what the LAN has.
         let over = nothing_left && self.settled;
-        if !over && !running.hedged && !running.late || !self.may_ask_edge(hash, peers, shell) {
+        if !over && !running.hedged && !slips || !self.may_ask_edge(hash, peers, shell) {
             return;
         }
         let Some(running) = self.resolutions.get_mut(&hash) else { return };

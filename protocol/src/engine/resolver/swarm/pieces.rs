@@ -256,10 +256,9 @@ impl Pieces {
         Some((range, !order(best).0))
     }
 
-    /// Returns what is missing of the first block that one source brings, where all that is missing is on its
-    /// way: the end game.
+    /// Returns the first groups that are missing, where all that is missing is on its way: the end game.
     pub(crate) fn slowest_end(&self) -> Option<Range<u64>> {
-        let brought = |index: &u64| self.block(*index).is_some_and(|block| block.bringers == 1);
+        let brought = |index: &u64| self.block(*index).is_some_and(|block| block.bringers > 0);
         let index = self.whole.absent().find(brought).filter(|_| self.is_end())?;
         self.first_gap(index)
     }
