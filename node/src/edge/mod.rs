@@ -9,7 +9,7 @@
 //! length and rate of an answer, and **whoever reads verifies the bytes** against the hash. A path is
 //! made from a hash and nothing else, and nobody but the node's own configuration names an edge.
 //!
-//! Between the callers and the backend stands a [`policy`], one for all that a node asks of its edge: it
+//! Between the callers and the backend stands a policy (`policy`), one for all that a node asks of its edge: it
 //! says what is asked again, and when the edge is left alone. It does not choose between tiers; it says
 //! what went wrong ([`EdgeError`]) and the resolver decides. Backends know nothing of it but for the
 //! requests of a push, each of which goes through it. `EDGE.md` says what users see of all this.
