@@ -13,7 +13,7 @@ use blobmesh_protocol::blob::{GROUP_LEN, GroupSet};
 use blobmesh_protocol::engine::receipt::Note;
 use blobmesh_protocol::engine::{FetchOutcome, Input, LookResult, Output, Source, WantError};
 use blobmesh_protocol::id::{FetchId, PeerId, WantId};
-use blobmesh_protocol::wire::message::{AskResult, Message};
+use blobmesh_protocol::wire::message::{AskResult, CLAIMS_MAX, Message};
 use support::{MS, Rig, hash, peer};
 
 /// Four ranges of 64 groups, in blocks of 16.
@@ -287,7 +287,8 @@ fn edge_without_a_list_is_claimed_whole() {
 
 #[test]
 fn words_that_break_the_rules_or_are_of_nothing_wanted_change_nothing() {
-    for runs in [&[(5, 0)][..], &[(5, 5), (9, 1)], &[(u64::MAX, 2)]] {
+    let many: Vec<(u64, u64)> = (0..=CLAIMS_MAX as u64).map(|n| (2 * n, 1)).collect();
+    for runs in [&[(5, 0)][..], &[(5, 5), (9, 1)], &[(u64::MAX, 2)], &many] {
         let (mut rig, _) = cold(1);
         rig.say(peer(1), claims(runs));
         rig.pass(PAUSE);

@@ -10,7 +10,7 @@ use blobmesh_protocol::wire::lane::{
     LANE_ALPN, LANE_TOKENS_MAX, LaneOffer, LaneOpen, LaneToken, TAKES_LANE,
 };
 use blobmesh_protocol::wire::message::{
-    ANSWER, ASK, AskResult, BlobHead, BlobRequest, CLAIMS, END, FILTER, FILTER_DELTA,
+    ANSWER, ASK, AskResult, BlobHead, BlobRequest, CLAIMS, CLAIMS_MAX, END, FILTER, FILTER_DELTA,
     FILTER_REQUEST, GOODBYE, GROUP, GROUP_PREFIX_LEN, GROUPS, HEAD, HELLO, Hello, LANE_OFFER,
     LANE_OPEN, LIST, Message, REQUEST, RUNS_MAX, body_len_max,
 };
@@ -147,7 +147,8 @@ fn specification_names_the_bound_of_every_kind() {
     }
     let unknown = number(row_of("all others")[3]);
     assert_eq!(unknown, u64::from(body_len_max(UNKNOWN)));
-    for what in ["runs in a BlobRequest", "runs in Groups", "runs in Claims"] {
+    assert_eq!(number(row_of("runs in Claims")[1]), CLAIMS_MAX as u64);
+    for what in ["runs in a BlobRequest", "runs in Groups"] {
         assert_eq!(number(row_of(what)[1]), RUNS_MAX as u64);
     }
 }

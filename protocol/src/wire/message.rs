@@ -61,6 +61,8 @@ pub fn is_of_response(kind: u8) -> bool {
 pub const LIST_PIECE_LEN_MAX: u32 = 64 * 1024;
 /// The length of what precedes the payload in a group's frame, in bytes.
 pub const GROUP_PREFIX_LEN: u32 = 9;
+/// The most runs of groups that a node claims of one blob at a time.
+pub const CLAIMS_MAX: usize = 32;
 /// The most runs of groups one request may name.
 pub const RUNS_MAX: usize = 1_024;
 
@@ -75,7 +77,7 @@ pub fn body_len_max(kind: u8) -> u32 {
     match kind {
         FILTER => bound(FilterFrame::ENCODED_LEN_MAX),
         FILTER_DELTA => bound(FilterDelta::ENCODED_LEN_MAX),
-        REQUEST | GROUPS | CLAIMS => REQUEST_LEN_MAX,
+        REQUEST | GROUPS => REQUEST_LEN_MAX,
         LIST => LIST_PIECE_LEN_MAX,
         // The codec only ever shrinks a group.
         GROUP => bound(GROUP_BYTES) + GROUP_PREFIX_LEN,
@@ -140,7 +142,7 @@ pub enum Message {
         seeks: bool,
         /// How many groups of the blob the edge has given the sender so far: a sign that it brings something.
         done: u64,
-        /// First group and number of groups of each run, in rising order, at most [`RUNS_MAX`]. A run may end
+        /// First group and number of groups of each run, in rising order, at most [`CLAIMS_MAX`]. A run may end
         /// past the blob's end, where the sender does not know its length.
         runs: Vec<(u64, u64)>,
     },
@@ -313,7 +315,7 @@ mod tests {
                 hash,
                 seeks: true,
                 done: u64::MAX,
-                runs: vec![(u64::MAX, u64::MAX); RUNS_MAX],
+                runs: vec![(u64::MAX, u64::MAX); CLAIMS_MAX],
             },
             Message::Goodbye,
         ]

@@ -28,13 +28,15 @@ use crate::engine::receipt::{Found, Note};
 use crate::engine::{Output, Shell, Source, Timer, TimerKey};
 use crate::id::{FetchId, PeerId};
 use crate::time::Time;
-use crate::wire::message::{Message, RUNS_MAX};
+use crate::wire::message::{CLAIMS_MAX, Message};
 
 /// A claim is overdue after so many times what a range takes us, and this more; and after this time where the list
 /// is not proven here, so that there is nothing to do but wait.
 const OVERDUE_FACTOR: u32 = 4;
 const OVERDUE_GRACE: Duration = Duration::from_secs(1);
 const OVERDUE_FIRST: Duration = Duration::from_secs(10);
+/// After this time even one who brings everything, and has nothing to show before its end.
+const OVERDUE_EVERYTHING: Duration = Duration::from_secs(600);
 /// Claims are told again after this part of the time that they hold for.
 const RENEW_PART: u32 = 4;
 /// Up to so many neighbours that fetch the blob too, each asks for two ranges at once: with more the edge's
@@ -122,7 +124,7 @@ impl Claim {
     fn ends_at(&self, leases: Leases) -> Time {
         let silent = self.heard + leases.ttl;
         if self.groups.end == u64::MAX {
-            return silent;
+            return silent.min(self.since + OVERDUE_EVERYTHING);
         }
         silent.min(self.moved + leases.patience).min(self.since + leases.most)
     }
@@ -316,7 +318,8 @@ impl Resolver {
     /// Tells those who want the blob too what we bring from the edge, if that has changed or they might forget.
     pub(super) fn tell_claims(&mut self, hash: Hash, peers: &Peers, shell: &mut Shell) {
         let Some(running) = self.resolutions.get_mut(&hash) else { return };
-        if !shell.config.shares_parts {
+        let says_nothing = running.herd.told.is_empty() && !running.asks_edge();
+        if says_nothing || !shell.config.shares_parts {
             return;
         }
         running.herd.brought.retain(|(_, at)| shell.now - *at < shell.config.claim_ttl);
@@ -483,7 +486,7 @@ impl Resolution {
     /// Returns what neighbours are told that we bring.
     fn word(&self, hash: Hash, claims: &[Range<u64>]) -> Message {
         let run = |run: &Range<u64>| (run.start, run.end - run.start);
-        let runs = claims.iter().take(RUNS_MAX).map(run).collect();
+        let runs = claims.iter().take(CLAIMS_MAX).map(run).collect();
         let done = self.receipt.bytes_edge / GROUP_LEN;
         Message::Claims { hash, seeks: false, done, runs }
     }
@@ -514,7 +517,9 @@ impl Resolution {
         let of_edge = self.fetches.values().filter(|fetch| fetch.source == Source::Edge);
         let mut claims: Vec<Range<u64>> =
             of_edge.map(|fetch| fetch.groups.clone().unwrap_or(0..u64::MAX)).collect();
-        claims.extend(self.herd.brought.iter().map(|(groups, _)| groups.clone()));
+        let brought = self.herd.brought.iter().rev().map(|(groups, _)| groups.clone());
+        let room = CLAIMS_MAX.saturating_sub(claims.len());
+        claims.extend(brought.take(room));
         claims.sort_unstable_by_key(|groups| groups.start);
         claims.dedup_by(|next, last| next.start < last.end);
         claims
@@ -559,7 +564,7 @@ fn ranges(runs: &[(u64, u64)]) -> Option<Vec<Range<u64>>> {
     let mut ranges: Vec<Range<u64>> = Vec::new();
     for (start, len) in runs {
         let end = start.checked_add(*len).filter(|_| *len > 0)?;
-        if ranges.len() >= RUNS_MAX || ranges.last().is_some_and(|last| *start < last.end) {
+        if ranges.len() >= CLAIMS_MAX || ranges.last().is_some_and(|last| *start < last.end) {
             return None;
         }
         ranges.push(*start..end);
