@@ -309,7 +309,7 @@ impl Resolver {
         if let Some(swarm) = &mut running.swarm {
             swarm.pieces.bring(&groups, true);
         }
-        // First the claim: whoever hears it does not ask for the same.
+        // The claim goes out with the request: whoever hears it does not ask for the same.
         self.start_fetch(hash, Source::Edge, (Found::Edge, Some(groups)), shell);
         self.tell_claims(hash, peers, shell);
         true
