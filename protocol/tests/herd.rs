@@ -379,3 +379,29 @@ fn edge_stays_out_where_holders_are_quick_enough() {
     }
     assert!(take_edge(&mut rig).is_empty());
 }
+
+#[test]
+fn claim_told_in_other_words_lasts_no_longer() {
+    let (mut rig, _) = cold(2);
+    for n in 0..6 {
+        assert!(take_edge(&mut rig).is_empty());
+        rig.say(peer(1), claims(&[(0, RANGE + n)]));
+        rig.pass(Config::default().claim_patience / 6);
+    }
+    assert_eq!(take_range(&mut rig).1, 0..RANGE);
+}
+
+#[test]
+fn who_brings_everything_lets_nothing_of_it_go() {
+    for n in 1..=16 {
+        let mut rig = Rig::of(peer(100), config());
+        rig.tell(Input::Settled);
+        let other = rig.neighbour(n, &[]);
+        rig.get(hash(1));
+        rig.pass(PAUSE);
+        let (fetch, _) = take_range(&mut rig);
+        rig.tell(Input::Unlisted { fetch });
+        rig.say(other, claims(&[(0, RANGE)]));
+        assert!(!rig.take_stop(fetch), "{n}");
+    }
+}

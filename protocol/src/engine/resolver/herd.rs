@@ -176,7 +176,10 @@ impl Herd {
         let before = self.claims.remove(&peer).unwrap_or_default();
         let moves = before.iter().any(|claim| claim.done < done);
         let claims = runs.into_iter().map(|groups| {
-            let same = before.iter().find(|claim| claim.groups == groups);
+            // Told in other words it is still the same: else it could be told for ever.
+            let overlaps =
+                |claim: &&Claim| claim.groups.start < groups.end && groups.start < claim.groups.end;
+            let same = before.iter().filter(overlaps).min_by_key(|claim| claim.since);
             let since = same.map_or(now, |claim| claim.since);
             let moved = same.filter(|_| !moves).map_or(now, |claim| claim.moved);
             Claim { groups, since, moved, heard: now, done }
@@ -393,7 +396,9 @@ impl Resolver {
         me: PeerId,
         shell: &mut Shell,
     ) {
-        let Some(running) = self.resolutions.get(&hash) else { return };
+        // What one brings that has no list counts at its end only, and may be nearly there.
+        let listed = |running: &&Resolution| !running.herd.unlisted;
+        let Some(running) = self.resolutions.get(&hash).filter(listed) else { return };
         let overlaps = |own: &Range<u64>| {
             runs.iter()
                 .any(|run| own.start < run.end && run.start < own.end && outweighs(peer, me, own))
