@@ -21,7 +21,7 @@ use std::time::Duration;
 use super::Resolver;
 use super::resolution::{EdgeState, Resolution};
 use super::stop_fetch;
-use super::swarm::{time_for, weight};
+use super::swarm::{ranges, rate_of, time_for, weight};
 use crate::blob::{GROUP_LEN, Hash};
 use crate::engine::peers::Peers;
 use crate::engine::receipt::{Found, Note};
@@ -298,10 +298,8 @@ impl Resolver {
         running.herd.leaves_until = None;
         let picked = free.map(|(groups, _)| groups).or_else(|| {
             let slow = swarm.pieces.slowest_end()?;
-            let rate = running.herd.range_time.map(|time| {
-                let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1);
-                shell.config.edge_range_bytes.saturating_mul(1_000_000_000) / nanos
-            });
+            let of_range = |time| rate_of(shell.config.edge_range_bytes, time);
+            let rate = running.herd.range_time.map(of_range);
             (!running.asks_edge() && running.is_slow(&slow, rate, shell.now)).then_some(slow)
         });
         let Some(groups) = picked else {
@@ -372,7 +370,10 @@ impl Resolver {
         shell: &mut Shell,
     ) {
         let running = self.resolutions.get_mut(&hash);
-        let (Some(running), Some(runs)) = (running, ranges(claimed.runs)) else { return };
+        let (Some(running), Some(runs)) = (running, ranges(claimed.runs, u64::MAX, CLAIMS_MAX))
+        else {
+            return;
+        };
         running.herd.seekers.insert(peer);
         running.herd.hear(peer, (runs.clone(), claimed.done), shell.now);
         if claimed.seeks {
@@ -549,10 +550,7 @@ impl Resolution {
         if ages.clone().next().is_none() || ages.clone().any(|age| age < RATE_AGE) {
             return false;
         }
-        let rates = of_peers.zip(ages).map(|(fetch, age)| {
-            let nanos = age.as_nanos().max(1);
-            u64::try_from(u128::from(fetch.bytes) * 1_000_000_000 / nanos).unwrap_or(u64::MAX)
-        });
+        let rates = of_peers.zip(ages).map(|(fetch, age)| rate_of(fetch.bytes, age));
         let rate = rates.fold(0, u64::saturating_add);
         let missing = swarm.pieces.missing_bytes();
         let by_edge = time_for(missing, EDGE_RATE_UNKNOWN);
@@ -562,19 +560,6 @@ impl Resolution {
 
 fn range_groups(shell: &Shell) -> u64 {
     (shell.config.edge_range_bytes / GROUP_LEN).max(1)
-}
-
-/// Returns the runs of a peer as ranges, if they are in order and each begins behind the one before it.
-fn ranges(runs: &[(u64, u64)]) -> Option<Vec<Range<u64>>> {
-    let mut ranges: Vec<Range<u64>> = Vec::new();
-    for (start, len) in runs {
-        let end = start.checked_add(*len).filter(|_| *len > 0)?;
-        if ranges.len() >= CLAIMS_MAX || ranges.last().is_some_and(|last| *start < last.end) {
-            return None;
-        }
-        ranges.push(*start..end);
-    }
-    Some(ranges)
 }
 
 /// Returns whether a peer goes before us where both claim a range: each range has its own order.

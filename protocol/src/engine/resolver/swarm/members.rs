@@ -117,6 +117,12 @@ pub(crate) fn time_for(bytes: u64, rate: u64) -> Duration {
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
+/// Returns the bytes a second of so many in a time.
+pub(crate) fn rate_of(bytes: u64, took: Duration) -> u64 {
+    let rate = u128::from(bytes) * 1_000_000_000 / took.as_nanos().max(1);
+    u64::try_from(rate).unwrap_or(u64::MAX)
+}
+
 impl Member {
     fn new(found: Found, have: Have, weight: u64, now: Time) -> Self {
         Self { found, have, rate: None, heard: now, dry: false, weight, rests: false }
@@ -398,9 +404,7 @@ impl Swarm {
     pub(super) fn gave(&mut self, peer: PeerId, bytes: u64, took: Duration, now: Time) {
         let Some(member) = self.members.get_mut(&peer) else { return };
         member.heard = now;
-        let nanos = took.as_nanos().max(1);
-        let rate = u128::from(bytes) * 1_000_000_000 / nanos;
-        let rate = u64::try_from(rate).unwrap_or(u64::MAX);
+        let rate = rate_of(bytes, took);
         // Half of the old and half of the new: four ranges later the old counts little.
         member.rate = Some(member.rate.map_or(rate, |old| old / 2 + rate / 2));
     }

@@ -18,10 +18,11 @@ use std::ops::Range;
 use std::time::Duration;
 
 use members::Member;
-pub(crate) use members::{Swarm, time_for};
+pub(crate) use members::{Swarm, rate_of, time_for};
 pub(super) use pieces::weight;
 use pieces::{Have, Pieces, Rules};
 pub(crate) use words::Told;
+pub(super) use words::ranges;
 
 use super::resolution::{Holder, Resolution, Running, Stage};
 use super::{Resolver, stop_fetch};

@@ -29,17 +29,26 @@ impl Told<'_> {
     /// Returns the runs as ranges, if each lies within the blob and behind the one before it. So what a
     /// peer says costs no more than there are groups.
     fn ranges(&self) -> Option<Vec<Range<u64>>> {
-        let groups = group_count(self.size);
-        let mut ranges: Vec<Range<u64>> = Vec::new();
-        for (start, len) in self.runs {
-            let end = start.checked_add(*len).filter(|end| *end <= groups && *len > 0)?;
-            if ranges.len() >= RUNS_MAX || ranges.last().is_some_and(|last| *start < last.end) {
-                return None;
-            }
-            ranges.push(*start..end);
-        }
-        Some(ranges)
+        ranges(self.runs, group_count(self.size), RUNS_MAX)
     }
+}
+
+/// Returns the runs of a peer as ranges, if they are at most so many, none is empty, each begins behind the one
+/// before it, and all end within `groups`.
+pub(in crate::engine::resolver) fn ranges(
+    runs: &[(u64, u64)],
+    groups: u64,
+    runs_max: usize,
+) -> Option<Vec<Range<u64>>> {
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    for (start, len) in runs {
+        let end = start.checked_add(*len).filter(|end| *end <= groups && *len > 0)?;
+        if ranges.len() >= runs_max || ranges.last().is_some_and(|last| *start < last.end) {
+            return None;
+        }
+        ranges.push(*start..end);
+    }
+    Some(ranges)
 }
 
 impl Resolver {
