@@ -49,12 +49,12 @@ pub struct Config {
     pub ask_timeout: Duration,
     /// How long the edge waits for the LAN before anything is known of the LAN's speed. Default 50 ms.
     pub hedge_initial: Duration,
-    /// The least the edge waits for the LAN. Default 10 ms.
+    /// The least the edge waits for the LAN, and how long it does where there are no neighbours. Default 10 ms.
     pub hedge_min: Duration,
     /// The most the edge waits for the LAN. Default 500 ms.
     pub hedge_max: Duration,
-    /// How long the edge waits while the node still looks for its neighbours. mDNS shows those that
-    /// are there within about 50 ms, and a handshake takes 10. Default 100 ms.
+    /// How long the edge waits from the start of a node that still looks for its neighbours. mDNS shows those
+    /// that are there within about 50 ms, and a handshake takes 10. Default 100 ms.
     pub hedge_unsettled: Duration,
     /// How long a chosen source may take to its first verified group before the next holder and the
     /// edge are started beside it. Default 100 ms.

@@ -788,6 +788,35 @@ fn node_that_still_looks_for_neighbours_gives_the_lan_more_time_before_the_edge(
 }
 
 #[test]
+fn node_that_began_to_look_for_neighbours_before_the_get_has_looked_by_then() {
+    let config = Config { edge: true, provider_search: false, ..Config::default() };
+    let mut rig = Rig::unsettled(config.clone());
+    rig.pass(config.hedge_unsettled);
+    rig.get(hash(1));
+    rig.pass(config.hedge_min - MS);
+    assert_eq!(rig.take_fetch(Source::Edge), None);
+    rig.pass(MS);
+    assert!(rig.take_fetch(Source::Edge).is_some());
+}
+
+#[test]
+fn edge_waits_for_answers_only_where_somebody_may_answer() {
+    let config = Config { edge: true, ..Config::default() };
+    for (neighbours, waits) in [(0, config.hedge_min), (1, config.hedge_initial)] {
+        let mut rig = Rig::with(config.clone());
+        for n in 1..=neighbours {
+            rig.neighbour(n, &[hash(1)]);
+        }
+        rig.get(hash(1));
+        rig.pass(waits - MS);
+        assert_eq!(rig.take_fetch(Source::Edge), None, "{neighbours} neighbours");
+        // Neighbours are told before, and listened to.
+        rig.pass(MS + config.edge_pause);
+        assert!(rig.take_fetch(Source::Edge).is_some(), "{neighbours} neighbours");
+    }
+}
+
+#[test]
 fn nobody_else_is_asked_once_a_holder_is_known() {
     let config = Config { asks_parallel_max: 1, provider_search: false, ..Config::default() };
     let mut rig = Rig::with(config);

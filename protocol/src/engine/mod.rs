@@ -79,7 +79,7 @@ impl Engine {
             shell,
             peers: Peers::new(me),
             gossip,
-            resolver: Resolver::default(),
+            resolver: Resolver::new(now),
             adverts: Adverts::default(),
             serving: Serving::default(),
             looks: BTreeMap::new(),

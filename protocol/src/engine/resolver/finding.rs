@@ -37,9 +37,19 @@ impl Resolver {
         if !shell.config.provider_search {
             running.search = Search::Ended;
         }
-        let delay = peers.hedge_delay(&shell.config);
-        let delay = if self.settled { delay } else { delay.max(shell.config.hedge_unsettled) };
-        running.timers.push(shell.start_timer(delay, Timer::Hedge { hash }));
+        let delay = self.time_of_lan(peers, shell);
+        if let Some(running) = self.resolutions.get_mut(&hash) {
+            running.timers.push(shell.start_timer(delay, Timer::Hedge { hash }));
+        }
+    }
+
+    /// Returns how long the edge waits for the LAN: for the answers of neighbours, where there are any, and for
+    /// neighbours, where the node began to look for them a moment ago.
+    fn time_of_lan(&self, peers: &mut Peers, shell: &Shell) -> Duration {
+        let config = &shell.config;
+        let answers = if peers.len() == 0 { config.hedge_min } else { peers.hedge_delay(config) };
+        let looks = config.hedge_unsettled.saturating_sub(shell.now - self.born);
+        if self.settled { answers } else { answers.max(looks) }
     }
 
     /// Takes in that a neighbour came, or that its filter changed.

@@ -36,6 +36,7 @@ use crate::engine::peers::Peers;
 use crate::engine::receipt::{Found, Receipt};
 use crate::engine::{LookResult, Output, Shell, Source, Timer, WantError};
 use crate::id::{FetchId, PeerId, QueryId, WantId};
+use crate::time::Time;
 
 #[derive(Debug, Default)]
 pub(crate) struct Resolver {
@@ -53,9 +54,15 @@ pub(crate) struct Resolver {
     looks: Vec<Hash>,
     /// Whether the node has looked for its neighbours long enough to say that a blob is nowhere.
     settled: bool,
+    /// When the node began to look for them.
+    born: Time,
 }
 
 impl Resolver {
+    pub(crate) fn new(now: Time) -> Self {
+        Self { born: now, ..Self::default() }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.resolutions.len()
     }
