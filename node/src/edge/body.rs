@@ -1,5 +1,6 @@
 //! The bytes of a blob as they come from an edge.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -32,6 +33,8 @@ pub struct EdgeBody {
     task: Task,
     /// How many bytes of the range are still to come.
     left: u64,
+    /// What came ahead of the reader, who is told of a failure when it has read what came before.
+    ahead: VecDeque<Result<Bytes, EdgeError>>,
     inner: Inner,
     /// Takes how it goes on, until that is known.
     flight: Option<Flight>,
@@ -60,7 +63,8 @@ impl EdgeBody {
 
     fn new(promise: Promise, inner: Inner, task: Task) -> Self {
         let left = promise.range.end.saturating_sub(promise.range.start);
-        Self { size: promise.size, range: promise.range, task, left, inner, flight: None }
+        let (ahead, flight) = (VecDeque::new(), None);
+        Self { size: promise.size, range: promise.range, task, left, ahead, inner, flight }
     }
 
     /// Returns the next bytes, never empty, and `None` after the last byte of the range.
@@ -72,6 +76,28 @@ impl EdgeBody {
     /// early, [`EdgeError::Protocol`] when more come than promised. After an error the body is of no
     /// further use; the bytes it gave before are as good as any.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, EdgeError> {
+        match self.ahead.pop_front() {
+            Some(held) => held.map(Some),
+            None => self.arrived().await,
+        }
+    }
+
+    /// Takes bytes ahead of the reader, up to `len_max` and a piece more, and returns once they are there, no more
+    /// come, or something went wrong, which [`chunk`](Self::chunk) tells in its turn.
+    ///
+    /// A sender whose bytes nobody takes does not grow faster: its window is what the reader took lately.
+    /// Cancel safe: what was taken is held.
+    pub(crate) async fn read_ahead(&mut self, len_max: usize) {
+        let mut held: usize = self.ahead.iter().flatten().map(Bytes::len).sum();
+        while held < len_max && self.left > 0 && self.ahead.back().is_none_or(Result::is_ok) {
+            let Some(chunk) = self.arrived().await.transpose() else { return };
+            held += chunk.as_ref().map_or(0, Bytes::len);
+            self.ahead.push_back(chunk);
+        }
+    }
+
+    /// Waits for the next bytes, and has the policy know of them.
+    async fn arrived(&mut self) -> Result<Option<Bytes>, EdgeError> {
         let chunk = self.promised().await;
         match (&chunk, &mut self.flight) {
             (Ok(_), flight) if self.left == 0 => {

@@ -254,7 +254,9 @@ impl Edge {
         let task = Task { action: Action::Read, hash: *hash };
         let ask = Ask::Bytes(*hash, range.as_ref().map_or(0, |range| range.start));
         let read = || self.backend.read(hash, range.clone());
+        debug!(hash = hash.fmt_short(), ?range, "the edge is asked");
         let (body, flight) = self.policy.run(ask, task, read).await?;
+        debug!(hash = hash.fmt_short(), range = ?body.range, "the edge answers");
         Ok(body.followed_by(flight))
     }
 

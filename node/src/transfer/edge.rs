@@ -5,6 +5,7 @@
 //! bytes go into quarantine and become a blob only if the whole of them has the right hash.
 
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,10 @@ use crate::store::{Quarantine, Store};
 /// A blob up to this size is taken in one request and verified as a whole: a list would cost two
 /// requests more than it could save.
 const WHOLE_BYTES_MAX: u64 = 1 << 20;
+
+/// How much of a body is held while the list that proves it is on its way: as much as a connection brings in a
+/// few round trips. Held by one fetch of a blob at a time.
+const AHEAD_BYTES_MAX: usize = 4 << 20;
 
 /// How often bytes that go into quarantine are told of; none of them is verified before the last.
 const TELL_INTERVAL: Duration = Duration::from_millis(100);
@@ -75,7 +80,7 @@ impl<P: Report> Fetch<'_, P> {
         }
         self.report.arrived(0, size);
         if size > WHOLE_BYTES_MAX
-            && let Some((list, last)) = self.list(size).await?
+            && let Some((list, last)) = self.list_beside(&mut body).await?
         {
             let all = wanted.is_none_or(|wanted| self.is_all(&body, &wanted));
             let sink = GroupSink::begin(self.store, list, &self.report).await?;
@@ -144,6 +149,19 @@ impl<P: Report> Fetch<'_, P> {
         Ok(false)
     }
 
+    /// Returns what [`list`](Self::list) does, and takes the first bytes of the body meanwhile.
+    async fn list_beside(
+        &self,
+        body: &mut EdgeBody,
+    ) -> Result<Option<(GroupList, Bytes)>, FetchError> {
+        let mut list = pin!(self.list(body.size));
+        tokio::select! {
+            biased;
+            list = &mut list => list,
+            () = body.read_ahead(AHEAD_BYTES_MAX) => list.await,
+        }
+    }
+
     /// Returns the proven list and the last group that proved it, or none where the edge has no list
     /// that can be proven: then the blob is verified as a whole, so that a bad list costs time and
     /// nothing else.
@@ -172,6 +190,8 @@ impl<P: Report> Fetch<'_, P> {
         let size = body.size;
         let index = group_count(size) - 1;
         sink.push(RawGroup { index, codec: Codec::Raw, payload: last }).await?;
+        // That the list is proven has the next range be asked for.
+        sink.flush().await?;
         let wanted = if all { 0..group_count(size) } else { self.wanted(size) };
         let received = self.groups(body, wanted.clone(), size, &mut sink).await;
         let whole = sink.finish(received, (!all).then_some(wanted)).await?;
