@@ -8,12 +8,12 @@ mod support;
 use std::ops::Range;
 use std::time::Duration;
 
-use blobmesh_protocol::Config;
 use blobmesh_protocol::blob::{GROUP_LEN, GroupSet};
 use blobmesh_protocol::engine::receipt::Note;
 use blobmesh_protocol::engine::{FetchOutcome, Input, LookResult, Output, Source, WantError};
 use blobmesh_protocol::id::{FetchId, PeerId, WantId};
 use blobmesh_protocol::wire::message::{AskResult, CLAIMS_MAX, Message};
+use blobmesh_protocol::{Config, Time};
 use support::{MS, Rig, hash, peer};
 
 /// Four ranges of 64 groups, in blocks of 16.
@@ -61,9 +61,14 @@ fn take_claims(rig: &mut Rig, to: PeerId) -> Vec<Vec<(u64, u64)>> {
 }
 
 fn take_edge(rig: &mut Rig) -> Vec<(FetchId, Option<Range<u64>>)> {
+    take_asked(rig, Source::Edge)
+}
+
+/// Takes what a source was asked for.
+fn take_asked(rig: &mut Rig, of: Source) -> Vec<(FetchId, Option<Range<u64>>)> {
     let mut asked = Vec::new();
     rig.outputs.retain(|output| match output {
-        Output::Fetch { fetch, source: Source::Edge, groups, .. } => {
+        Output::Fetch { fetch, source, groups, .. } if *source == of => {
             asked.push((*fetch, groups.clone()));
             false
         }
@@ -363,6 +368,72 @@ fn edge_helps_holders_that_are_much_slower_than_it_would_be() {
     let asked = take_edge(&mut rig);
     let behind = |groups: &Option<Range<u64>>| groups.as_ref().is_some_and(|run| run.start >= 3);
     assert!(!asked.is_empty() && asked.iter().all(|(_, groups)| behind(groups)), "{asked:?}");
+}
+
+#[test]
+fn edge_that_helps_slow_holders_is_not_let_go_by_what_they_give() {
+    let mut rig = Rig::listening(Config { edge_pause: Duration::ZERO, ..config() });
+    let slow = rig.neighbour(1, &[hash(1)]);
+    rig.get(hash(1));
+    rig.answer(slow, hash(1), AskResult::Have { size: SIZE });
+    let mut lan = take_asked(&mut rig, Source::Peer(slow));
+    for group in 0..8 {
+        rig.pass(80 * MS);
+        // From the middle on it is asked for ranges, as the edge brings others.
+        lan.extend(take_asked(&mut rig, Source::Peer(slow)));
+        let (fetch, groups) = lan.last().cloned().expect("asked");
+        let at = groups.map_or(group, |groups| groups.start + group);
+        give(&mut rig, fetch, at..at + 1);
+    }
+    let asked = take_edge(&mut rig);
+    assert!(!asked.is_empty() && lan.len() > 1, "{asked:?}, {lan:?}");
+    // It gave nothing yet, either.
+    assert!(asked.into_iter().all(|(edge, _)| !rig.take_stop(edge)));
+}
+
+#[test]
+fn edge_that_gives_goes_on_until_holders_have_shown_that_they_are_quick() {
+    let mut rig = Rig::listening(Config { edge_pause: Duration::ZERO, ..config() });
+    let late = rig.neighbour(1, &[hash(1)]);
+    rig.get(hash(1));
+    rig.answer(late, hash(1), AskResult::Have { size: SIZE });
+    rig.take_fetch(Source::Peer(late)).expect("fetched");
+    rig.pass(Config::default().first_group_hedge);
+    let (edge, first) = take_range(&mut rig);
+    // The list is proven, and the holder is asked for ranges of which nothing is known yet.
+    give(&mut rig, edge, first.start..first.start + 1);
+    let (_, second) = take_range(&mut rig);
+    assert!(second.start >= first.end, "{second:?}");
+}
+
+#[test]
+fn at_the_end_the_edge_brings_all_that_slow_holders_still_do() {
+    let mut rig = Rig::listening(Config { edge_pause: Duration::ZERO, ..config() });
+    let slow = rig.neighbour(1, &[hash(1)]);
+    rig.get(hash(1));
+    rig.answer(slow, hash(1), AskResult::Have { size: SIZE });
+    rig.take_fetch(Source::Peer(slow)).expect("fetched");
+    rig.pass(Config::default().first_group_hedge);
+    // It gives nothing more, and the edge a range in 50 ms.
+    let (mut brought, mut requests) = (GroupSet::new(GROUPS), 0);
+    for _ in 0..100 {
+        for (edge, groups) in take_edge(&mut rig) {
+            rig.pass(50 * MS);
+            requests += 1;
+            let groups = groups.expect("a range");
+            for group in groups.clone() {
+                brought.insert(group);
+            }
+            give(&mut rig, edge, groups);
+            rig.end(edge, FetchOutcome::Part);
+        }
+        if brought.is_full() {
+            break;
+        }
+        rig.pass(10 * MS);
+    }
+    assert!(brought.is_full(), "{:?}", brought.missing());
+    assert!(rig.now < Time::ZERO + 500 * MS && requests <= 6, "{requests} requests, {:?}", rig.now);
 }
 
 #[test]

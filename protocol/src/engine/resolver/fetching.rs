@@ -48,11 +48,12 @@ impl Resolver {
         freed.into_iter().for_each(|peer| self.fetch_freed(Source::Peer(peer), peers, shell));
     }
 
-    /// Lets go an edge that gave nothing yet, once the LAN, the cheaper tier, does. Where nobody on the LAN
-    /// holds all, what is asked of the edge comes from nowhere else.
+    /// Lets go an edge that gave nothing yet, once the LAN, the cheaper tier, does, and not slowly. Where nobody on
+    /// the LAN holds all, what is asked of the edge comes from nowhere else.
     fn let_go_of_idle_edge(&mut self, hash: Hash, shell: &mut Shell) {
         let Some(running) = self.resolutions.get(&hash) else { return };
-        if running.swarm.as_ref().is_some_and(|swarm| swarm.holders() == 0) {
+        let parts = running.swarm.as_ref().is_some_and(|swarm| swarm.holders() == 0);
+        if parts || running.needs_edge(shell.now) {
             return;
         }
         let idle: Vec<FetchId> = running

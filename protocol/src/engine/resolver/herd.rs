@@ -44,6 +44,9 @@ const RENEW_PART: u32 = 4;
 const FEW: usize = 4;
 /// A range that takes less than this leaves its connection idle for a good part of the time.
 const QUICK_RANGE: Duration = Duration::from_millis(150);
+/// How much longer than the edge partners may take for what they were to give, before the edge is asked for it:
+/// that is a second copy.
+const PARTNER_PATIENCE: u64 = 4;
 /// How long a range that belongs to a neighbour is left to it before anybody takes it, at least; and at most twice
 /// that, so that not all take it at once.
 const OWNER_PATIENCE: Duration = Duration::from_millis(30);
@@ -105,6 +108,13 @@ struct Claim {
     heard: Time,
     /// What its owner had got from the edge by then.
     done: u64,
+}
+
+/// How the peers that give a blob compare with the edge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pace {
+    Quick,
+    Slow,
 }
 
 /// How long claims hold.
@@ -253,9 +263,15 @@ impl Resolver {
             return;
         }
         let alone = swarm.holders() == 0;
-        let asked = running.asks_edge();
-        running.herd.joined |= alone && (asked || !running.herd.claims.is_empty());
-        if !running.herd.joined || !(alone || running.is_lan_slow(shell.now)) {
+        let (asked, gives) = (running.asks_edge(), running.receipt.bytes_edge > 0);
+        running.herd.joined |=
+            asked && (alone || gives) || alone && !running.herd.claims.is_empty();
+        // An edge that gives is not left for peers of whom nothing is known yet.
+        let helps = match running.lan_pace(shell.now) {
+            Some(pace) => pace == Pace::Slow,
+            None => gives,
+        };
+        if !running.herd.joined || !(alone || helps) {
             return;
         }
         // Many flows that begin together over one link cost each other packets, and the last of them time. So there
@@ -297,10 +313,16 @@ impl Resolver {
         }
         running.herd.leaves_until = None;
         let picked = free.map(|(groups, _)| groups).or_else(|| {
-            let slow = swarm.pieces.slowest_end()?;
+            let by_edge = running.ranges_of_edge();
+            let alone = swarm.holders() == 0;
+            // What partners bring costs the edge a second time, and they are slow together: a block has to do.
+            let most = if alone { 1 } else { range_groups(shell) };
+            let slow = swarm.pieces.slowest_end(most, &by_edge)?;
             let of_range = |time| rate_of(shell.config.edge_range_bytes, time);
-            let rate = running.herd.range_time.map(of_range);
-            (!running.asks_edge() && running.is_slow(&slow, rate, shell.now)).then_some(slow)
+            let patience = if alone { PARTNER_PATIENCE } else { 1 };
+            let rate = running.herd.range_time.map(|time| of_range(time) / patience);
+            let waits = alone && !by_edge.is_empty();
+            (!waits && running.is_slow(&slow, rate, shell.now)).then_some(slow)
         });
         let Some(groups) = picked else {
             running.herd.dry = !swarm.pieces.is_end();
@@ -520,9 +542,7 @@ impl Resolution {
 
     /// Returns the runs of groups that the edge is asked for here, or was just now.
     fn claims(&self) -> Vec<Range<u64>> {
-        let of_edge = self.fetches.values().filter(|fetch| fetch.source == Source::Edge);
-        let mut claims: Vec<Range<u64>> =
-            of_edge.map(|fetch| fetch.groups.clone().unwrap_or(0..u64::MAX)).collect();
+        let mut claims = self.ranges_of_edge();
         let brought = self.herd.brought.iter().rev().map(|(groups, _)| groups.clone());
         let room = CLAIMS_MAX.saturating_sub(claims.len());
         claims.extend(brought.take(room));
@@ -543,18 +563,42 @@ impl Resolution {
 
     /// Returns whether the peers that give the blob take much longer for the rest than the edge would.
     pub(super) fn is_lan_slow(&self, now: Time) -> bool {
-        let Some(swarm) = &self.swarm else { return false };
-        let of_peers = self.fetches.values().filter(|fetch| fetch.source != Source::Edge);
-        let ages = of_peers.clone().map(|fetch| now - fetch.started);
-        // One that has just begun, or is about to, says nothing.
-        if ages.clone().next().is_none() || ages.clone().any(|age| age < RATE_AGE) {
-            return false;
+        self.lan_pace(now) == Some(Pace::Slow)
+    }
+
+    /// Returns whether the edge, asked because peers were slow, is to stay.
+    pub(super) fn needs_edge(&self, now: Time) -> bool {
+        self.lan_pace(now).map_or(self.herd.joined, |pace| pace == Pace::Slow)
+    }
+
+    /// Compares the peers that give the blob with the edge; none where that cannot be said yet.
+    fn lan_pace(&self, now: Time) -> Option<Pace> {
+        let swarm = self.swarm.as_ref()?;
+        let mut rate = None;
+        for fetch in self.fetches.values() {
+            let Source::Peer(peer) = fetch.source else { continue };
+            let age = now - fetch.started;
+            let own = if age >= RATE_AGE || fetch.late && fetch.bytes == 0 {
+                rate_of(fetch.bytes, age)
+            } else {
+                // One that has just begun, or is about to, says nothing, but may have given before.
+                swarm.rate_of_member(peer)?
+            };
+            rate = Some(own.saturating_add(rate.unwrap_or(0)));
         }
-        let rates = of_peers.zip(ages).map(|(fetch, age)| rate_of(fetch.bytes, age));
-        let rate = rates.fold(0, u64::saturating_add);
         let missing = swarm.pieces.missing_bytes();
         let by_edge = time_for(missing, EDGE_RATE_UNKNOWN);
-        time_for(missing, rate) > by_edge * 2 + SLIP
+        let is_slow = time_for(missing, rate?) > by_edge * 2 + SLIP;
+        Some(if is_slow { Pace::Slow } else { Pace::Quick })
+    }
+
+    /// Returns the ranges that the edge is asked for, in the order of their starts.
+    fn ranges_of_edge(&self) -> Vec<Range<u64>> {
+        let of_edge = self.fetches.values().filter(|fetch| fetch.source == Source::Edge);
+        let mut ranges: Vec<Range<u64>> =
+            of_edge.map(|fetch| fetch.groups.clone().unwrap_or(0..u64::MAX)).collect();
+        ranges.sort_unstable_by_key(|groups| groups.start);
+        ranges
     }
 }
 

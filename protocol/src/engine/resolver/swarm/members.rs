@@ -195,6 +195,11 @@ impl Swarm {
         }
     }
 
+    /// Returns how many bytes a second a member gave lately, if any.
+    pub(crate) fn rate_of_member(&self, peer: PeerId) -> Option<u64> {
+        self.members.get(&peer).and_then(|member| member.rate)
+    }
+
     /// Returns how many ranges a peer brings.
     pub(super) fn ranges_of(&self, peer: PeerId) -> usize {
         self.bringing.get(&peer).copied().unwrap_or(0)
