@@ -342,13 +342,14 @@ impl World {
 
     /// Returns a message as it travels.
     fn frame_of(&mut self, message: &Message) -> Option<Rc<Frame>> {
-        if let Some((last, frame)) = &self.last_sent
-            && last == message
-        {
+        if let Some((_, frame)) = self.last_sent.iter().flatten().find(|(last, _)| last == message) {
             return Some(Rc::clone(frame));
         }
         let frame = Rc::new(Frame::new(message.encode().ok()?));
-        self.last_sent = Some((message.clone(), Rc::clone(&frame)));
+        self.last_sent.rotate_right(1);
+        if let Some(oldest) = self.last_sent.first_mut() {
+            *oldest = Some((message.clone(), Rc::clone(&frame)));
+        }
         Some(frame)
     }
 
@@ -377,14 +378,15 @@ impl World {
 #[derive(Debug)]
 pub(super) struct Frame {
     pub(super) bytes: Vec<u8>,
-    /// The start of the hash of the bytes, for the log.
-    pub(super) sum: String,
+    /// The first eight bytes of the hash of the bytes, for the log.
+    pub(super) sum: u64,
     message: Option<Message>,
 }
 
 impl Frame {
     fn new(bytes: Vec<u8>) -> Self {
-        let sum = blake3::hash(&bytes).to_hex().chars().take(16).collect();
+        let hash = blake3::hash(&bytes);
+        let sum = hash.as_bytes().iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte));
         let mut reader = FrameReader::new(message::body_len_max);
         let frame = reader.poll_frame(&mut bytes.as_slice());
         let message = frame

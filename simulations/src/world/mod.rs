@@ -222,8 +222,8 @@ pub struct World {
     log: EventLog,
     steps: u64,
     serial: u64,
-    /// What was sent last: the same word goes to many.
-    last_sent: Option<(Message, Rc<Frame>)>,
+    /// What was sent last: the same few words go to many.
+    last_sent: [Option<(Message, Rc<Frame>)>; 3],
     /// Nodes that misbehave, by behaviour.
     malicious: BTreeSet<(NodeIndex, Behaviour)>,
 }
@@ -261,7 +261,7 @@ impl World {
             log: EventLog::default(),
             steps: 0,
             serial: 0,
-            last_sent: None,
+            last_sent: [None, None, None],
             malicious: BTreeSet::new(),
         }
     }
@@ -468,7 +468,7 @@ impl World {
     fn record(&mut self, node: NodeIndex, event: &Event) {
         if let Event::Frames { from, frame, .. } = event {
             let (len, sum) = (frame.bytes.len(), &frame.sum);
-            self.log.line(self.now, node, format_args!("Frames {from} {len} {sum}"));
+            self.log.line(self.now, node, format_args!("Frames {from} {len} {sum:016x}"));
         } else {
             self.log.line(self.now, node, format_args!("{event:?}"));
         }

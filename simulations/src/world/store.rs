@@ -91,23 +91,28 @@ impl Store {
         }
     }
 
-    /// Puts a verified group into a part, and returns whether it was missing.
-    pub(super) fn insert_group(&mut self, hash: Hash, size: u64, group: u64) -> bool {
+    /// Puts verified groups into a part, and returns the bytes of those that were there already.
+    pub(super) fn insert_groups(&mut self, hash: Hash, size: u64, groups: Range<u64>) -> u64 {
         let part = self.parts.entry(hash).or_insert_with(|| Part {
             size,
             groups: GroupSet::new(group_count(size)),
             bytes: 0,
             saved: None,
         });
-        let new = part.groups.insert(group);
-        if new {
-            part.bytes += u64::try_from(group_len(size, group)).unwrap_or(0);
+        let mut twice = 0;
+        for group in groups {
+            let len = u64::try_from(group_len(size, group)).unwrap_or(0);
+            if !part.groups.insert(group) {
+                twice += len;
+                continue;
+            }
+            part.bytes += len;
             let saved_bytes = part.saved.as_ref().map_or(0, |(_, bytes)| *bytes);
             if part.bytes - saved_bytes >= CHECKPOINT_BYTES {
                 part.saved = Some((part.groups.clone(), part.bytes));
             }
         }
-        new
+        twice
     }
 
     /// Writes down what is held of a part, as when the last fetch of its blob ends.
@@ -202,10 +207,8 @@ mod tests {
         let (size, mut store) = (100 << 20, Store::new(None));
         let [large, small] = [b"large", b"small"].map(|name| Hash::of(name));
         let checkpoint = CHECKPOINT_BYTES / 65_536;
-        for group in 0..checkpoint + 10 {
-            store.insert_group(large, size, group);
-        }
-        store.insert_group(small, size, 0);
+        store.insert_groups(large, size, 0..checkpoint + 10);
+        store.insert_groups(small, size, 0..1);
         store.forget_unsaved();
         let held = store.part(&large).map(|(size, bytes, _)| (size, bytes));
         assert_eq!(held, Some((size, CHECKPOINT_BYTES)));
@@ -214,9 +217,9 @@ mod tests {
             Some(checkpoint)
         );
         assert!(store.part(&small).is_none());
-        store.insert_group(small, size, 3);
+        store.insert_groups(small, size, 3..4);
         store.save_part(&small);
-        store.insert_group(small, size, 4);
+        store.insert_groups(small, size, 4..5);
         store.forget_unsaved();
         assert_eq!(store.part(&small).map(|(_, bytes, _)| bytes), Some(65_536));
     }
@@ -239,9 +242,9 @@ mod tests {
     fn part_becomes_full_with_its_last_group_and_counts_no_group_twice() {
         let (hash, size) = (Hash::of(b"part"), 3 * 65_536 - 1);
         let mut store = Store::new(None);
-        assert!(store.insert_group(hash, size, 0));
-        assert!(!store.insert_group(hash, size, 0));
-        assert!(store.insert_group(hash, size, 2));
+        assert_eq!(store.insert_groups(hash, size, 0..1), 0);
+        assert_eq!(store.insert_groups(hash, size, 0..1), 65_536);
+        assert_eq!(store.insert_groups(hash, size, 2..3), 0);
         assert_eq!(
             store.part(&hash).map(|(size, bytes, _)| (size, bytes)),
             Some((size, 2 * 65_536 - 1))
@@ -249,7 +252,7 @@ mod tests {
         assert_eq!(store.missing(&hash, size, None), vec![1..2]);
         assert_eq!(store.missing(&hash, size, Some(&(2..3))), vec![]);
         assert!(!store.is_full(&hash));
-        assert!(store.insert_group(hash, size, 1));
+        assert_eq!(store.insert_groups(hash, size, 0..3), 2 * 65_536 - 1);
         assert!(store.is_full(&hash));
     }
 }

@@ -456,7 +456,6 @@ impl World {
         let Some(transfer) = self.transfers.running.get_mut(&id) else { return runs };
         let (hash, size) = (transfer.hash, transfer.size);
         let Some(host) = self.hosts.get_mut(transfer.node) else { return runs };
-        let mut duplicate = 0;
         while let Some(run) = transfer.pieces.first_mut() {
             let Some(group) = run.next() else {
                 transfer.pieces.remove(0);
@@ -472,10 +471,13 @@ impl World {
                 Some(last) if last.end == group => last.end = group + 1,
                 Some(_) | None => runs.push(group..group + 1),
             }
-            if host.store.size(&hash).is_some() || !host.store.insert_group(hash, size, group) {
-                duplicate += len;
-            }
         }
+        let whole = host.store.size(&hash).is_some();
+        let twice = runs.iter().map(|run| match whole {
+            true => run_len(size, run),
+            false => host.store.insert_groups(hash, size, run.clone()),
+        });
+        let duplicate = twice.sum();
         self.tally.count_duplicate(duplicate);
         if transfer.wrong {
             self.tally.count_corrupt(runs.iter().map(|run| run.end - run.start).sum());

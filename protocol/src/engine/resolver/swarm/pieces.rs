@@ -121,16 +121,20 @@ impl Pieces {
     /// Takes in that groups were stored, and returns whether a block became whole.
     pub(crate) fn stored(&mut self, groups: Range<u64>) -> bool {
         let before = self.whole.held();
-        for group in groups.start..groups.end.min(self.held.groups()) {
-            if self.held.insert(group) {
-                let index = group / self.block_len;
-                let left = self.change(index, |block| {
-                    block.missing = block.missing.saturating_sub(1);
-                    block.missing
-                });
-                if left == Some(0) {
-                    self.whole.insert(index);
-                }
+        let groups = groups.start..groups.end.min(self.held.groups());
+        for index in self.blocks_of(&groups) {
+            let block = self.groups_of(index);
+            let own = groups.start.max(block.start)..groups.end.min(block.end);
+            let new = own.filter(|group| self.held.insert(*group)).count();
+            if new == 0 {
+                continue;
+            }
+            let left = self.change(index, |block| {
+                block.missing = block.missing.saturating_sub(u64::try_from(new).unwrap_or(u64::MAX));
+                block.missing
+            });
+            if left == Some(0) {
+                self.whole.insert(index);
             }
         }
         self.whole.held() > before
