@@ -37,6 +37,12 @@ const GREET_SHARE: u32 = 4;
 /// How long a partner counts as one who may bring more, since it last told of a block.
 pub(super) const PARTNER_HOPE: Duration = Duration::from_secs(3);
 
+/// Blocks that became whole are told of when they are this part of those told before: the first ones at once, as
+/// nobody has them, and later ones many in a word, as everybody knows of enough to do meanwhile.
+const NEWS_SHARE: u64 = 32;
+/// How long they wait at most, counted from the word before.
+const NEWS_PATIENCE: Duration = Duration::from_millis(200);
+
 /// Is a blob that is fetched from several peers.
 #[derive(Clone, Debug)]
 pub(crate) struct Swarm {
@@ -51,7 +57,9 @@ pub(crate) struct Swarm {
     /// Whether a group was verified, so that the size and the list are proven.
     pub(crate) proven: bool,
     /// The blocks that partners were told of.
-    pub(super) told: GroupSet,
+    told: GroupSet,
+    /// When they were told last.
+    told_at: Time,
     /// Since when a member that holds all has had nothing to do that is ours.
     pub(super) idle_since: Option<Time>,
     /// When a partner last gave bytes.
@@ -148,6 +156,7 @@ impl Swarm {
             any_wet: false,
             proven,
             told,
+            told_at: Time::ZERO,
             idle_since: None,
             helped: Time::ZERO,
             hoped: now,
@@ -487,17 +496,22 @@ impl Swarm {
         now - since.max(self.helped) < IDLE_PATIENCE.max(needs.saturating_mul(PATIENCE_FACTOR))
     }
 
-    /// Returns whether blocks became whole since partners were told.
-    pub(super) fn has_news(&self) -> bool {
-        self.told.held() < self.pieces.whole().held()
+    /// Returns when partners are to be told of the blocks that became whole since they were told; none where
+    /// there are none. In the end game, where others wait for the same few blocks, that is at once.
+    pub(super) fn news_due_at(&self, now: Time) -> Option<Time> {
+        let (told, whole) = (self.told.held(), self.pieces.whole().held());
+        let few = whole - told < (told / NEWS_SHARE).max(1) && !self.pieces.is_end();
+        let due = if few { now.max(self.told_at + NEWS_PATIENCE) } else { now };
+        (told < whole).then_some(due)
     }
 
     /// Returns the blocks that became whole since partners were told, as runs of groups.
-    pub(super) fn news(&mut self) -> Vec<Range<u64>> {
+    pub(super) fn news(&mut self, now: Time) -> Vec<Range<u64>> {
         let runs = self.runs_beyond(&self.told);
         for index in runs.iter().flat_map(|run| self.pieces.blocks_within(run)) {
             self.told.insert(index);
         }
+        self.told_at = now;
         runs
     }
 

@@ -228,7 +228,7 @@ impl Resolver {
             }
         }
         if whole {
-            self.look_soon(hash, shell);
+            self.look_at_news(hash, shell);
         }
         let changed = first || whole || !freed.is_empty();
         (freed, changed)
@@ -299,13 +299,22 @@ impl Resolver {
         self.tell_followers(hash, shell);
         let shares = shell.config.shares_parts;
         let Some(swarm) = self.swarm_mut(hash) else { return };
-        if swarm.is_pressed_for_time() || (shares && swarm.has_news()) {
+        if swarm.is_pressed_for_time() {
             self.look_soon(hash, shell);
         } else {
             let at = swarm.next_look(shell.now).max(swarm.swept_at + SWEEP);
-            self.look_by(hash, at, shell);
+            let news = swarm.news_due_at(shell.now).filter(|_| shares);
+            self.look_by(hash, news.map_or(at, |news| news.min(at)), shell);
         }
         self.advance(hash, peers, shell);
+    }
+
+    /// Has a swarm look at itself when partners are to be told of what is new.
+    fn look_at_news(&mut self, hash: Hash, shell: &mut Shell) {
+        let swarm = self.swarm_mut(hash);
+        if let Some(at) = swarm.and_then(|swarm| swarm.news_due_at(shell.now)) {
+            self.look_by(hash, at, shell);
+        }
     }
 
     /// Has a swarm look at itself as soon as it may, again and again while anything is on its way.

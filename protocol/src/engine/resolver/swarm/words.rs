@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::members::PARTNER_HOPE;
+use super::members::{PARTNER_HOPE, Swarm};
 use crate::blob::{Hash, group_count};
 use crate::engine::peers::Peers;
 use crate::engine::resolver::Resolver;
@@ -141,14 +141,13 @@ impl Resolver {
         }
     }
 
-    /// Tells followers of the blocks that became whole since they were told, but for those that told us of
-    /// them.
+    /// Tells followers of the blocks that became whole since they were told, if that is due, but for those
+    /// that told us of them.
     pub(crate) fn tell_followers(&mut self, hash: Hash, shell: &mut Shell) {
-        let shares = shell.config.shares_parts;
-        let Some(swarm) = self.swarm_mut(hash).filter(|swarm| shares && swarm.has_news()) else {
-            return;
-        };
-        let runs = swarm.news();
+        let (now, shares) = (shell.now, shell.config.shares_parts);
+        let due = |swarm: &Swarm| swarm.news_due_at(now).is_some_and(|at| at <= now);
+        let Some(swarm) = self.swarm_mut(hash).filter(|swarm| shares && due(swarm)) else { return };
+        let runs = swarm.news(now);
         let swarm = &*swarm;
         for peer in swarm.followers().filter(|peer| !swarm.knows(*peer, &runs)) {
             let message = swarm.word_to(hash, peer, &runs);
