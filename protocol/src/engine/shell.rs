@@ -60,6 +60,8 @@ pub(crate) struct Shell {
     pub(crate) stats: Stats,
     outputs: VecDeque<Output>,
     timers: BTreeMap<(Time, u64), Timer>,
+    /// When the first of them is due: asked at every input.
+    next_timer: Option<Time>,
     /// Numbers timers, fetches, searches and looks, so that none is ever used twice.
     serial: u64,
     random: u64,
@@ -73,6 +75,7 @@ impl Shell {
             stats: Stats::default(),
             outputs: VecDeque::new(),
             timers: BTreeMap::new(),
+            next_timer: None,
             serial: 0,
             random: seed,
         }
@@ -89,18 +92,29 @@ impl Shell {
     pub(crate) fn start_timer(&mut self, after: Duration, timer: Timer) -> TimerKey {
         let key = TimerKey(self.now + after, self.next_serial());
         self.timers.insert((key.0, key.1), timer);
+        self.next_timer = Some(self.next_timer.map_or(key.0, |next| next.min(key.0)));
         key
     }
 
     /// Takes a timer back; one that has fired is ignored.
     pub(crate) fn stop_timer(&mut self, key: TimerKey) {
         self.timers.remove(&(key.0, key.1));
+        self.note_next(key.0);
+    }
+
+    /// Takes in that a timer is gone that was due at this moment.
+    fn note_next(&mut self, gone: Time) {
+        if self.next_timer == Some(gone) {
+            self.next_timer = self.timers.first_key_value().map(|((at, _), _)| *at);
+        }
     }
 
     /// Takes the next timer that is due.
     pub(crate) fn pop_timer(&mut self) -> Option<Timer> {
-        let entry = self.timers.first_entry().filter(|entry| entry.key().0 <= self.now)?;
-        Some(entry.remove())
+        self.next_timer.filter(|at| *at <= self.now)?;
+        let ((at, _), timer) = self.timers.pop_first()?;
+        self.note_next(at);
+        Some(timer)
     }
 
     pub(crate) fn next_timeout(&self) -> Option<(Time, &'static str)> {

@@ -467,8 +467,7 @@ impl World {
 
     fn record(&mut self, node: NodeIndex, event: &Event) {
         if let Event::Frames { from, frame, .. } = event {
-            let (len, sum) = (frame.bytes.len(), &frame.sum);
-            self.log.line(self.now, node, format_args!("Frames {from} {len} {sum:016x}"));
+            self.log.frame(self.now, (node, *from), frame.bytes.len(), frame.sum);
         } else {
             self.log.line(self.now, node, format_args!("{event:?}"));
         }

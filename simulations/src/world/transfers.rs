@@ -396,7 +396,7 @@ impl World {
         let done = transfer.mark.min(whole_bytes(self.flows.done(self.now, flow)));
         let (node, fetch, size) = (transfer.node, transfer.fetch, transfer.size);
         let small = transfer.small;
-        self.log.line(self.now, node, format_args!("flow {} {done}", id.0));
+        self.log.flow(self.now, node, id.0, done);
         if transfer.wrong && done >= transfer.mark {
             let outcome =
                 FetchOutcome::WrongBytes { detail: "group 0 has a wrong hash".to_owned() };

@@ -295,6 +295,9 @@ impl Resolution {
     ) {
         self.clock.source_chosen.get_or_insert(now);
         let row = self.row_of(fetch, source, groups.is_some());
+        if let Some(swarm) = &mut self.swarm {
+            swarm.any_entire |= groups.is_none();
+        }
         let heard = now;
         let running = Running {
             source,

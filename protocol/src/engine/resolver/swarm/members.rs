@@ -52,6 +52,9 @@ pub(crate) struct Swarm {
     wholes: usize,
     /// How many ranges each peer brings; none that brings none.
     bringing: BTreeMap<PeerId, usize>,
+    /// Whether a member may be bringing everything in one fetch: false only where all fetches were seen to be of
+    /// ranges.
+    pub(crate) any_entire: bool,
     /// Whether one of them may have something to give: false only where all are dry.
     pub(super) any_wet: bool,
     /// Whether a group was verified, so that the size and the list are proven.
@@ -153,6 +156,7 @@ impl Swarm {
             members: BTreeMap::new(),
             wholes: 0,
             bringing: BTreeMap::new(),
+            any_entire: true,
             any_wet: false,
             proven,
             told,

@@ -349,18 +349,23 @@ impl Resolver {
     /// Has one fetch bring everything as long as nobody else has anything to give or to take: one request
     /// costs less than many. Returns whether it is so.
     fn goes_on_alone(&mut self, hash: Hash, shell: &mut Shell) -> bool {
-        let Some(running) = self.resolutions.get(&hash) else { return true };
-        let Some(swarm) = &running.swarm else { return true };
+        let Some(running) = self.resolutions.get_mut(&hash) else { return true };
+        let among_others = running.herd.has_joined() || !shell.config.asks_one_for_all;
+        let Some(swarm) = &mut running.swarm else { return true };
+        let among_others = among_others || !swarm.getters.is_empty();
+        // Which is nearly always so, and told by two words where looking through all fetches takes many.
+        if among_others && !swarm.any_entire {
+            return false;
+        }
         let of_peer = |running: &Running| match running.source {
             Source::Peer(peer) if running.groups.is_none() => Some(peer),
             Source::Peer(_) | Source::Edge => None,
         };
         let whole = running.fetches.iter().find_map(|(id, running)| Some((*id, of_peer(running)?)));
+        swarm.any_entire = whole.is_some();
+        let swarm = &*swarm;
         let useful = swarm.members.iter().filter(|(_, member)| swarm.pieces.wants_of(&member.have));
         let mut useful = useful.map(|(peer, member)| (*peer, member.found, &member.have));
-        let among_others = !swarm.getters.is_empty()
-            || running.herd.has_joined()
-            || !shell.config.asks_one_for_all;
         match whole {
             // Until it has proven the size and the list nobody else could be believed.
             Some(_) if !swarm.proven => running.is_served(),
