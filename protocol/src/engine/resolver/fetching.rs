@@ -41,8 +41,11 @@ impl Resolver {
         if let (None, Source::Peer(peer)) = (&progressed.groups, progressed.source) {
             joined = self.make_member(hash, peer, progressed.found, shell);
         }
-        // More of the same changes nothing, and most progress of a long blob is that.
-        if changed || joined || progressed.bytes == bytes || !freed.is_empty() {
+        // More of the same changes nothing, and most progress of a long blob is that. That a range of many begins to
+        // come is of no consequence either.
+        let begins = progressed.bytes == bytes
+            && (progressed.groups.is_none() || progressed.source == Source::Edge);
+        if changed || joined || begins || !freed.is_empty() {
             self.advance(hash, peers, shell);
         }
         freed.into_iter().for_each(|peer| self.fetch_freed(Source::Peer(peer), peers, shell));

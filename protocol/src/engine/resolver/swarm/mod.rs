@@ -107,6 +107,24 @@ impl Resolver {
         self.set_idle(hash, idle, shell.now);
     }
 
+    /// Asks a partner for what it just told of. For all others it is as it was when they were last looked at, so
+    /// that nobody else has to be.
+    pub(super) fn take_offer(
+        &mut self,
+        hash: Hash,
+        peer: PeerId,
+        peers: &mut Peers,
+        shell: &mut Shell,
+    ) {
+        let ranges_only = |swarm: &Swarm| swarm.proven && !swarm.any_entire && swarm.holders() == 0;
+        if !self.swarm_mut(hash).is_some_and(|swarm| ranges_only(swarm)) {
+            return self.advance(hash, peers, shell);
+        }
+        for round in 0..RANGES_PER_MEMBER {
+            self.fetch_range(hash, peer, round, shell);
+        }
+    }
+
     /// Takes in whether a member that holds all has nothing to do.
     fn set_idle(&mut self, hash: Hash, idle: bool, now: Time) {
         if let Some(swarm) = self.swarm_mut(hash) {
@@ -129,7 +147,8 @@ impl Resolver {
         }
         let source = Source::Peer(peer);
         // One that is late with everything is not asked for parts of it, too.
-        let waits = running.retries.contains_key(&source) || running.gives_everything(source);
+        let waits = running.retries.contains_key(&source)
+            || (swarm.any_entire && running.gives_everything(source));
         let proving = !swarm.proven && running.is_served();
         if waits || proving || running.fetches.len() >= shell.config.fetches_per_hash_max {
             return false;
@@ -230,7 +249,11 @@ impl Resolver {
         if whole {
             self.look_at_news(hash, shell);
         }
-        let changed = first || whole || !freed.is_empty();
+        // The end of a range that is there follows at once, and then there is room for the next.
+        let of_range = self.resolutions.get(&hash).and_then(|running| running.range_of(by));
+        let swarm = self.resolutions.get(&hash).and_then(|running| running.swarm.as_ref());
+        let over = of_range.zip(swarm).is_some_and(|(range, swarm)| swarm.pieces.holds(range));
+        let changed = first || (whole && !over) || !freed.is_empty();
         (freed, changed)
     }
 

@@ -129,7 +129,11 @@ impl Resolver {
         // What is known already changes nothing, and most words of a herd are such.
         if news || joins || offers || instead_of.is_some() {
             self.look_by(hash, now + PARTNER_HOPE, shell);
+        }
+        if news || joins || instead_of.is_some() {
             self.advance(hash, peers, shell);
+        } else if offers {
+            self.take_offer(hash, peer, peers, shell);
         }
     }
 
