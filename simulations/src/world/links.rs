@@ -342,7 +342,8 @@ impl World {
 
     /// Returns a message as it travels.
     fn frame_of(&mut self, message: &Message) -> Option<Rc<Frame>> {
-        if let Some((_, frame)) = self.last_sent.iter().flatten().find(|(last, _)| last == message) {
+        if let Some((_, frame)) = self.last_sent.iter().flatten().find(|(last, _)| last == message)
+        {
             return Some(Rc::clone(frame));
         }
         let frame = Rc::new(Frame::new(message.encode().ok()?));

@@ -125,7 +125,8 @@ mod tests {
         let numbers = [0, 1, 9, 10, 4_095, u64::MAX];
         let (mut quick, mut plain) = (EventLog::default(), EventLog::default());
         for number in numbers {
-            let (at, small) = (Time::from_nanos(number), usize::try_from(number % 1_000).unwrap_or(0));
+            let (at, small) =
+                (Time::from_nanos(number), usize::try_from(number % 1_000).unwrap_or(0));
             quick.frame(at, (small, 7), small, number);
             plain.line(at, small, format_args!("Frames 7 {small} {number:016x}"));
             quick.flow(at, small, number, number / 3);

@@ -547,3 +547,33 @@ impl Swarm {
         runs
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_blocks_are_told_of_at_once_and_later_ones_together_or_after_a_while() {
+        let block = |index: u64| index * 16..(index + 1) * 16;
+        let at = |millis| Time::ZERO + Duration::from_millis(millis);
+        let pieces =
+            Pieces::new(PeerId::from_bytes([1; 32]), 128 << 20, None).expect("of its size");
+        let mut swarm = Swarm::new(pieces, true, at(0));
+        assert_eq!(swarm.news_due_at(at(0)), None, "nothing is new");
+        for index in 0..2 * NEWS_SHARE {
+            swarm.pieces.stored(block(index));
+            assert_eq!(swarm.news_due_at(at(1_000)), Some(at(1_000)), "one of few");
+            assert_eq!(swarm.news(at(1_000)), [block(index)]);
+        }
+        swarm.pieces.stored(block(100));
+        let late = at(1_000) + NEWS_PATIENCE;
+        assert_eq!(swarm.news_due_at(at(1_001)), Some(late), "one of many");
+        assert_eq!(swarm.news_due_at(late), Some(late));
+        swarm.pieces.stored(block(102));
+        assert_eq!(swarm.news_due_at(at(1_001)), Some(at(1_001)), "two of them are enough");
+        assert_eq!(swarm.news(at(1_001)), [block(100), block(102)]);
+        swarm.pieces.stored(block(104));
+        swarm.pieces.bring(&(0..128 * 16), true);
+        assert_eq!(swarm.news_due_at(at(1_002)), Some(at(1_002)), "the end game");
+    }
+}

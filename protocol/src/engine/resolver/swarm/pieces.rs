@@ -130,7 +130,8 @@ impl Pieces {
                 continue;
             }
             let left = self.change(index, |block| {
-                block.missing = block.missing.saturating_sub(u64::try_from(new).unwrap_or(u64::MAX));
+                block.missing =
+                    block.missing.saturating_sub(u64::try_from(new).unwrap_or(u64::MAX));
                 block.missing
             });
             if left == Some(0) {
