@@ -60,8 +60,8 @@ pub(crate) struct Shell {
     pub(crate) stats: Stats,
     outputs: VecDeque<Output>,
     timers: BTreeMap<(Time, u64), Timer>,
-    /// When the first of them is due: asked at every input.
-    next_timer: Option<Time>,
+    /// When the first of them is due and what it is for: asked at every input.
+    next_timer: Option<(Time, &'static str)>,
     /// Numbers timers, fetches, searches and looks, so that none is ever used twice.
     serial: u64,
     random: u64,
@@ -92,7 +92,9 @@ impl Shell {
     pub(crate) fn start_timer(&mut self, after: Duration, timer: Timer) -> TimerKey {
         let key = TimerKey(self.now + after, self.next_serial());
         self.timers.insert((key.0, key.1), timer);
-        self.next_timer = Some(self.next_timer.map_or(key.0, |next| next.min(key.0)));
+        if self.next_timer.is_none_or(|(next, _)| key.0 < next) {
+            self.next_timer = Some((key.0, timer.reason()));
+        }
         key
     }
 
@@ -104,21 +106,22 @@ impl Shell {
 
     /// Takes in that a timer is gone that was due at this moment.
     fn note_next(&mut self, gone: Time) {
-        if self.next_timer == Some(gone) {
-            self.next_timer = self.timers.first_key_value().map(|((at, _), _)| *at);
+        if self.next_timer.is_some_and(|(next, _)| next == gone) {
+            let first = self.timers.first_key_value();
+            self.next_timer = first.map(|((at, _), timer)| (*at, timer.reason()));
         }
     }
 
     /// Takes the next timer that is due.
     pub(crate) fn pop_timer(&mut self) -> Option<Timer> {
-        self.next_timer.filter(|at| *at <= self.now)?;
+        self.next_timer.filter(|(at, _)| *at <= self.now)?;
         let ((at, _), timer) = self.timers.pop_first()?;
         self.note_next(at);
         Some(timer)
     }
 
     pub(crate) fn next_timeout(&self) -> Option<(Time, &'static str)> {
-        self.timers.first_key_value().map(|((at, _), timer)| (*at, timer.reason()))
+        self.next_timer
     }
 
     pub(crate) fn next_fetch(&mut self) -> FetchId {
