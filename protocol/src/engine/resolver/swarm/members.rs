@@ -40,7 +40,9 @@ pub(super) const PARTNER_HOPE: Duration = Duration::from_secs(3);
 /// Blocks that became whole are told of when they are this part of those told before: the first ones at once, as
 /// nobody has them, and later ones many in a word, as everybody knows of enough to do meanwhile.
 const NEWS_SHARE: u64 = 32;
-/// How long they wait at most, counted from the word before.
+/// How long they wait at most, counted from the word before: this part of the time that the get has taken so far, so
+/// that a short one is not held up, and no more than that.
+const NEWS_AGE_SHARE: u32 = 100;
 const NEWS_PATIENCE: Duration = Duration::from_millis(200);
 
 /// Is a blob that is fetched from several peers.
@@ -505,7 +507,8 @@ impl Swarm {
     pub(super) fn news_due_at(&self, now: Time) -> Option<Time> {
         let (told, whole) = (self.told.held(), self.pieces.whole().held());
         let few = whole - told < (told / NEWS_SHARE).max(1) && !self.pieces.is_end();
-        let due = if few { now.max(self.told_at + NEWS_PATIENCE) } else { now };
+        let patience = ((now - self.opened_at) / NEWS_AGE_SHARE).min(NEWS_PATIENCE);
+        let due = if few { now.max(self.told_at + patience) } else { now };
         (told < whole).then_some(due)
     }
 
@@ -566,14 +569,17 @@ mod tests {
             assert_eq!(swarm.news(at(1_000)), [block(index)]);
         }
         swarm.pieces.stored(block(100));
-        let late = at(1_000) + NEWS_PATIENCE;
-        assert_eq!(swarm.news_due_at(at(1_001)), Some(late), "one of many");
+        assert_eq!(swarm.news_due_at(at(1_000)), Some(at(1_010)), "one of many, of a young get");
+        assert_eq!(swarm.news(at(60_000)), [block(100)]);
+        swarm.pieces.stored(block(101));
+        let late = at(60_000) + NEWS_PATIENCE;
+        assert_eq!(swarm.news_due_at(at(60_001)), Some(late), "of an old one");
         assert_eq!(swarm.news_due_at(late), Some(late));
-        swarm.pieces.stored(block(102));
-        assert_eq!(swarm.news_due_at(at(1_001)), Some(at(1_001)), "two of them are enough");
-        assert_eq!(swarm.news(at(1_001)), [block(100), block(102)]);
-        swarm.pieces.stored(block(104));
+        swarm.pieces.stored(block(103));
+        assert_eq!(swarm.news_due_at(at(60_001)), Some(at(60_001)), "two of them are enough");
+        assert_eq!(swarm.news(at(60_001)), [block(101), block(103)]);
+        swarm.pieces.stored(block(105));
         swarm.pieces.bring(&(0..128 * 16), true);
-        assert_eq!(swarm.news_due_at(at(1_002)), Some(at(1_002)), "the end game");
+        assert_eq!(swarm.news_due_at(at(60_002)), Some(at(60_002)), "the end game");
     }
 }
