@@ -15,6 +15,7 @@ pub mod filter;
 pub mod id;
 pub mod stats;
 pub mod time;
+pub mod tree;
 pub mod wire;
 
 pub use blob::Hash;
