@@ -10,13 +10,16 @@
 //!
 //! [`manifest`] holds the types, [`codec`] the bytes, [`source`] how further manifests are loaded. What
 //! is decoded here is well formed, and no more: whether a tree is safe to be written to a disk is a
-//! question about all of it.
+//! question about all of it, which [`check()`](check::check) answers.
 
+pub mod check;
 pub mod codec;
+mod fold;
 pub mod manifest;
 pub mod name;
 pub mod source;
 
+pub use check::{CheckError, Reason, Rules, UnsafeEntry, check};
 pub use codec::ManifestError;
 pub use manifest::{Entry, Manifest, Node, Sealed, Totals};
 pub use name::{Name, NameError};
