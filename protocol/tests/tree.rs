@@ -113,6 +113,21 @@ fn empty_tree_has_a_hash() {
 }
 
 #[test]
+fn example_of_the_specification_is_right() {
+    let run = Node::File { hash: Hash::of(b"#!"), size: 2, executable: true };
+    let manifest = Manifest::new(vec![
+        Entry { name: name(b"run"), node: run },
+        Entry { name: name(b"e"), node: Node::Dir(Vec::new()) },
+        Entry { name: name(b"l"), node: Node::Symlink { target: (*b"run").into() } },
+    ]);
+    let bytes = manifest.expect("a manifest").encode();
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let expected = format!("manifest: {hex}\nhash: {}\n", Hash::of(&bytes));
+    let specification = include_str!("../SPEC.md");
+    assert!(specification.contains(&expected), "{expected}");
+}
+
+#[test]
 fn bytes_that_are_no_manifest_say_why() {
     let cases = [
         (Vec::new(), ManifestError::NotManifest),
@@ -229,7 +244,11 @@ fn nesting_is_bounded_and_takes_no_stack() {
         }
         bytes.decode()
     };
-    assert!(nested(TREE_DEPTH_MAX).is_ok());
+    // A level takes four bytes, so that the outermost one is too long in place before it is too deep.
+    let levels_max = TREE_INLINE_MAX / 4 + 1;
+    assert!(nested(levels_max - 1).is_ok());
+    assert!(matches!(nested(levels_max + 1), Err(ManifestError::InPlace { .. })));
+    assert!(matches!(nested(TREE_DEPTH_MAX), Err(ManifestError::InPlace { .. })));
     assert_eq!(nested(TREE_DEPTH_MAX + 1), Err(ManifestError::Depth));
     assert_eq!(nested(200_000), Err(ManifestError::Depth));
 }

@@ -28,10 +28,13 @@ pub use source::{LoadError, TreeSource};
 /// The longest manifest in bytes: some million entries in one directory.
 pub const MANIFEST_BYTES_MAX: u64 = 64 << 20;
 
-/// The longest body of a directory in bytes that is given in place in its parent.
+/// The longest body of a directory in bytes that is given in place in its parent: some five files.
 ///
-/// Part of the format: another value gives other hashes.
-pub const TREE_INLINE_MAX: usize = 2_048;
+/// Every directory in place makes its parent longer, and a change anywhere costs the parent anew. With a larger
+/// value directories of many packages become one manifest of half a megabyte; with none there are three
+/// times as many manifests, most of them shorter than what it takes to ask for one. Part of the format:
+/// another value gives other hashes.
+pub const TREE_INLINE_MAX: usize = 256;
 
 /// The deepest entry: one directly in the root is at depth 1.
 pub const TREE_DEPTH_MAX: usize = 128;
