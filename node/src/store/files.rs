@@ -84,17 +84,18 @@ impl Files {
             make_dir(&path).map_err(StoreError::io("create", &path))?;
         }
         sys::sync_dir(&self.root).map_err(StoreError::io("sync", &self.root))?;
-        self.make_shards()?;
+        self.make_shards("blobs")?;
+        self.make_shards("outboard")?;
         self.empty_tmp()
     }
 
-    /// Makes the shards of `blobs/`, all at once: made one by one each would cost a sync of its own, a
+    /// Makes the shards of a directory, all at once: made one by one each would cost a sync of its own, a
     /// second for the first few hundred blobs of a store.
-    fn make_shards(&self) -> Result<(), StoreError> {
-        let blobs = self.root.join("blobs");
+    fn make_shards(&self, of: &str) -> Result<(), StoreError> {
+        let of = self.root.join(of);
         let mut made = false;
         for shard in 0..=u8::MAX {
-            let path = blobs.join(format!("{shard:02x}"));
+            let path = of.join(format!("{shard:02x}"));
             match fs::create_dir(&path) {
                 Ok(()) => made = true,
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -102,7 +103,7 @@ impl Files {
             }
         }
         if made {
-            sys::sync_dir(&blobs).map_err(StoreError::io("sync", &blobs))?;
+            sys::sync_dir(&of).map_err(StoreError::io("sync", &of))?;
         }
         Ok(())
     }
@@ -147,6 +148,13 @@ impl Files {
     pub(super) fn temp_cache(&self) -> Result<TempFile, StoreError> {
         let number = self.temps.fetch_add(1, Ordering::Relaxed);
         TempFile::create(self.root.join("tmp").join(number.to_string()), MODE_CACHE)
+    }
+
+    /// Makes an empty file in `tmp/` that has the mode of a durable blob already, as far as the umask of this
+    /// process lets it.
+    pub(super) fn temp_durable(&self) -> Result<TempFile, StoreError> {
+        let number = self.temps.fetch_add(1, Ordering::Relaxed);
+        TempFile::create(self.root.join("tmp").join(number.to_string()), MODE_DURABLE)
     }
 
     /// Gives `temp` its final name `path` under the store, if nothing has that name; says whether it did.
@@ -329,8 +337,42 @@ impl TempFile {
         self.file.sync_all().map_err(StoreError::io("sync", &self.path))
     }
 
+    /// Closes the file, which stays in `tmp/` as long as what is returned.
+    pub(super) fn close(self) -> TempName {
+        let name = TempName { path: self.path.clone(), kept: false };
+        self.keep();
+        name
+    }
+
     fn keep(mut self) {
         self.kept = true;
+    }
+}
+
+/// Is a closed file in `tmp/` that is removed unless it gets its final name.
+#[derive(Debug)]
+pub(super) struct TempName {
+    path: PathBuf,
+    kept: bool,
+}
+
+impl TempName {
+    /// Returns where it lies now.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Says that it has its final name.
+    pub(super) fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for TempName {
+    fn drop(&mut self) {
+        if !self.kept {
+            fs::remove_file(&self.path).ok();
+        }
     }
 }
 

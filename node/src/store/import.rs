@@ -42,18 +42,7 @@ impl Store {
         on_progress: &mut dyn FnMut(u64),
     ) -> Result<Added, StoreError> {
         let source = Source::open(path)?;
-        let mut intake = self.inner.intake(source.before.len())?;
-        let shared = sys::reflink(intake.temp.file(), &source.file);
-        let list = if shared {
-            hash_file(intake.temp.file(), on_progress)
-                .map_err(StoreError::io("read", intake.temp.path()))?
-        } else {
-            copy_hashing(&source, &mut intake, on_progress)?
-        };
-        // A shared copy was taken in one step, so it is whole even if the file was written to since.
-        if !shared {
-            source.check_unchanged(list.size())?;
-        }
+        let (intake, list) = self.inner.take_in(&source, on_progress)?;
         self.inner.commit_temp(intake.temp, &list, Class::Durable, intake.reservation)
     }
 
@@ -157,11 +146,11 @@ impl Quarantine {
 
 /// Is a blob on its way in: its file in `tmp/`, its hash so far and its room.
 #[derive(Debug)]
-struct Intake {
-    temp: TempFile,
+pub(super) struct Intake {
+    pub(super) temp: TempFile,
     hasher: BlobHasher,
     size: u64,
-    reservation: Reservation,
+    pub(super) reservation: Reservation,
 }
 
 impl Intake {
@@ -174,6 +163,27 @@ impl Intake {
 }
 
 impl Inner {
+    /// Takes the bytes of a file into `tmp/`, and hashes them.
+    pub(super) fn take_in(
+        &self,
+        source: &Source<'_>,
+        on_progress: &mut dyn FnMut(u64),
+    ) -> Result<(Intake, GroupList), StoreError> {
+        let mut intake = self.intake(source.before.len())?;
+        let shared = sys::reflink(intake.temp.file(), &source.file);
+        let list = if shared {
+            hash_file(intake.temp.file(), on_progress)
+                .map_err(StoreError::io("read", intake.temp.path()))?
+        } else {
+            copy_hashing(source, &mut intake, on_progress)?
+        };
+        // A shared copy was taken in one step, so it is whole even if the file was written to since.
+        if !shared {
+            source.check_unchanged(list.size())?;
+        }
+        Ok((intake, list))
+    }
+
     fn intake(&self, size: u64) -> Result<Intake, StoreError> {
         self.check_size(size)?;
         self.intake_within(self.reserve(size)?)
@@ -276,7 +286,7 @@ impl Inner {
         Ok(Added { hash, size, existed: old.is_some() })
     }
 
-    fn holds_as_well(&self, hash: &Hash, class: Class) -> Result<bool, StoreError> {
+    pub(super) fn holds_as_well(&self, hash: &Hash, class: Class) -> Result<bool, StoreError> {
         Ok(match self.catalog.locate(hash)? {
             Located::Here(row) => keeps(Some(row), class),
             Located::Lost(_) | Located::Absent => false,
@@ -313,7 +323,7 @@ fn keeps(old: Option<Row>, class: Class) -> bool {
 
 /// Is a file that is being added.
 #[derive(Debug)]
-struct Source<'a> {
+pub(super) struct Source<'a> {
     path: &'a Path,
     file: File,
     before: fs::Metadata,
@@ -328,8 +338,15 @@ impl<'a> Source<'a> {
         };
         is_file(&fs::metadata(path).map_err(StoreError::io("read", path))?)?;
         let file = File::open(path).map_err(StoreError::io("open", path))?;
+        Self::of(path, file)
+    }
+
+    /// Takes a file that is open already.
+    pub(super) fn of(path: &'a Path, file: File) -> Result<Self, StoreError> {
         let before = file.metadata().map_err(StoreError::io("read", path))?;
-        is_file(&before)?;
+        if !before.is_file() {
+            return Err(StoreError::NotAFile { path: path.to_owned() });
+        }
         Ok(Self { path, file, before })
     }
 

@@ -19,6 +19,7 @@
 //! all threads. Its own threads are the flusher (`flush.rs`) and, after an unclean end, the sweep
 //! (`sweep.rs`). The store decides nothing about peers, and never fetches.
 
+mod batch;
 mod catalog;
 mod error;
 mod evict;
@@ -48,6 +49,7 @@ use std::thread::JoinHandle;
 
 use blobmesh_protocol::Hash;
 
+pub use self::batch::{Batch, BatchAdded};
 pub use self::error::StoreError;
 pub use self::import::{AddWriter, Quarantine};
 pub use self::partial::{CHECKPOINT_BYTES, Partial};
@@ -266,6 +268,16 @@ impl Store {
         Ok((Self { inner: Arc::new(inner) }, report))
     }
 
+    /// Returns the directory of the store, canonical.
+    pub fn dir(&self) -> &Path {
+        self.inner.catalog.files().root()
+    }
+
+    /// Returns what is pinned, whether it is in the store or not, by hash.
+    pub fn pins(&self) -> Vec<Hash> {
+        self.inner.pins.all()
+    }
+
     /// Names who is told of every blob that leaves without being asked to: evicted, rotten, or found
     /// missing. Replaces an earlier one. It is called from whichever thread noticed, and must not block.
     pub fn set_gone_listener(&self, listener: impl Fn(Hash) + Send + Sync + 'static) {
@@ -334,6 +346,32 @@ impl Store {
             inner.make_durable(hash, &reader)?;
         }
         inner.pins.insert(inner.catalog.files(), hash)
+    }
+
+    /// Protects many durable blobs from eviction, as [`pin`](Self::pin) does, in one step.
+    ///
+    /// # Errors
+    /// [`StoreError::Absent`] for the first that is not in the store; none is pinned then.
+    pub fn pin_all(&self, hashes: &[Hash]) -> Result<(), StoreError> {
+        self.inner.ensure_open()?;
+        let mut leases = Vec::with_capacity(hashes.len());
+        for hash in hashes {
+            leases.push(space::Lease::take(&self.inner.leases, *hash));
+            let row = self.inner.find_row(hash)?.ok_or(StoreError::Absent { hash: *hash })?;
+            if row.class == Class::Cache {
+                let reader =
+                    self.inner.open_blob(hash)?.ok_or(StoreError::Absent { hash: *hash })?;
+                reader.verify_all()?;
+                self.inner.make_durable(hash, &reader)?;
+            }
+        }
+        self.inner.pins.insert_all(self.inner.catalog.files(), hashes)
+    }
+
+    /// Ends the protection of many blobs in one step.
+    pub fn unpin_all(&self, hashes: &[Hash]) -> Result<(), StoreError> {
+        self.inner.ensure_open()?;
+        self.inner.pins.remove_all(self.inner.catalog.files(), hashes)
     }
 
     /// Ends the protection of a blob; does nothing if it is not pinned.

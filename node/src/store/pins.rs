@@ -51,6 +51,11 @@ impl Pins {
         lock(&self.pins).contains(hash)
     }
 
+    /// Returns all pins, sorted.
+    pub(super) fn all(&self) -> Vec<Hash> {
+        lock(&self.pins).iter().copied().collect()
+    }
+
     /// Returns how many pins there are.
     pub(super) fn len(&self) -> u64 {
         u64::try_from(lock(&self.pins).len()).unwrap_or(u64::MAX)
@@ -59,6 +64,26 @@ impl Pins {
     /// Adds a pin, durably; does nothing when it is there.
     pub(super) fn insert(&self, files: &Files, hash: &Hash) -> Result<(), StoreError> {
         self.change(files, |pins| pins.insert(*hash))
+    }
+
+    /// Adds many pins, durably and at once.
+    pub(super) fn insert_all(&self, files: &Files, hashes: &[Hash]) -> Result<(), StoreError> {
+        self.change(files, |pins| {
+            let before = pins.len();
+            pins.extend(hashes);
+            pins.len() > before
+        })
+    }
+
+    /// Removes many pins, durably and at once.
+    pub(super) fn remove_all(&self, files: &Files, hashes: &[Hash]) -> Result<(), StoreError> {
+        self.change(files, |pins| {
+            let before = pins.len();
+            hashes.iter().for_each(|hash| {
+                pins.remove(hash);
+            });
+            pins.len() < before
+        })
     }
 
     /// Removes a pin, durably; does nothing when there is none.

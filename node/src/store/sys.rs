@@ -19,6 +19,23 @@ pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(path)?.sync_all() } else { Ok(()) }
 }
 
+/// Makes all that was written to the file system of `file` durable, bytes and names; false where there is no such
+/// call.
+///
+/// One of these takes hardly longer than one `fsync`, since most of either is the journal's and the device's.
+pub(super) fn sync_file_system(file: &File) -> io::Result<bool> {
+    #[cfg(target_os = "linux")]
+    {
+        rustix::fs::syncfs(file)?;
+        Ok(true)
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = file;
+        Ok(false)
+    }
+}
+
 /// Fills `buf` from `offset`, without moving the file's position.
 pub(super) fn read_exact_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<()> {
     #[cfg(unix)]

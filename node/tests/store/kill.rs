@@ -37,7 +37,11 @@ fn child() {
     for seed in from.. {
         let bytes = bytes_of(len_of(seed), seed);
         let kind = if seed % 2 == 0 { "added" } else { "fetched" };
-        if seed % 2 == 0 {
+        if seed % 8 == 2 {
+            let batch = store.batch().expect("batch");
+            batch.put(&bytes).expect("put");
+            batch.finish().expect("finish");
+        } else if seed % 2 == 0 {
             let mut writer = store.add_writer().expect("writer");
             writer.write(&bytes).expect("write");
             writer.finish().expect("finish");

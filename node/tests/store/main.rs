@@ -3,6 +3,7 @@
 #![allow(clippy::cast_possible_truncation, reason = "small values of the tests' own making")]
 
 mod add;
+mod batch;
 mod evict;
 mod export;
 mod full;

@@ -1,0 +1,278 @@
+//! Many blobs that become durable together.
+//!
+//! An added blob costs two syncs of its own: its bytes before its name, and its name. For ten thousand files that
+//! is minutes on a disk. A batch writes all of them to `tmp/`, syncs the file system once, gives
+//! them their names, and syncs it once more: the same order, and the same promise when
+//! [`Batch::finish`] has returned. Until then nothing is promised; what a crash leaves is whole or in `tmp/`.
+//!
+//! Blobs of a batch, written or found in the store, are not evicted while it lives: a directory that does not
+//! fit is refused, and does not drive out its own beginning.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::num::NonZero;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use blobmesh_protocol::Hash;
+use blobmesh_protocol::blob::{BlobHasher, GroupList};
+
+use super::catalog::Located;
+use super::error::StoreError;
+use super::files::{Class, TempName, set_class};
+use super::import::Source;
+use super::space::{Lease, Reservation};
+use super::sys::{self, lock};
+use super::{Added, Inner, Store};
+
+/// How many blobs wait for their names before some get them: their descriptions take some 300 bytes each.
+const STAGED_MAX: usize = 16_384;
+/// How many bytes may wait, so that the last sync does not have all the writing to do.
+const STAGED_BYTES_MAX: u64 = 256 << 20;
+/// On how many threads names are given at most.
+const NAMING_THREADS_MAX: usize = 4;
+
+/// Takes in blobs that become durable together; any thread may add to it. Dropped before
+/// [`finish`](Self::finish), it leaves what it had given names so far as ordinary blobs.
+#[derive(Debug)]
+pub struct Batch {
+    inner: Arc<Inner>,
+    /// Whether files in `tmp/` have the right mode from the start: a umask may forbid it.
+    modes_hold: bool,
+    staged: Mutex<Staged>,
+    leases: Mutex<HashMap<Hash, Lease>>,
+    named: Mutex<Vec<Added>>,
+}
+
+/// Tells what a batch added.
+#[derive(Debug)]
+pub struct BatchAdded {
+    /// The blobs that were not in the store before, or not durable.
+    pub added: Vec<Added>,
+    /// Keeps all blobs of the batch from eviction until it is dropped.
+    leases: HashMap<Hash, Lease>,
+}
+
+impl BatchAdded {
+    /// Returns all blobs of the batch, whether they were in the store before or not, in no order.
+    pub fn hashes(&self) -> Vec<Hash> {
+        self.leases.keys().copied().collect()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Staged {
+    blobs: Vec<StagedBlob>,
+    bytes: u64,
+}
+
+/// Is a blob in `tmp/`.
+#[derive(Debug)]
+struct StagedBlob {
+    temp: TempName,
+    list: GroupList,
+    reservation: Reservation,
+}
+
+impl Store {
+    /// Begins a batch of blobs that become durable together.
+    pub fn batch(&self) -> Result<Batch, StoreError> {
+        let inner = Arc::clone(&self.inner);
+        inner.ensure_open()?;
+        let probe = inner.catalog.files().temp_durable()?;
+        let meta = probe.file().metadata().map_err(StoreError::io("read", probe.path()))?;
+        let modes_hold = super::files::class_of(&meta) == Class::Durable;
+        Ok(Batch {
+            inner,
+            modes_hold,
+            staged: Mutex::default(),
+            leases: Mutex::default(),
+            named: Mutex::default(),
+        })
+    }
+}
+
+impl Batch {
+    /// Takes in a blob that is in memory, and returns its hash.
+    ///
+    /// # Errors
+    /// [`StoreError::TooLarge`], [`StoreError::NoSpace`], [`StoreError::DiskFull`] or [`StoreError::Io`].
+    pub fn put(&self, bytes: &[u8]) -> Result<Hash, StoreError> {
+        let mut hasher = BlobHasher::new();
+        hasher.update(bytes);
+        let list = hasher.finish();
+        let hash = list.hash();
+        if !self.is_needed(&hash)? {
+            return Ok(hash);
+        }
+        self.inner.check_size(list.size())?;
+        let reservation = self.inner.reserve(list.size())?;
+        let temp = self.inner.catalog.files().temp_durable()?;
+        temp.write(bytes)?;
+        if !self.modes_hold {
+            set_class(temp.file(), Class::Durable)
+                .map_err(StoreError::io("change", temp.path()))?;
+        }
+        self.stage(StagedBlob { temp: temp.close(), list, reservation })?;
+        Ok(hash)
+    }
+
+    /// Takes in an open file, by sharing its bytes where the file system can; `path` is what it is called in
+    /// errors. Calls `on_progress` with the bytes done so far. Returns hash and size.
+    ///
+    /// # Errors
+    /// As [`Store::add_file`].
+    pub fn put_file(
+        &self,
+        path: &Path,
+        file: File,
+        on_progress: &mut dyn FnMut(u64),
+    ) -> Result<(Hash, u64), StoreError> {
+        let source = Source::of(path, file)?;
+        let (intake, list) = self.inner.take_in(&source, on_progress)?;
+        let (hash, size) = (list.hash(), list.size());
+        if self.is_needed(&hash)? {
+            let temp = intake.temp;
+            set_class(temp.file(), Class::Durable)
+                .map_err(StoreError::io("change", temp.path()))?;
+            let reservation = intake.reservation;
+            self.stage(StagedBlob { temp: temp.close(), list, reservation })?;
+        }
+        Ok((hash, size))
+    }
+
+    /// Makes a blob one of this batch that may be in the store already; false if it is not there, or is not
+    /// durable, or has another length.
+    pub fn keep(&self, hash: &Hash, size: u64) -> Result<bool, StoreError> {
+        let taken = self.lease(hash);
+        if !taken {
+            return Ok(true);
+        }
+        let kept = match self.inner.catalog.locate(hash)? {
+            Located::Here(row) => row.size == size && row.class == Class::Durable,
+            Located::Lost(_) | Located::Absent => false,
+        };
+        match kept {
+            true => self.inner.catalog.touch(hash),
+            false => drop(lock(&self.leases).remove(hash)),
+        }
+        Ok(kept)
+    }
+
+    /// Makes all blobs durable and returns those that are new.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] or [`StoreError::DiskFull`]; what has a name by then is in the store, and maybe not
+    /// durable.
+    pub fn finish(self) -> Result<BatchAdded, StoreError> {
+        self.name_staged()?;
+        let added = std::mem::take(&mut *lock(&self.named));
+        if !added.is_empty() {
+            self.sync()?;
+        }
+        let leases = std::mem::take(&mut *lock(&self.leases));
+        Ok(BatchAdded { added, leases })
+    }
+
+    /// Makes a blob one of this batch; false if it is one already.
+    fn lease(&self, hash: &Hash) -> bool {
+        let mut leases = lock(&self.leases);
+        if leases.contains_key(hash) {
+            return false;
+        }
+        leases.insert(*hash, Lease::take(&self.inner.leases, *hash));
+        true
+    }
+
+    /// Makes a blob one of this batch, and returns whether it is to be written.
+    fn is_needed(&self, hash: &Hash) -> Result<bool, StoreError> {
+        if !self.lease(hash) {
+            return Ok(false);
+        }
+        let held = self.inner.holds_as_well(hash, Class::Durable)?;
+        if held {
+            self.inner.catalog.touch(hash);
+        }
+        Ok(!held)
+    }
+
+    fn stage(&self, blob: StagedBlob) -> Result<(), StoreError> {
+        let full = {
+            let mut staged = lock(&self.staged);
+            staged.bytes = staged.bytes.saturating_add(blob.list.size());
+            staged.blobs.push(blob);
+            staged.blobs.len() >= STAGED_MAX || staged.bytes >= STAGED_BYTES_MAX
+        };
+        if full { self.name_staged() } else { Ok(()) }
+    }
+
+    /// Gives what waits its names, once its bytes are durable.
+    fn name_staged(&self) -> Result<(), StoreError> {
+        let mut blobs = std::mem::take(&mut *lock(&self.staged)).blobs;
+        if blobs.is_empty() {
+            return Ok(());
+        }
+        self.sync_blobs(&blobs)?;
+        // Threads that rename into the same directory wait for each other.
+        blobs.sort_unstable_by_key(|blob| blob.list.hash());
+        let threads = thread::available_parallelism().map_or(1, NonZero::get);
+        let share = blobs.len().div_ceil(threads.min(NAMING_THREADS_MAX)).max(64);
+        let mut shares = Vec::new();
+        while !blobs.is_empty() {
+            shares.push(blobs.split_off(blobs.len().saturating_sub(share)));
+        }
+        let named: Result<Vec<_>, StoreError> = thread::scope(|scope| {
+            let threads: Vec<_> =
+                shares.into_iter().map(|share| scope.spawn(|| self.name_all(share))).collect();
+            let join = |thread: thread::ScopedJoinHandle<'_, _>| {
+                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
+            // All are waited for before the first error is returned.
+            let ended: Vec<_> = threads.into_iter().map(join).collect();
+            ended.into_iter().collect()
+        });
+        lock(&self.named).extend(named?.into_iter().flatten());
+        Ok(())
+    }
+
+    fn name_all(&self, blobs: Vec<StagedBlob>) -> Result<Vec<Added>, StoreError> {
+        blobs.into_iter().map(|blob| self.name(blob)).collect()
+    }
+
+    fn name(&self, blob: StagedBlob) -> Result<Added, StoreError> {
+        let StagedBlob { temp, list, reservation } = blob;
+        self.inner.commit(&list, Class::Durable, &mut Some(reservation), |path, _| {
+            // Of class cache: the directory is synced with all others.
+            self.inner.catalog.files().rename(temp.path(), path, Class::Cache)?;
+            temp.keep();
+            Ok(())
+        })
+    }
+
+    fn sync_blobs(&self, blobs: &[StagedBlob]) -> Result<(), StoreError> {
+        if self.sync()? {
+            return Ok(());
+        }
+        for blob in blobs {
+            let path = blob.temp.path();
+            let file = File::open(path).map_err(StoreError::io("open", path))?;
+            file.sync_all().map_err(StoreError::io("sync", path))?;
+        }
+        Ok(())
+    }
+
+    /// Makes all that was written durable; false where it can only be done file by file.
+    fn sync(&self) -> Result<bool, StoreError> {
+        let root = self.inner.catalog.files().root();
+        let sync = || sys::sync_file_system(&File::open(root)?);
+        let synced = sync().map_err(StoreError::io("sync", root))?;
+        if !synced {
+            for shard in 0..=u8::MAX {
+                let path = root.join("blobs").join(format!("{shard:02x}"));
+                sys::sync_dir(&path).map_err(StoreError::io("sync", &path))?;
+            }
+        }
+        Ok(synced)
+    }
+}
