@@ -80,7 +80,7 @@ pub(crate) enum ColorWhen {
 pub(crate) enum Command {
     /// Run the node in the foreground
     Up(UpArgs),
-    /// Add files to the store and print their hashes
+    /// Add files and directories to the store and print their hashes
     Add(AddArgs),
     /// Get blobs from the first tier that has them
     Get(GetArgs),
@@ -90,6 +90,8 @@ pub(crate) enum Command {
     Has(HashesArgs),
     /// List the blobs of the store
     Ls,
+    /// List what is in a directory that was added, by its hash
+    Tree(TreeArgs),
     /// Remove blobs from the store
     Rm(RmArgs),
     /// Protect blobs from eviction
@@ -162,12 +164,15 @@ pub(crate) struct UpArgs {
 /// Adds.
 #[derive(Debug, Args)]
 pub(crate) struct AddArgs {
-    /// Files, or `-` for stdin
+    /// Files, directories, or `-` for stdin
     #[arg(required = true, value_name = "PATH")]
     pub(crate) paths: Vec<PathBuf>,
-    /// Pin them too
+    /// Pin them too, of a directory all that is in it
     #[arg(long)]
     pub(crate) pin: bool,
+    /// Add all that is in a directory, whatever its .gitignore and .blobmeshignore say; .git stays out
+    #[arg(long)]
+    pub(crate) no_ignore: bool,
 }
 
 /// Gets.
@@ -222,6 +227,16 @@ pub(crate) struct RmArgs {
     /// Remove pinned blobs too
     #[arg(long)]
     pub(crate) force: bool,
+}
+
+/// Lists a tree.
+#[derive(Debug, Args)]
+pub(crate) struct TreeArgs {
+    /// The tree, 64 hex digits: what `add DIR` printed
+    #[arg(value_name = "HASH")]
+    pub(crate) hash: String,
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
 }
 
 /// Uploads.

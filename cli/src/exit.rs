@@ -14,7 +14,7 @@ pub const USAGE: u8 = 2;
 pub const NOT_FOUND: u8 = 3;
 /// Bytes did not match their hash.
 pub const WRONG_BYTES: u8 = 4;
-/// Refused: the edge's credentials, the mesh or a ticket.
+/// Refused: the edge's credentials, the mesh, a ticket, or an unsafe tree.
 pub const REFUSED: u8 = 5;
 /// A tier could not be reached or time ran out; trying again may help.
 pub const UNREACHABLE: u8 = 6;
@@ -40,7 +40,7 @@ pub const TABLE: &[(u8, &str)] = &[
     (USAGE, "usage"),
     (NOT_FOUND, "blob not found in any tier"),
     (WRONG_BYTES, "verification failed"),
-    (REFUSED, "refused (edge credentials, mesh, ticket)"),
+    (REFUSED, "refused (edge credentials, mesh, ticket, unsafe tree)"),
     (UNREACHABLE, "a tier was unreachable or timed out; trying again may help"),
     (STORE, "store locked or damaged"),
     (PARTIAL, "finished partly"),
@@ -67,7 +67,8 @@ pub fn code_of(trouble: Trouble) -> u8 {
         | Trouble::EdgeClockSkew
         | Trouble::EdgeRefused
         | Trouble::EdgeReadOnly
-        | Trouble::MeshRefused => REFUSED,
+        | Trouble::MeshRefused
+        | Trouble::UnsafeTree => REFUSED,
         Trouble::Unreachable => UNREACHABLE,
         Trouble::StoreLocked | Trouble::StoreDamaged => STORE,
         Trouble::Partial => PARTIAL,

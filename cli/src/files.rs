@@ -68,17 +68,33 @@ fn read_all(source: impl Read, len_max: u64) -> io::Result<String> {
     Ok(text)
 }
 
-/// Checks that a file can be added, and returns its absolute path.
+/// Is something that can be added, by its absolute path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Input {
+    /// A file.
+    File(PathBuf),
+    /// A directory.
+    Directory(PathBuf),
+}
+
+/// Checks that a file or a directory can be added.
 ///
 /// # Errors
-/// `File` when it cannot be opened, `Usage` when it is a directory, a device or a pipe.
-pub(crate) fn check_input(path: &Path) -> Result<PathBuf, CommandError> {
+/// `File` when it cannot be opened, `Usage` when it is a device or a pipe, or a directory whose name is no
+/// text.
+pub(crate) fn check_input(path: &Path) -> Result<Input, CommandError> {
     // The kind is looked at first: opening a pipe would wait for its writer.
     let metadata = fs::metadata(path).map_err(|e| CommandError::file("read", path, e))?;
     if metadata.is_dir() {
-        let text = format!("{} is a directory, and only files can be added", path.display());
-        return Err(CommandError::usage(text)
-            .hint("name its files, or add an archive: `tar c DIR | blobmesh add -`"));
+        fs::read_dir(path).map_err(|e| CommandError::file("list", path, e))?;
+        let absolute =
+            std::path::absolute(path).map_err(|e| CommandError::file("read", path, e))?;
+        if absolute.to_str().is_none() {
+            let text = format!("the path of directory {} is not UTF-8", path.display());
+            return Err(CommandError::usage(text)
+                .hint("names in it may be anything; rename it, or a link to it will do"));
+        }
+        return Ok(Input::Directory(absolute));
     }
     if !metadata.is_file() {
         let text = format!("{} is not a regular file", path.display());
@@ -87,7 +103,8 @@ pub(crate) fn check_input(path: &Path) -> Result<PathBuf, CommandError> {
         );
     }
     fs::File::open(path).map_err(|e| CommandError::file("read", path, e))?;
-    std::path::absolute(path).map_err(|e| CommandError::file("read", path, e))
+    let absolute = std::path::absolute(path).map_err(|e| CommandError::file("read", path, e))?;
+    Ok(Input::File(absolute))
 }
 
 /// Checks that an output file can be made, before anything is fetched, and returns its absolute path.

@@ -46,6 +46,7 @@ pub(crate) fn hint_of(trouble: Trouble) -> Option<&'static str> {
         Trouble::FileChanged => "add it again once nothing writes to it",
         Trouble::TooLarge => "raise store.blob_bytes_max or store.bytes_max in the configuration",
         Trouble::Other
+        | Trouble::UnsafeTree
         | Trouble::Usage
         | Trouble::Partial
         | Trouble::File

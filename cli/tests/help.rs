@@ -5,13 +5,14 @@ mod support;
 use blobmesh_cli::exit;
 use support::Place;
 
-const COMMANDS: [&str; 21] = [
+const COMMANDS: [&str; 22] = [
     "up",
     "add",
     "get",
     "cat",
     "has",
     "ls",
+    "tree",
     "rm",
     "pin",
     "unpin",

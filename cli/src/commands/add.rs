@@ -1,15 +1,16 @@
-//! `add`: files into the store.
+//! `add`: files and directories into the store.
 
 use std::path::Path;
 
-use blobmesh_node::control::api::{Answer, Request};
+use blobmesh_node::control::api::{AddedTree, Answer, Request};
 use serde::Serialize;
 
 use super::{Context, Tally, unexpected};
 use crate::args::{AddArgs, NodeArgs};
 use crate::error::CommandError;
-use crate::files::check_input;
+use crate::files::{Input, check_input};
 use crate::session::{Need, Session, read_input};
+use crate::units::{count, seconds, size};
 
 #[derive(Serialize)]
 struct Added {
@@ -36,9 +37,9 @@ pub(super) async fn run(context: &Context, args: &AddArgs) -> Result<(), Command
     let mut good = Vec::new();
     for path in &args.paths {
         match path.as_os_str() == "-" {
-            true => good.push(path.clone()),
+            true => good.push(Input::File(path.clone())),
             false => match check_input(path) {
-                Ok(path) => good.push(path),
+                Ok(input) => good.push(input),
                 Err(error) => tally.count(Err(error))?,
             },
         }
@@ -56,12 +57,15 @@ async fn add_all(
     context: &Context,
     session: &mut Session,
     args: &AddArgs,
-    paths: &[std::path::PathBuf],
+    inputs: &[Input],
     mut tally: Tally,
 ) -> Result<(), CommandError> {
     let mut bytes = 0;
-    for path in paths {
-        let added = add_one(context, session, path, args.pin).await;
+    for input in inputs {
+        let added = match input {
+            Input::File(path) => add_one(context, session, path, args.pin).await,
+            Input::Directory(path) => add_directory(context, session, path, args).await,
+        };
         tally.count(added.map(|size| bytes += size))?;
     }
     if tally.failed.is_empty() {
@@ -95,6 +99,54 @@ async fn add_one(
     let path = path.to_string_lossy().into_owned();
     context.printer.line("added", &Added { hash, size, existed, path })?;
     Ok(size)
+}
+
+#[derive(Serialize)]
+struct TreeLine<'a> {
+    path: &'a Path,
+    #[serde(flatten)]
+    tree: &'a AddedTree,
+}
+
+/// Adds a directory, prints its hash and returns the bytes of its files.
+async fn add_directory(
+    context: &Context,
+    session: &mut Session,
+    path: &Path,
+    args: &AddArgs,
+) -> Result<u64, CommandError> {
+    let progress = context.printer.progress("add", &name_of(path));
+    let request =
+        Request::AddTree { path: path.to_owned(), pin: args.pin, ignore: !args.no_ignore };
+    let answer = session.call(request, progress).await?;
+    let Answer::AddedTree(tree) = answer else { return Err(unexpected(&answer)) };
+    for warning in &tree.warnings {
+        context.printer.warning(warning);
+    }
+    context.printer.answer(&tree.hash)?;
+    context.printer.line("tree", &TreeLine { path, tree: &tree })?;
+    context.printer.status(sentence(path, &tree));
+    Ok(tree.bytes)
+}
+
+/// Says what came of a directory, in one line.
+fn sentence(path: &Path, tree: &AddedTree) -> String {
+    let AddedTree { files, bytes, unchanged, new_bytes, .. } = tree;
+    let took = seconds(tree.seconds);
+    let mut text = format!(
+        "added {}: {}, {} in {took}; {unchanged} unchanged, {} new",
+        name_of(path),
+        count(*files, "file"),
+        size(*bytes),
+        size(*new_bytes)
+    );
+    if tree.git > 0 {
+        text.push_str("; .git left out");
+    }
+    if tree.ignored > 0 {
+        text.push_str(&format!("; {} ignored (--no-ignore adds them)", tree.ignored));
+    }
+    text
 }
 
 fn name_of(path: &Path) -> String {

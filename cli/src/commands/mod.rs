@@ -21,6 +21,7 @@ mod pin;
 mod push;
 mod rm;
 mod status;
+mod tree;
 mod up;
 mod verify;
 mod why;
@@ -48,6 +49,7 @@ pub(crate) async fn run(arguments: Arguments, printer: Printer) -> Result<(), Co
         Command::Cat(args) => cat::run(&context, &args).await,
         Command::Has(args) => has::run(&context, &args).await,
         Command::Ls => ls::run(&context).await,
+        Command::Tree(args) => tree::run(&context, &args).await,
         Command::Rm(args) => rm::run(&context, &args).await,
         Command::Pin(args) => pin::run(&context, &args, pin::Change::Pin).await,
         Command::Unpin(args) => pin::run(&context, &args, pin::Change::Unpin).await,

@@ -15,6 +15,8 @@ const LINE_EVERY: Duration = Duration::from_millis(200);
 const BAR: &str =
     "{prefix}  {binary_bytes} / {binary_total_bytes}  {binary_bytes_per_sec}  ETA {eta}{msg}";
 const COUNT: &str = "{prefix}  {pos} / {len} blobs  {msg}  {per_sec}  ETA {eta}";
+const FILES: &str = "{prefix}  {pos} / {len} files  {per_sec}{msg}  ETA {eta}";
+const FILES_WITHOUT_TOTAL: &str = "{prefix}  {pos} files  {per_sec}{msg}";
 const BAR_WITHOUT_TOTAL: &str = "{prefix}  {binary_bytes}  {binary_bytes_per_sec}{msg}";
 
 /// Shows the progress of one request; cleared when it is dropped.
@@ -130,6 +132,9 @@ fn draw(bar: &ProgressBar, title: &str, progress: &api::Progress, new_phase: boo
     if new_phase {
         bar.reset_eta();
     }
+    if let Some(files) = progress.files {
+        return draw_files(bar, title, progress, files);
+    }
     let template = if progress.total.is_some() { BAR } else { BAR_WITHOUT_TOTAL };
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
@@ -144,4 +149,17 @@ fn draw(bar: &ProgressBar, title: &str, progress: &api::Progress, new_phase: boo
         peers => format!("  {peers} peers"),
     });
     bar.set_position(progress.done);
+}
+
+fn draw_files(bar: &ProgressBar, title: &str, progress: &api::Progress, files: api::FileCount) {
+    let template = if files.total.is_some() { FILES } else { FILES_WITHOUT_TOTAL };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    if let Some(total) = files.total {
+        bar.set_length(total);
+    }
+    bar.set_prefix(format!("{title}  {}", progress.phase));
+    bar.set_message(format!("  {}", crate::units::size(progress.done)));
+    bar.set_position(files.done);
 }

@@ -74,6 +74,8 @@ impl Service for Fake {
                 let hash = Hash::of(&bytes).to_hex();
                 Ok(Answer::Added { hash, size: bytes.len() as u64, existed: false })
             }
+            Request::AddTree { .. } => Ok(Answer::AddedTree(Box::default())),
+            Request::Tree { .. } => Ok(Answer::Tree { entries: Vec::new() }),
             Request::GetMany { hashes, .. } => self.get_many(hashes, &exchange).await,
             Request::Get { hash, .. } => self.get(hash, &exchange).await,
             Request::Cat { hash, .. } => {
@@ -110,7 +112,7 @@ impl Fake {
     async fn get(&self, hash: String, exchange: &Exchange) -> Result<Answer, Failure> {
         for (phase, done) in [("find", 0), ("lan", LEN as u64)] {
             let phase = phase.to_owned();
-            let progress = Progress { phase, done, total: Some(LEN as u64), peers: 1 };
+            let progress = Progress { phase, done, total: Some(LEN as u64), peers: 1, files: None };
             exchange.events.send(Event::Progress(progress)).await.ok();
         }
         match hash.as_str() {

@@ -23,6 +23,20 @@ pub enum Request {
         /// Whether to pin it too.
         pin: bool,
     },
+    /// Adds a directory: all that is in it, and the manifests that describe it. Answered `AddedTree`.
+    AddTree {
+        /// The directory, absolute.
+        path: PathBuf,
+        /// Whether to pin all of it too.
+        pin: bool,
+        /// Whether `.gitignore` and `.blobmeshignore` in it say what is left out.
+        ignore: bool,
+    },
+    /// Lists what is in a tree; manifests that are not in the store are got and not kept. Answered `Tree`.
+    Tree {
+        /// The tree, 64 hex digits.
+        hash: String,
+    },
     /// Gets many blobs into the store, each as `Get` does, and tells of each as [`Event::Got`] when it
     /// ended. Answered `GotMany`.
     GetMany {
@@ -63,12 +77,12 @@ pub enum Request {
         /// Whether pinned blobs go too.
         force: bool,
     },
-    /// Protects a blob of the store from eviction. Answered `Done`.
+    /// Protects blobs of the store from eviction, and with a tree all that is in it. Answered `Done`.
     Pin {
         /// The blobs, 64 hex digits each.
         hashes: Vec<String>,
     },
-    /// Ends the protection. Answered `Done`.
+    /// Ends the protection; that of what is in a tree as far as no other pinned tree has it. Answered `Done`.
     Unpin {
         /// The blobs, 64 hex digits each.
         hashes: Vec<String>,
@@ -109,6 +123,13 @@ pub enum Answer {
         size: u64,
         /// Whether it was in the store before.
         existed: bool,
+    },
+    /// A directory was added.
+    AddedTree(Box<AddedTree>),
+    /// What is in a tree, in the order of its paths.
+    Tree {
+        /// One row an entry.
+        entries: Vec<TreeRow>,
     },
     /// A blob was got.
     Got(Box<Receipt>),
@@ -176,6 +197,56 @@ pub enum Answer {
         /// How many bytes became free.
         bytes: u64,
     },
+}
+
+/// Tells what came of adding a directory.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AddedTree {
+    /// The tree, 64 hex digits: the hash of its root's manifest.
+    pub hash: String,
+    /// How many files are in it.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// How many entries: files, symbolic links and directories.
+    pub entries: u64,
+    /// How many manifests describe it.
+    pub manifests: u64,
+    /// How many files were not read, because they are what they were when it was added before.
+    pub unchanged: u64,
+    /// How many blobs were not in the store before, manifests included.
+    pub new_blobs: u64,
+    /// Their bytes.
+    pub new_bytes: u64,
+    /// How many entries ignore rules left out; of a directory only itself counts.
+    pub ignored: u64,
+    /// How many entries named `.git` were left out.
+    pub git: u64,
+    /// How many sockets, pipes and devices were left out.
+    pub special: u64,
+    /// What its owner should know; a hundred and one at most.
+    pub warnings: Vec<String>,
+    /// How long it took, in seconds.
+    pub seconds: f64,
+}
+
+/// Describes one entry of a tree.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeRow {
+    /// The path from the root; what is not UTF-8 of it is replaced.
+    pub path: String,
+    /// The path's bytes in hex, where they are not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_hex: Option<String>,
+    /// `file`, `executable`, `symlink` or `directory`.
+    pub kind: String,
+    /// The length in bytes: of a file, of all files in a directory; none of a symbolic link.
+    pub size: Option<u64>,
+    /// The blob of a file, or the manifest of a directory that has one.
+    pub hash: Option<String>,
+    /// Where a symbolic link leads; what is not UTF-8 of it is replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
 }
 
 /// Tells how the get of one of many blobs ended.
@@ -403,7 +474,7 @@ pub struct DhtRow {
 /// Tells how far long work is; at most five a second.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
-    /// What goes on: `hash`, `find`, `lan`, `edge`, `store`, `push`, `verify`.
+    /// What goes on: `hash`, `scan`, `find`, `lan`, `edge`, `store`, `push`, `verify`.
     pub phase: String,
     /// The bytes done.
     pub done: u64,
@@ -411,6 +482,18 @@ pub struct Progress {
     pub total: Option<u64>,
     /// How many peers take part.
     pub peers: u64,
+    /// How many files are done, where the work is one on files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<FileCount>,
+}
+
+/// Counts files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileCount {
+    /// Those that are done.
+    pub done: u64,
+    /// All; none while unknown.
+    pub total: Option<u64>,
 }
 
 /// What a node sends while it serves a request.
@@ -504,6 +587,8 @@ pub enum Trouble {
     FileChanged,
     /// The blob is larger than the bound.
     TooLarge,
+    /// A tree has an entry that must not be written to a disk.
+    UnsafeTree,
     /// The user or a signal ended it.
     Interrupted,
 }

@@ -52,7 +52,9 @@ impl Service for FakeNode {
                 exchange.events.send(Event::Got(got_rows())).await.unwrap();
                 Ok(Answer::Done)
             }
-            Request::Has { .. }
+            Request::AddTree { .. }
+            | Request::Tree { .. }
+            | Request::Has { .. }
             | Request::Remove { .. }
             | Request::Pin { .. }
             | Request::Unpin { .. }
@@ -92,7 +94,7 @@ async fn cat(exchange: Exchange) -> Result<Answer, Failure> {
 }
 
 fn progress() -> Progress {
-    Progress { phase: "lan".to_owned(), done: 1, total: Some(2), peers: 3 }
+    Progress { phase: "lan".to_owned(), done: 1, total: Some(2), peers: 3, files: None }
 }
 
 fn pattern() -> Bytes {

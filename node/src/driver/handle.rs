@@ -99,6 +99,12 @@ impl DriverHandle {
         self.holdings.held(hash);
     }
 
+    /// Tells the engine of blobs that came with another one, whose providers have them too: neighbours hear of
+    /// them, the DHT does not. Never waits, as [`held`](Self::held).
+    pub(crate) fn held_with(&self, hashes: impl Iterator<Item = Hash>) {
+        self.holdings.held_with(hashes);
+    }
+
     /// Tells the engine that a blob left the store. Never waits, as [`held`](Self::held).
     pub(crate) fn gone(&self, hash: Hash) {
         self.holdings.gone(hash);

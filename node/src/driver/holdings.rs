@@ -26,7 +26,7 @@ pub(crate) struct Holdings {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Change {
-    Held,
+    Held { advertise: bool },
     Stored { fetch: FetchId },
     Gone,
 }
@@ -34,7 +34,19 @@ enum Change {
 impl Holdings {
     /// Says that a user of this node put a blob into the store.
     pub(crate) fn held(&self, hash: Hash) {
-        self.lock().insert(hash, Change::Held);
+        self.lock().insert(hash, Change::Held { advertise: true });
+        self.changed.notify_one();
+    }
+
+    /// Says that a user put blobs into the store that need no advert of their own.
+    pub(crate) fn held_with(&self, hashes: impl Iterator<Item = Hash>) {
+        let mut changes = self.lock();
+        for hash in hashes {
+            if !matches!(changes.get(&hash), Some(Change::Held { .. })) {
+                changes.insert(hash, Change::Held { advertise: false });
+            }
+        }
+        drop(changes);
         self.changed.notify_one();
     }
 
@@ -47,7 +59,7 @@ impl Holdings {
     pub(super) fn stored_all(&self, stored: impl Iterator<Item = (FetchId, Hash)>) {
         let mut changes = self.lock();
         for (fetch, hash) in stored {
-            if !matches!(changes.get(&hash), Some(Change::Held)) {
+            if !matches!(changes.get(&hash), Some(Change::Held { .. })) {
                 changes.insert(hash, Change::Stored { fetch });
             }
         }
@@ -70,7 +82,7 @@ impl Holdings {
     pub(super) fn take(&self) -> impl Iterator<Item = Input> {
         let changes = std::mem::take(&mut *self.lock());
         changes.into_iter().map(|(hash, change)| match change {
-            Change::Held => Input::Held { hash, advertise: true },
+            Change::Held { advertise } => Input::Held { hash, advertise },
             Change::Stored { fetch } => Input::Stored { fetch, hash },
             Change::Gone => Input::Gone { hash },
         })

@@ -14,9 +14,10 @@ use crate::compute;
 use crate::control::api::{Answer, BlobRow, Event, Exchange, Failure, Progress, Trouble};
 use crate::driver::DriverHandle;
 use crate::store::{Added, Origin, Store, StoreError};
+use crate::tree::closure;
 
 /// How often progress is told.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+pub(super) const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
 impl Inner {
     pub(super) async fn add(
@@ -138,7 +139,10 @@ impl Inner {
         let driver = self.driver.clone();
         let pin = move |store: &Store| {
             hashes.iter().try_for_each(|hash| {
-                store.pin(hash)?;
+                match closure::of_tree(store, hash)? {
+                    Some(all) => store.pin_all(&all)?,
+                    None => store.pin(hash)?,
+                }
                 driver.iter().for_each(|driver| driver.held(*hash));
                 Ok(())
             })
@@ -149,7 +153,7 @@ impl Inner {
 
     pub(super) async fn unpin(&self, hashes: &[String]) -> Result<Answer, Failure> {
         let hashes = parse_all(hashes)?;
-        let unpin = move |store: &Store| hashes.iter().try_for_each(|hash| store.unpin(hash));
+        let unpin = move |store: &Store| hashes.iter().try_for_each(|hash| unpin(store, hash));
         compute::store(&self.store, unpin).await?;
         Ok(Answer::Done)
     }
@@ -200,6 +204,14 @@ fn welcome(
         store.pin(&added.hash)?;
     }
     Ok(added)
+}
+
+/// Ends the protection of a blob or of a tree.
+fn unpin(store: &Store, hash: &Hash) -> Result<(), StoreError> {
+    match closure::to_unpin(store, hash)? {
+        Some(all) => store.unpin_all(&all),
+        None => store.unpin(hash),
+    }
 }
 
 #[derive(Debug, Default)]
@@ -257,7 +269,7 @@ pub(super) async fn tell_progress(
     loop {
         pace.tick().await;
         let done = done.load(Ordering::Relaxed);
-        let progress = Progress { phase: phase.to_owned(), done, total, peers: 0 };
+        let progress = Progress { phase: phase.to_owned(), done, total, peers: 0, files: None };
         // A reader that is behind misses some: the next one says more.
         events.try_send(Event::Progress(progress)).ok();
     }

@@ -152,7 +152,8 @@ async fn tell_progress(
         let done = progress.lan + progress.edge + progress.unverified;
         let total = progress.size;
         let peers = u64::from(progress.lan > 0);
-        let event = Event::Progress(Progress { phase: phase.to_owned(), done, total, peers });
+        let event =
+            Event::Progress(Progress { phase: phase.to_owned(), done, total, peers, files: None });
         // A reader that is behind misses some: the next one says more.
         events.try_send(event).ok();
         if watched.changed().await.is_err() {

@@ -1,7 +1,8 @@
 //! The requests of the node's own user, carried out.
 //!
 //! One [`NodeService`] serves the control socket and the command that runs a node of its own alike.
-//! [`gets`] fetches one blob, [`many`] a list of them, [`blobs`] works on the store, [`push`] uploads, [`reports`] tells how things are.
+//! [`gets`] fetches one blob, [`many`] a list of them, [`blobs`] works on the store, [`trees`] adds
+//! and lists directories, [`push`] uploads, [`reports`] tells how things are.
 
 mod blobs;
 mod gets;
@@ -9,6 +10,7 @@ mod many;
 mod push;
 mod receipts;
 mod reports;
+mod trees;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -102,6 +104,10 @@ impl Service for NodeService {
         let node = &*self.inner;
         match request {
             Request::Add { path, pin } => node.add(path, pin, exchange).await,
+            Request::AddTree { path, pin, ignore } => {
+                node.add_tree(path, pin, ignore, &exchange).await
+            }
+            Request::Tree { hash } => node.tree(&hash).await,
             Request::GetMany { hashes, timeout_ms } => {
                 node.get_many(&hashes, timeout_ms, &exchange).await
             }

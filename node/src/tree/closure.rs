@@ -1,0 +1,92 @@
+//! Which blobs a tree consists of.
+
+use std::collections::BTreeSet;
+
+use blobmesh_protocol::Hash;
+use blobmesh_protocol::tree::codec::MANIFEST_MAGIC;
+use blobmesh_protocol::tree::source::{load_below, load_root};
+use blobmesh_protocol::tree::{Entry, LoadError, Node};
+
+use super::source::StoreSource;
+use crate::store::{Store, StoreError};
+
+/// Returns a tree and all blobs that it consists of, each once; none where the blob is no tree, or is not in the
+/// store. Files need not be there.
+///
+/// # Errors
+/// [`StoreError::Absent`] where a manifest of it is missing.
+pub(crate) fn of_tree(store: &Store, root: &Hash) -> Result<Option<Vec<Hash>>, StoreError> {
+    let mut blobs = BTreeSet::new();
+    if !looks_like_tree(store, root)? || !gather(store, root, &mut blobs)? {
+        return Ok(None);
+    }
+    Ok(Some(blobs.into_iter().collect()))
+}
+
+/// Returns what need not be pinned once a tree is not: itself and what it consists of, without what other
+/// pinned trees have. None where the blob is no tree.
+///
+/// # Errors
+/// [`StoreError::Absent`] where a manifest of the tree is missing.
+pub(crate) fn to_unpin(store: &Store, root: &Hash) -> Result<Option<Vec<Hash>>, StoreError> {
+    let Some(mut blobs) = of_tree(store, root)? else { return Ok(None) };
+    let mut others = BTreeSet::new();
+    for pin in store.pins() {
+        if blobs.binary_search(&pin).is_err()
+            && !others.contains(&pin)
+            && looks_like_tree(store, &pin)?
+        {
+            match gather(store, &pin, &mut others) {
+                // One that is not whole protects what of it is here.
+                Ok(_) | Err(StoreError::Absent { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    blobs.retain(|hash| !others.contains(hash));
+    Ok(Some(blobs))
+}
+
+/// Says whether a blob begins as manifests do; false where it is not in the store.
+fn looks_like_tree(store: &Store, hash: &Hash) -> Result<bool, StoreError> {
+    let Some(reader) = store.open_blob(hash)? else { return Ok(false) };
+    let mut group = Vec::new();
+    match reader.read_group(0, &mut group) {
+        Ok(()) => Ok(group.starts_with(&MANIFEST_MAGIC)),
+        Err(StoreError::Rot { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Gathers a tree's blobs; false where it is none after all.
+fn gather(store: &Store, root: &Hash, blobs: &mut BTreeSet<Hash>) -> Result<bool, StoreError> {
+    let mut source = StoreSource(store);
+    let mut open = match load_root(root, &mut source) {
+        Ok(manifest) => vec![manifest.entries],
+        Err(LoadError::Manifest { .. }) => return Ok(false),
+        Err(LoadError::Source { source, .. }) => return Err(source),
+    };
+    blobs.insert(*root);
+    while let Some(entries) = open.pop() {
+        for Entry { node, .. } in entries {
+            match node {
+                Node::File { hash, .. } => {
+                    blobs.insert(hash);
+                }
+                Node::Symlink { .. } => {}
+                Node::Dir(entries) => open.push(entries),
+                // One that was met before has nothing new.
+                Node::Tree { hash, .. } if blobs.contains(&hash) => {}
+                Node::Tree { hash, totals } => match load_below(&hash, &totals, &mut source) {
+                    Ok(manifest) => {
+                        blobs.insert(hash);
+                        open.push(manifest.entries);
+                    }
+                    Err(LoadError::Manifest { .. }) => return Ok(false),
+                    Err(LoadError::Source { source, .. }) => return Err(source),
+                },
+            }
+        }
+    }
+    Ok(true)
+}

@@ -1,0 +1,236 @@
+//! Files become blobs, or are known to be.
+
+use std::fs::{self, File, Metadata};
+use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::SystemTime;
+
+use blobmesh_protocol::Hash;
+use blobmesh_protocol::tree::Node;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::cache::{Cache, Memory, Stat};
+use super::walk::{Chunk, FileStep, Step};
+use super::{ScanError, ScanProgress, io_error};
+use crate::store::{Batch, StoreError};
+
+/// Up to how many bytes a file is read into memory, and not shared or copied by the kernel: for less than this,
+/// to share a file's bytes takes longer than to write them.
+const IN_MEMORY_MAX: u64 = 256 << 10;
+/// How often a file is read that changes meanwhile.
+const ATTEMPTS: usize = 2;
+
+/// Makes blobs of files, on many threads.
+#[derive(Debug)]
+pub(super) struct Scanner<'a> {
+    batch: Batch,
+    cache: Cache,
+    memory: Mutex<Memory>,
+    unchanged: AtomicU64,
+    progress: &'a ScanProgress,
+}
+
+/// Is a file that was scanned.
+struct Scanned {
+    node: Node,
+    /// What to remember of it; none of one that may change without a sign of it.
+    remembered: Option<(Stat, Hash)>,
+}
+
+/// Says why a file could not be read this time.
+enum Unread {
+    /// It was written to meanwhile.
+    Changed,
+    Failed(ScanError),
+}
+
+impl<'a> Scanner<'a> {
+    pub(super) fn new(batch: Batch, cache: Cache, progress: &'a ScanProgress) -> Self {
+        let (memory, unchanged) = (Mutex::default(), AtomicU64::new(0));
+        Self { batch, cache, memory, unchanged, progress }
+    }
+
+    /// Returns where blobs go.
+    pub(super) fn batch(&self) -> &Batch {
+        &self.batch
+    }
+
+    /// Returns how many files were not read.
+    pub(super) fn unchanged(&self) -> u64 {
+        self.unchanged.load(Ordering::Relaxed)
+    }
+
+    /// Returns the batch, and what is to be remembered.
+    pub(super) fn into_parts(self) -> (Batch, Memory) {
+        (self.batch, self.memory.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Makes nodes of the files of a chunk, in their order.
+    ///
+    /// # Errors
+    /// The first one in the order of the files, of those that were read.
+    pub(super) fn scan_all(&self, chunk: &Chunk, threads: usize) -> Result<Vec<Node>, ScanError> {
+        let files: Vec<&FileStep> = chunk.steps.iter().filter_map(Step::file).collect();
+        let next = AtomicUsize::new(0);
+        let work = || self.scan_some(&files, &next);
+        let mut scanned: Vec<(usize, Result<Scanned, ScanError>)> = thread::scope(|scope| {
+            let others: Vec<_> = (1..threads.min(files.len())).map(|_| scope.spawn(work)).collect();
+            let mut scanned = work();
+            for other in others {
+                scanned
+                    .extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            }
+            scanned
+        });
+        scanned.sort_unstable_by_key(|(index, _)| *index);
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let take = |(_, scanned): (usize, Result<Scanned, ScanError>)| {
+            let Scanned { node, remembered } = scanned?;
+            if let Some((stat, hash)) = remembered {
+                memory.remember(stat, hash);
+            }
+            Ok(node)
+        };
+        scanned.into_iter().map(take).collect()
+    }
+
+    /// Scans files until there is none left or one failed.
+    fn scan_some(
+        &self,
+        files: &[&FileStep],
+        next: &AtomicUsize,
+    ) -> Vec<(usize, Result<Scanned, ScanError>)> {
+        let (mut buffer, mut scanned) = (Vec::new(), Vec::new());
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(file) = files.get(index) else { return scanned };
+            let one = match self.progress.canceled.load(Ordering::Relaxed) {
+                true => Err(ScanError::Canceled),
+                false => self.scan(&file.path(), &mut buffer),
+            };
+            if one.is_err() {
+                // The others end, too.
+                next.store(files.len(), Ordering::Relaxed);
+            }
+            scanned.push((index, one));
+        }
+    }
+
+    fn scan(&self, path: &Path, buffer: &mut Vec<u8>) -> Result<Scanned, ScanError> {
+        if let Some(known) = self.recall(path)? {
+            return Ok(known);
+        }
+        for _ in 0..ATTEMPTS {
+            match self.read(path, buffer) {
+                Ok(scanned) => {
+                    self.progress.files.fetch_add(1, Ordering::Relaxed);
+                    return Ok(scanned);
+                }
+                Err(Unread::Changed) => {}
+                Err(Unread::Failed(error)) => return Err(error),
+            }
+        }
+        Err(ScanError::Changed { path: path.to_owned() })
+    }
+
+    /// Returns what the last scan made of a file, if it is the same, and its blob is still here.
+    fn recall(&self, path: &Path) -> Result<Option<Scanned>, ScanError> {
+        if self.cache.is_empty() {
+            return Ok(None);
+        }
+        // A file that is gone by now is told of by whoever opens it.
+        let Ok(meta) = fs::symlink_metadata(path) else { return Ok(None) };
+        let stat = Stat::of(&meta);
+        let Some(hash) = self.cache.find(&stat).filter(|_| meta.is_file()) else { return Ok(None) };
+        if !self.batch.keep(&hash, meta.len())? {
+            return Ok(None);
+        }
+        self.unchanged.fetch_add(1, Ordering::Relaxed);
+        self.progress.files.fetch_add(1, Ordering::Relaxed);
+        self.progress.bytes.fetch_add(meta.len(), Ordering::Relaxed);
+        Ok(Some(Scanned { node: node(&meta, hash, meta.len()), remembered: Some((stat, hash)) }))
+    }
+
+    fn read(&self, path: &Path, buffer: &mut Vec<u8>) -> Result<Scanned, Unread> {
+        let began = SystemTime::now();
+        let file = open(path).map_err(|errno| match errno {
+            // A link, or nothing, where the directory had a file.
+            Errno::LOOP | Errno::NOENT => Unread::Changed,
+            _ => Unread::Failed(io_error("open", path)(errno.into())),
+        })?;
+        let failed = |error| Unread::Failed(io_error("read", path)(error));
+        let before = file.metadata().map_err(failed)?;
+        if !before.is_file() {
+            return Err(Unread::Changed);
+        }
+        let (hash, size, after) = match before.len() <= IN_MEMORY_MAX {
+            true => self.read_small(path, &file, before.len(), buffer)?,
+            false => self.read_large(path, file)?,
+        };
+        let stat = Stat::of(&before);
+        if stat != Stat::of(&after) || size != before.len() {
+            return Err(Unread::Changed);
+        }
+        let remembered = stat.is_settled(began).then_some((stat, hash));
+        Ok(Scanned { node: node(&before, hash, size), remembered })
+    }
+
+    fn read_small(
+        &self,
+        path: &Path,
+        file: &File,
+        len: u64,
+        buffer: &mut Vec<u8>,
+    ) -> Result<(Hash, u64, Metadata), Unread> {
+        let failed = |error| Unread::Failed(io_error("read", path)(error));
+        buffer.clear();
+        // One byte more than there should be, so that a file that grows shows.
+        let read = file.take(len + 1).read_to_end(buffer).map_err(failed)?;
+        let after = file.metadata().map_err(failed)?;
+        let size = u64::try_from(read).unwrap_or(u64::MAX);
+        if size != len {
+            return Err(Unread::Changed);
+        }
+        let hash = self.batch.put(buffer)?;
+        self.progress.bytes.fetch_add(size, Ordering::Relaxed);
+        Ok((hash, size, after))
+    }
+
+    fn read_large(&self, path: &Path, file: File) -> Result<(Hash, u64, Metadata), Unread> {
+        let failed = |error| Unread::Failed(io_error("read", path)(error));
+        let again = file.try_clone().map_err(failed)?;
+        let mut told = 0;
+        let mut tell = |done: u64| {
+            self.progress.bytes.fetch_add(done.saturating_sub(told), Ordering::Relaxed);
+            told = done;
+        };
+        let (hash, size) = self.batch.put_file(path, file, &mut tell)?;
+        let after = again.metadata().map_err(failed)?;
+        Ok((hash, size, after))
+    }
+}
+
+impl From<StoreError> for Unread {
+    fn from(error: StoreError) -> Self {
+        if matches!(error, StoreError::FileChanged { .. }) {
+            return Self::Changed;
+        }
+        Self::Failed(error.into())
+    }
+}
+
+fn node(meta: &Metadata, hash: Hash, size: u64) -> Node {
+    // As git reads it: what its owner may execute is executable.
+    Node::File { hash, size, executable: meta.mode() & 0o100 != 0 }
+}
+
+/// Opens a file and nothing else: no link, and no pipe that would be waited for.
+fn open(path: &Path) -> Result<File, Errno> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
+}
