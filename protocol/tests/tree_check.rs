@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use blobmesh_protocol::Hash;
 use blobmesh_protocol::tree::{
     CheckError, Entry, LoadError, Manifest, ManifestError, Name, Node, Reason, Rules,
-    TREE_DEPTH_MAX, TREE_ENTRIES_MAX, Totals, TreeSource, check,
+    TREE_DEPTH_MAX, TREE_ENTRIES_MAX, Totals, TreeSource, check, check_directory,
 };
 
 /// Holds manifests in memory, and counts what is loaded.
@@ -171,6 +171,10 @@ fn links_climb_to_the_root_and_no_further() {
             let root = map.root(entries);
             let checked = check(&root, Rules::default(), &mut map);
             assert_eq!(checked.is_ok(), climbs <= levels, "{climbs} from {levels}");
+            // Whoever makes the tree is told the same, directory by directory.
+            let path = vec!["d"; levels].join("/");
+            let made = check_directory(path.as_bytes(), &[link(b"l", &target)], Rules::default());
+            assert_eq!(made.err().map(CheckError::Unsafe), checked.err());
             assert!(
                 check(&root, Rules { outside_links: true, ..Rules::default() }, &mut map).is_ok()
             );

@@ -6,9 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use blobmesh_protocol::Hash;
-use blobmesh_protocol::tree::{
-    CheckError, Entry, MANIFEST_BYTES_MAX, Manifest, ManifestError, Node, Rules, Totals, check,
-};
+use blobmesh_protocol::tree::{Entry, MANIFEST_BYTES_MAX, Manifest, ManifestError, Node, Totals};
 use tokio::sync::mpsc;
 use tokio::time::interval;
 
@@ -21,7 +19,6 @@ use crate::control::api::{
 use crate::driver::{DriverHandle, describe};
 use crate::store::Store;
 use crate::tree::scan::{ScanError, ScanOptions, ScanProgress, Scanned, scan};
-use crate::tree::source::StoreSource;
 
 impl Inner {
     pub(super) async fn add_tree(
@@ -121,20 +118,8 @@ fn add(
         store.pin_all(&scanned.blobs.hashes())?;
     }
     let mut warnings = scanned.left_out.warnings.clone();
-    warnings.extend(unsafe_entry(store, &scanned.hash));
+    warnings.extend(scanned.refused.as_ref().map(ToString::to_string));
     Ok(told(&scanned, warnings))
-}
-
-/// Says what of a tree a checkout would refuse.
-fn unsafe_entry(store: &Store, hash: &Hash) -> Option<String> {
-    match check(hash, Rules::default(), &mut StoreSource(store)) {
-        Ok(_) => None,
-        Err(CheckError::Unsafe(entry)) => Some(entry.to_string()),
-        Err(CheckError::Load(error)) => {
-            tracing::debug!(error = describe(&error), "a new tree was not checked");
-            None
-        }
-    }
 }
 
 fn told(scanned: &Scanned, warnings: Vec<String>) -> AddedTree {

@@ -22,6 +22,7 @@ use super::catalog::Located;
 use super::error::StoreError;
 use super::files::{Class, TempName, set_class};
 use super::import::Source;
+use super::index::Row;
 use super::space::{Lease, Reservation};
 use super::sys::{self, lock};
 use super::{Added, Inner, Store};
@@ -32,6 +33,9 @@ const STAGED_MAX: usize = 16_384;
 const STAGED_BYTES_MAX: u64 = 256 << 20;
 /// On how many threads names are given at most.
 const NAMING_THREADS_MAX: usize = 4;
+
+/// How long a blob that was used need not be noted again: the order of eviction is that coarse for trees.
+const NOTED_FOR_NANOS: u64 = 3_600_000_000_000;
 
 /// Takes in blobs that become durable together; any thread may add to it. Dropped before
 /// [`finish`](Self::finish), it leaves what it had given names so far as ordinary blobs.
@@ -149,15 +153,11 @@ impl Batch {
         if !taken {
             return Ok(true);
         }
-        let kept = match self.inner.catalog.locate(hash)? {
-            Located::Here(row) => row.size == size && row.class == Class::Durable,
-            Located::Lost(_) | Located::Absent => false,
-        };
-        match kept {
-            true => self.inner.catalog.touch(hash),
-            false => drop(lock(&self.leases).remove(hash)),
+        let found = self.find(hash)?.filter(|row| row.size == size);
+        if found.is_none() {
+            drop(lock(&self.leases).remove(hash));
         }
-        Ok(kept)
+        Ok(found.is_some())
     }
 
     /// Makes all blobs durable and returns those that are new.
@@ -190,11 +190,21 @@ impl Batch {
         if !self.lease(hash) {
             return Ok(false);
         }
-        let held = self.inner.holds_as_well(hash, Class::Durable)?;
-        if held {
-            self.inner.catalog.touch(hash);
+        Ok(self.find(hash)?.is_none())
+    }
+
+    /// Returns the row of a durable blob that is in the store, and notes that it was used, if that was not noted
+    /// lately: a tree that is added again and again would be ten thousand notes each time.
+    fn find(&self, hash: &Hash) -> Result<Option<Row>, StoreError> {
+        let catalog = &self.inner.catalog;
+        let row = match catalog.locate(hash)? {
+            Located::Here(row) if row.class == Class::Durable => row,
+            Located::Here(_) | Located::Lost(_) | Located::Absent => return Ok(None),
+        };
+        if row.accessed.saturating_add(NOTED_FOR_NANOS) < catalog.now() {
+            catalog.touch(hash);
         }
-        Ok(!held)
+        Ok(Some(row))
     }
 
     fn stage(&self, blob: StagedBlob) -> Result<(), StoreError> {

@@ -286,7 +286,7 @@ impl Inner {
         Ok(Added { hash, size, existed: old.is_some() })
     }
 
-    pub(super) fn holds_as_well(&self, hash: &Hash, class: Class) -> Result<bool, StoreError> {
+    fn holds_as_well(&self, hash: &Hash, class: Class) -> Result<bool, StoreError> {
         Ok(match self.catalog.locate(hash)? {
             Located::Here(row) => keeps(Some(row), class),
             Located::Lost(_) | Located::Absent => false,

@@ -118,7 +118,7 @@ where
         walk.check_place()?;
         match entry.node {
             Node::File { .. } => {}
-            Node::Symlink { target } => walk.check_link(target)?,
+            Node::Symlink { target } => walk.check_link(target, walk.open.len() - 1)?,
             Node::Dir(entries) => walk.enter(entries)?,
             Node::Tree { hash, totals } => {
                 walk.enter(load_below(&hash, &totals, source)?.entries)?
@@ -126,6 +126,28 @@ where
         }
     }
     Ok(totals)
+}
+
+/// Checks the entries of one directory at `path`, the root's being empty, and not what is in them: for whoever
+/// makes a tree directory by directory.
+///
+/// # Errors
+/// [`UnsafeEntry`], the first of them.
+pub fn check_directory(path: &[u8], entries: &[Entry], rules: Rules) -> Result<(), UnsafeEntry> {
+    let mut walk = Walk { rules, path: path.to_vec(), open: Vec::new() };
+    walk.check_names(entries)?;
+    let depth = match path {
+        [] => 0,
+        path => path.split(|byte| *byte == b'/').count(),
+    };
+    for entry in entries {
+        if let Node::Symlink { target } = &entry.node {
+            walk.path.truncate(path.len());
+            push_name(&mut walk.path, entry);
+            walk.check_link(target.clone(), depth)?;
+        }
+    }
+    Ok(())
 }
 
 /// Is somewhere in a tree.
@@ -193,16 +215,15 @@ impl Walk {
         Ok(())
     }
 
-    /// Checks the last entry, which links to `target`.
-    fn check_link(&self, target: Box<[u8]>) -> Result<(), UnsafeEntry> {
+    /// Checks the last entry, which links to `target` from so many directories below the root.
+    fn check_link(&self, target: Box<[u8]>, depth: usize) -> Result<(), UnsafeEntry> {
         if self.rules.outside_links {
             return Ok(());
         }
         if target.first() == Some(&b'/') {
             return Err(self.refuse(Reason::LinkAbsolute { target }));
         }
-        // The directories between the root and the link.
-        let mut above = self.open.len() - 1;
+        let mut above = depth;
         let mut named = false;
         for part in target.split(|byte| *byte == b'/') {
             match part {

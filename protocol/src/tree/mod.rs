@@ -19,7 +19,7 @@ pub mod manifest;
 pub mod name;
 pub mod source;
 
-pub use check::{CheckError, Reason, Rules, UnsafeEntry, check};
+pub use check::{CheckError, Reason, Rules, UnsafeEntry, check, check_directory};
 pub use codec::ManifestError;
 pub use manifest::{Entry, Manifest, Node, Sealed, Totals};
 pub use name::{Name, NameError};

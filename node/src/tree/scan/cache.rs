@@ -103,9 +103,9 @@ impl Cache {
         Self { entries: decode(&bytes).unwrap_or_default() }
     }
 
-    /// Returns whether nothing is remembered.
-    pub(super) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+    /// Returns how many files are remembered.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
     }
 
     /// Returns the blob that a file of this state was.
@@ -124,6 +124,11 @@ pub(super) struct Memory {
 impl Memory {
     pub(super) fn remember(&mut self, stat: Stat, hash: Hash) {
         self.entries.push((stat, hash));
+    }
+
+    /// Returns how many files there are.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
     }
 
     /// Writes it down for the next scan of `root`.

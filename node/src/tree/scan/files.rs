@@ -1,8 +1,7 @@
 //! Files become blobs, or are known to be.
 
 use std::fs::{self, File, Metadata};
-use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -65,9 +64,13 @@ impl<'a> Scanner<'a> {
         self.unchanged.load(Ordering::Relaxed)
     }
 
-    /// Returns the batch, and what is to be remembered.
-    pub(super) fn into_parts(self) -> (Batch, Memory) {
-        (self.batch, self.memory.into_inner().unwrap_or_else(PoisonError::into_inner))
+    /// Returns the batch, and what is to be remembered; none where that is written down already.
+    pub(super) fn into_parts(self) -> (Batch, Option<Memory>) {
+        let unchanged = self.unchanged();
+        let memory = self.memory.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let known = self.cache.len() == memory.len()
+            && u64::try_from(memory.len()).is_ok_and(|len| len == unchanged);
+        (self.batch, (!known).then_some(memory))
     }
 
     /// Makes nodes of the files of a chunk, in their order.
@@ -140,7 +143,7 @@ impl<'a> Scanner<'a> {
 
     /// Returns what the last scan made of a file, if it is the same, and its blob is still here.
     fn recall(&self, path: &Path) -> Result<Option<Scanned>, ScanError> {
-        if self.cache.is_empty() {
+        if self.cache.len() == 0 {
             return Ok(None);
         }
         // A file that is gone by now is told of by whoever opens it.
@@ -188,17 +191,18 @@ impl<'a> Scanner<'a> {
         buffer: &mut Vec<u8>,
     ) -> Result<(Hash, u64, Metadata), Unread> {
         let failed = |error| Unread::Failed(io_error("read", path)(error));
-        buffer.clear();
-        // One byte more than there should be, so that a file that grows shows.
-        let read = file.take(len + 1).read_to_end(buffer).map_err(failed)?;
+        let size = usize::try_from(len).map_err(|_| Unread::Changed)?;
+        // One byte more than there should be, so that a file that grew shows. (A file is not read in parts.)
+        buffer.resize(size + 1, 0);
+        let read = file.read_at(buffer, 0).map_err(failed)?;
         let after = file.metadata().map_err(failed)?;
-        let size = u64::try_from(read).unwrap_or(u64::MAX);
-        if size != len {
+        if read != size {
             return Err(Unread::Changed);
         }
+        buffer.truncate(size);
         let hash = self.batch.put(buffer)?;
-        self.progress.bytes.fetch_add(size, Ordering::Relaxed);
-        Ok((hash, size, after))
+        self.progress.bytes.fetch_add(len, Ordering::Relaxed);
+        Ok((hash, len, after))
     }
 
     fn read_large(&self, path: &Path, file: File) -> Result<(Hash, u64, Metadata), Unread> {

@@ -30,11 +30,11 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread;
 
 use blobmesh_protocol::Hash;
-use blobmesh_protocol::tree::Totals;
+use blobmesh_protocol::tree::{Totals, UnsafeEntry};
 
 pub(crate) use self::error::ScanError;
 
-use self::assemble::Assembler;
+use self::assemble::{Assembler, Root};
 use self::cache::Cache;
 use self::files::Scanner;
 use self::walk::{Chunk, Walk};
@@ -99,6 +99,8 @@ pub(crate) struct Scanned {
     pub(crate) manifests: u64,
     /// What was left out.
     pub(crate) left_out: LeftOut,
+    /// The first entry that a checkout would refuse.
+    pub(crate) refused: Option<UnsafeEntry>,
     /// The blobs, durable, and not evicted while this lives.
     pub(crate) blobs: BatchAdded,
 }
@@ -125,12 +127,13 @@ pub(crate) fn scan(
     })?;
     let unchanged = scanner.unchanged();
     let (batch, memory) = scanner.into_parts();
-    let (hash, totals, manifests) = tree.finish(&batch)?;
+    let Root { hash, totals, manifests, refused } = tree.finish(&batch)?;
     let blobs = batch.finish()?;
-    if let Err(error) = memory.save(&options.memory, &options.root) {
+    let saved = memory.map_or(Ok(()), |memory| memory.save(&options.memory, &options.root));
+    if let Err(error) = saved {
         tracing::debug!(%error, "the scan is not remembered");
     }
-    Ok(Scanned { hash, totals, unchanged, manifests, left_out, blobs })
+    Ok(Scanned { hash, totals, unchanged, manifests, left_out, refused, blobs })
 }
 
 /// Sends all steps of a walk, and returns what was left out.
