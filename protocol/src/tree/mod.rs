@@ -8,12 +8,13 @@
 //! There is one encoding for a tree, so that the same directory has the same hash on every machine:
 //! no times, no owners, no modes but the executable bit, and the order is that of the bytes.
 //!
-//! [`manifest`] holds the types, [`codec`] the bytes, [`source`] how further manifests are loaded. What
-//! is decoded here is well formed, and no more: whether a tree is safe to be written to a disk is a
-//! question about all of it, which [`check()`](check::check) answers.
+//! [`manifest`] holds the types, [`codec`] the bytes, [`source`] how further manifests are loaded,
+//! [`diff`](mod@diff) what differs between two trees. What is decoded here is well formed, and no more: whether a tree
+//! is safe to be written to a disk is a question about all of it, which [`check()`](check::check) answers.
 
 pub mod check;
 pub mod codec;
+pub mod diff;
 mod fold;
 pub mod manifest;
 pub mod name;
@@ -21,6 +22,7 @@ pub mod source;
 
 pub use check::{CheckError, Reason, Rules, UnsafeEntry, check, check_directory};
 pub use codec::ManifestError;
+pub use diff::{Change, DiffError, Item, diff};
 pub use manifest::{Entry, Manifest, Node, Sealed, Totals};
 pub use name::{Name, NameError};
 pub use source::{LoadError, TreeSource};
