@@ -86,6 +86,8 @@ pub(crate) enum Command {
     Get(GetArgs),
     /// Get a blob and write its bytes to stdout
     Cat(CatArgs),
+    /// Make a directory hold a tree of the store
+    Checkout(CheckoutArgs),
     /// Tell which blobs are in the store, without fetching
     Has(HashesArgs),
     /// List the blobs of the store
@@ -195,6 +197,29 @@ pub(crate) struct GetArgs {
     pub(crate) timeout: Option<String>,
     #[command(flatten)]
     pub(crate) node: NodeArgs,
+}
+
+/// Checks out.
+#[derive(Debug, Args)]
+pub(crate) struct CheckoutArgs {
+    /// The tree, 64 hex digits, as `blobmesh add DIR` prints it
+    #[arg(value_name = "HASH")]
+    pub(crate) hash: String,
+    /// Directory that is to hold it: a new or empty one, or an earlier checkout, of which only what differs is touched
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// Replace what was changed, and what is in the way
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Files that are to share no block with the store, such as '*.pyc' or 'bin/**'; repeatable
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) copy: Vec<String>,
+    /// Make files names of the store's own, which nobody may write to
+    #[arg(long)]
+    pub(crate) hard_link: bool,
+    /// Hash every byte, and not one group in 64
+    #[arg(long)]
+    pub(crate) verify: bool,
 }
 
 /// Writes a blob to stdout.

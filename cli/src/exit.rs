@@ -59,8 +59,12 @@ pub fn code_of(trouble: Trouble) -> u8 {
         | Trouble::File
         | Trouble::Pinned
         | Trouble::FileChanged => OTHER,
-        Trouble::Usage | Trouble::OutputExists | Trouble::OutputDirectoryMissing => USAGE,
-        Trouble::NotFound => NOT_FOUND,
+        Trouble::Usage
+        | Trouble::OutputExists
+        | Trouble::OutputDirectoryMissing
+        | Trouble::NotACheckout
+        | Trouble::LocalChanges => USAGE,
+        Trouble::NotFound | Trouble::TreeIncomplete => NOT_FOUND,
         Trouble::WrongBytes => WRONG_BYTES,
         Trouble::EdgeNotPublic
         | Trouble::EdgeBadCredentials

@@ -42,11 +42,18 @@ pub(crate) fn hint_of(trouble: Trouble) -> Option<&'static str> {
         Trouble::AddressInUse => "choose another --listen address, or port 0 for any",
         Trouble::OutputExists => "add --force to replace it",
         Trouble::OutputDirectoryMissing => "make the directory first",
+        Trouble::UnsafeTree => {
+            "nothing was written; a tree like this was not made by `blobmesh add`"
+        }
+        Trouble::TreeIncomplete => "`blobmesh pull` gets what is missing, and checks the tree out",
+        Trouble::NotACheckout => {
+            "name a directory that is empty, does not exist, or was made by a checkout"
+        }
+        Trouble::LocalChanges => "move or add them first, or --force to lose them",
         Trouble::Pinned => "`blobmesh unpin` it first, or add --force",
         Trouble::FileChanged => "add it again once nothing writes to it",
         Trouble::TooLarge => "raise store.blob_bytes_max or store.bytes_max in the configuration",
         Trouble::Other
-        | Trouble::UnsafeTree
         | Trouble::Usage
         | Trouble::Partial
         | Trouble::File

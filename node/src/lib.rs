@@ -20,7 +20,7 @@ mod small;
 pub mod store;
 pub mod swarm;
 mod transfer;
-mod tree;
+pub mod tree;
 
 pub use node::Node;
 pub use service::NodeService;

@@ -4,6 +4,7 @@
 
 mod add;
 mod cat;
+mod checkout;
 mod completions;
 mod config;
 mod demo;
@@ -47,6 +48,7 @@ pub(crate) async fn run(arguments: Arguments, printer: Printer) -> Result<(), Co
         Command::Add(args) => add::run(&context, &args).await,
         Command::Get(args) => get::run(&context, &args).await,
         Command::Cat(args) => cat::run(&context, &args).await,
+        Command::Checkout(args) => checkout::run(&context, &args).await,
         Command::Has(args) => has::run(&context, &args).await,
         Command::Ls => ls::run(&context).await,
         Command::Tree(args) => tree::run(&context, &args).await,

@@ -63,6 +63,21 @@ pub enum Request {
         /// Ends the get after so many milliseconds; none takes the node's default.
         timeout_ms: Option<u64>,
     },
+    /// Makes a directory hold a tree of the store. Answered `CheckedOut`.
+    Checkout {
+        /// The tree's manifest, 64 hex digits.
+        hash: String,
+        /// The directory, absolute; the one above it must exist.
+        dir: PathBuf,
+        /// Whether changed and foreign files in the way are replaced.
+        force: bool,
+        /// Patterns of files that are to share no block with the store.
+        copy: Vec<String>,
+        /// Whether files become names of the store's own.
+        hard_link: bool,
+        /// Whether every byte is hashed while it is written.
+        verify: bool,
+    },
     /// Asks whether blobs are in the store, without fetching them. Answered `Has`.
     Has {
         /// The blobs, 64 hex digits each.
@@ -144,6 +159,8 @@ pub enum Answer {
         /// The whole in seconds.
         seconds: f64,
     },
+    /// A directory holds a tree.
+    CheckedOut(Box<CheckoutReport>),
     /// Which blobs are in the store, in the order asked; none for one that is not.
     Has {
         /// The length in bytes of each blob that is there.
@@ -264,6 +281,33 @@ pub struct GotRow {
     pub seconds: f64,
     /// Why it was not got; none where it was.
     pub failure: Option<Failure>,
+}
+
+/// Tells what a checkout did.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CheckoutReport {
+    /// Files and symbolic links that are new.
+    pub added: u64,
+    /// Those that were replaced.
+    pub changed: u64,
+    /// Those that went.
+    pub removed: u64,
+    /// The bytes of the files that were made.
+    pub bytes: u64,
+    /// Files that share their blocks with the store.
+    pub reflinked: u64,
+    /// Files that the kernel copied.
+    pub kernel_copied: u64,
+    /// Files that were read and written.
+    pub copied: u64,
+    /// Files that are the store's own.
+    pub hard_linked: u64,
+    /// What was found of an earlier checkout that was interrupted; none where there was none.
+    pub recovered: Option<String>,
+    /// Paths that changed while this went on, and were left alone.
+    pub left: Vec<String>,
+    /// The whole in seconds.
+    pub seconds: f64,
 }
 
 /// Describes one blob of the store.
@@ -474,7 +518,7 @@ pub struct DhtRow {
 /// Tells how far long work is; at most five a second.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
-    /// What goes on: `hash`, `scan`, `find`, `lan`, `edge`, `store`, `push`, `verify`.
+    /// What goes on: `hash`, `scan`, `find`, `lan`, `edge`, `store`, `push`, `verify`, `write`.
     pub phase: String,
     /// The bytes done.
     pub done: u64,
@@ -581,14 +625,20 @@ pub enum Trouble {
     OutputExists,
     /// The output's directory is missing.
     OutputDirectoryMissing,
+    /// A tree has entries that must not be written, or is none.
+    UnsafeTree,
+    /// The store does not have all of a tree.
+    TreeIncomplete,
+    /// A directory holds something else than a checkout.
+    NotACheckout,
+    /// Files of a checkout were changed, or others are in the way.
+    LocalChanges,
     /// The blob is pinned.
     Pinned,
     /// The file changed while it was read.
     FileChanged,
     /// The blob is larger than the bound.
     TooLarge,
-    /// A tree has an entry that must not be written to a disk.
-    UnsafeTree,
     /// The user or a signal ended it.
     Interrupted,
 }

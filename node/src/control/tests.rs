@@ -54,6 +54,7 @@ impl Service for FakeNode {
             }
             Request::AddTree { .. }
             | Request::Tree { .. }
+            | Request::Checkout { .. }
             | Request::Has { .. }
             | Request::Remove { .. }
             | Request::Pin { .. }

@@ -2,9 +2,10 @@
 //!
 //! One [`NodeService`] serves the control socket and the command that runs a node of its own alike.
 //! [`gets`] fetches one blob, [`many`] a list of them, [`blobs`] works on the store, [`trees`] adds
-//! and lists directories, [`push`] uploads, [`reports`] tells how things are.
+//! and lists directories, [`checkouts`] makes directories of trees, [`push`] uploads, [`reports`] tells how things are.
 
 mod blobs;
+mod checkouts;
 mod gets;
 mod many;
 mod push;
@@ -56,6 +57,7 @@ struct Inner {
     receipts: Receipts,
     /// How many lists are being got.
     lists: AtomicUsize,
+    checkouts: checkouts::Places,
     started: Instant,
 }
 
@@ -68,7 +70,9 @@ impl NodeService {
         receipts: Receipts,
     ) -> Self {
         let (lists, started) = (AtomicUsize::new(0), Instant::now());
-        Self { inner: Arc::new(Inner { store, edge, driver, facts, receipts, lists, started }) }
+        let checkouts = checkouts::Places::default();
+        let inner = Inner { store, edge, driver, facts, receipts, lists, checkouts, started };
+        Self { inner: Arc::new(inner) }
     }
 
     pub(crate) fn facts(&self) -> &Facts {
@@ -89,8 +93,9 @@ impl NodeService {
         self.inner.read(hash, len_max).await
     }
 
-    /// Saves the receipts and closes the store.
+    /// Waits for checkouts to end, saves the receipts and closes the store.
     pub(crate) async fn close(&self) {
+        self.inner.checkouts.wait().await;
         self.inner.receipts.save().await;
         let store = self.inner.store.clone();
         if compute::run(move || store.close()).await.is_err() {
@@ -115,6 +120,10 @@ impl Service for NodeService {
                 node.get_to(&hash, output, force, timeout_ms, &exchange).await
             }
             Request::Cat { hash, timeout_ms } => node.cat(&hash, timeout_ms, &exchange).await,
+            Request::Checkout { hash, dir, force, copy, hard_link, verify } => {
+                let options = checkouts::Wanted { force, copy, hard_link, verify };
+                node.check_out(&hash, dir, options, &exchange).await
+            }
             Request::Has { hashes } => node.has(&hashes).await,
             Request::List => node.list().await,
             Request::Remove { hashes, force } => node.remove(&hashes, force).await,

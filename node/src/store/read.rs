@@ -388,6 +388,11 @@ impl BlobReader {
         Ok(())
     }
 
+    /// Has the next read of a group check it again.
+    pub(super) fn forget_check(&self, index: u64) {
+        lock(&self.known.verified).remove(index);
+    }
+
     /// Returns whether every group has been checked.
     pub(super) fn is_verified(&self) -> bool {
         lock(&self.known.verified).is_full()

@@ -1,0 +1,178 @@
+//! Blobs lent to a checkout: opened as they lie, without a look at the index and without a check.
+//!
+//! A tree is restored from thousands of blobs that were verified when they came in. To look each of them up and to
+//! remember what of it was read takes as long as to copy it, so this asks the file system alone, and the index only for
+//! what is no file. Whoever borrows checks as much as he wants to: [`BlobReader::recheck_group`] hashes what is there.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::PathBuf;
+
+use blobmesh_protocol::Hash;
+
+use super::Store;
+use super::error::StoreError;
+use super::read::BlobReader;
+
+/// Is where the bytes of a lent blob are.
+#[derive(Debug)]
+pub enum Lent {
+    /// In its file. Nobody may write to it.
+    File(File),
+    /// In the index, from where they were read.
+    Bytes(Vec<u8>),
+}
+
+/// Says whether a blob can be lent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lendable {
+    /// It is there.
+    Yes,
+    /// It is not in the store.
+    Absent,
+    /// It is there, and has another length.
+    OtherLength {
+        /// Its length in bytes.
+        found: u64,
+    },
+}
+
+impl Store {
+    /// Says whether a blob of `size` bytes is in the store. It is no access.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] where the file system does not say.
+    pub fn is_lendable(&self, hash: &Hash, size: u64) -> Result<Lendable, StoreError> {
+        self.inner.ensure_open()?;
+        match fs::symlink_metadata(self.blob_path(hash)) {
+            Ok(meta) if meta.is_file() && meta.len() == size => Ok(Lendable::Yes),
+            // In the index, cut short by a power cut, or not what a manifest says: who knows rows tells.
+            _ => Ok(match self.find(hash)? {
+                Some(found) if found.size == size => Lendable::Yes,
+                Some(found) => Lendable::OtherLength { found: found.size },
+                None => Lendable::Absent,
+            }),
+        }
+    }
+
+    /// Opens a blob of `size` bytes to be copied; none if there is none of that length. Its bytes are not checked.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] where it cannot be opened.
+    pub fn lend(&self, hash: &Hash, size: u64) -> Result<Option<Lent>, StoreError> {
+        self.inner.ensure_open()?;
+        let path = self.blob_path(hash);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let bytes = self.inner.catalog.inline(hash);
+                let bytes = bytes.filter(|bytes| u64::try_from(bytes.len()) == Ok(size));
+                return Ok(bytes.map(Lent::Bytes));
+            }
+            Err(error) => return Err(StoreError::io("open", &path)(error)),
+        };
+        let meta = file.metadata().map_err(StoreError::io("read", &path))?;
+        Ok((meta.is_file() && meta.len() == size).then_some(Lent::File(file)))
+    }
+
+    /// Returns where the file of a blob is, if it has one.
+    pub fn blob_path(&self, hash: &Hash) -> PathBuf {
+        self.inner.catalog.files().blob(hash)
+    }
+
+    /// Returns the directory of the store, canonical.
+    pub fn root(&self) -> &std::path::Path {
+        self.inner.catalog.files().root()
+    }
+
+    /// Notes that a blob was used.
+    pub fn note_access(&self, hash: &Hash) {
+        self.inner.catalog.touch(hash);
+    }
+}
+
+impl BlobReader {
+    /// Reads group `index` into `buf` and checks it, whether it was checked before or not: disks rot.
+    ///
+    /// # Errors
+    /// As [`read_group`](Self::read_group); a blob with wrong bytes is taken out of the store.
+    pub fn recheck_group(&self, index: u64, buf: &mut Vec<u8>) -> Result<(), StoreError> {
+        self.forget_check(index);
+        self.read_group(index, buf)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::StoreConfig;
+
+    fn store(dir: &std::path::Path) -> Store {
+        Store::open(StoreConfig::new(dir.join("store"), 1 << 20, 1 << 20)).expect("open").0
+    }
+
+    #[test]
+    fn blob_is_lent_from_its_file_or_from_the_index() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = store(dir.path());
+        let mut writer = store.add_writer().expect("writer");
+        writer.write(b"added").expect("write");
+        let added = writer.finish().expect("finish").hash;
+        let fetched = Hash::of(b"fetched");
+        store.put_whole(&fetched, b"fetched").expect("put");
+        assert!(matches!(store.lend(&added, 5), Ok(Some(Lent::File(_)))));
+        assert!(
+            matches!(store.lend(&fetched, 7), Ok(Some(Lent::Bytes(bytes))) if bytes == b"fetched")
+        );
+        for (hash, size) in [(added, 5), (fetched, 7)] {
+            assert_eq!(store.is_lendable(&hash, size).expect("said"), Lendable::Yes);
+            let other = store.is_lendable(&hash, size + 1).expect("said");
+            assert_eq!(other, Lendable::OtherLength { found: size });
+            assert!(store.lend(&hash, size + 1).expect("said").is_none());
+        }
+        let absent = Hash::of(b"absent");
+        assert_eq!(store.is_lendable(&absent, 6).expect("said"), Lendable::Absent);
+        assert!(store.lend(&absent, 6).expect("said").is_none());
+    }
+
+    #[test]
+    fn blob_that_was_cut_short_is_absent() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = store(dir.path());
+        let mut writer = store.add_writer().expect("writer");
+        writer.write(&[7; 5000]).expect("write");
+        let hash = writer.finish().expect("finish").hash;
+        let path = store.blob_path(&hash);
+        fs::remove_file(&path).expect("remove");
+        fs::write(&path, [7; 4000]).expect("write");
+        assert_eq!(store.is_lendable(&hash, 5000).expect("said"), Lendable::Absent);
+    }
+
+    #[test]
+    fn group_that_rotted_after_it_was_checked_is_found_by_a_second_check() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = store(dir.path());
+        let mut writer = store.add_writer().expect("writer");
+        writer.write(&[7; 100_000]).expect("write");
+        let hash = writer.finish().expect("finish").hash;
+        let reader = store.open_blob(&hash).expect("open").expect("there");
+        let mut buf = Vec::new();
+        reader.recheck_group(1, &mut buf).expect("right");
+        let path = store.blob_path(&hash);
+        let times = fs::metadata(&path).expect("stat").modified().expect("time");
+        let mut bytes = fs::read(&path).expect("read");
+        bytes[99_999] ^= 1;
+        let mut mode = fs::metadata(&path).expect("stat").permissions();
+        std::os::unix::fs::PermissionsExt::set_mode(&mut mode, 0o600);
+        fs::set_permissions(&path, mode).expect("chmod");
+        fs::write(&path, bytes).expect("write");
+        File::options()
+            .write(true)
+            .open(&path)
+            .and_then(|file| file.set_modified(times))
+            .expect("time");
+        reader.read_group(1, &mut buf).expect("it was checked before");
+        assert!(matches!(reader.recheck_group(1, &mut buf), Err(StoreError::Rot { .. })));
+        assert_eq!(store.is_lendable(&hash, 100_000).expect("said"), Lendable::Absent);
+    }
+}

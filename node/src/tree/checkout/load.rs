@@ -1,0 +1,117 @@
+//! The tree as the store has it: loaded and checked as a whole, before anything is written.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Mutex;
+
+use blobmesh_protocol::Hash;
+use blobmesh_protocol::tree::source::load_root;
+use blobmesh_protocol::tree::{
+    Change, Item, MANIFEST_BYTES_MAX, Manifest, Rules, TreeSource, check,
+};
+
+use super::error::CheckoutError;
+use super::pool;
+use crate::store::{Lendable, SmallRead, Store, StoreError};
+use crate::tree::ways::Stop;
+
+/// Says why the store gives no manifest.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// It is not there.
+    #[error("it is not in the store")]
+    Absent,
+    /// It is longer than manifests are.
+    #[error("it has {size} bytes")]
+    TooLong {
+        /// Its length in bytes.
+        size: u64,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(StoreError),
+}
+
+/// Gives manifests out of the store, and keeps them: a tree is checked first and listed after.
+#[derive(Debug)]
+pub(super) struct Manifests<'a> {
+    store: &'a Store,
+    kept: HashMap<Hash, Vec<u8>>,
+}
+
+impl<'a> Manifests<'a> {
+    pub(super) fn of(store: &'a Store) -> Self {
+        Self { store, kept: HashMap::new() }
+    }
+
+    /// Returns the manifest of a tree that is safe to be written, whatever it is of.
+    pub(super) fn checked(&mut self, root: &Hash) -> Result<Manifest, CheckoutError> {
+        check(root, Rules::default(), self)?;
+        Ok(load_root(root, self)?)
+    }
+
+    /// Returns the manifest of a tree's root; none where it cannot be had.
+    pub(super) fn root(&mut self, root: &Hash) -> Option<Manifest> {
+        load_root(root, self).ok()
+    }
+}
+
+impl TreeSource for Manifests<'_> {
+    type Error = SourceError;
+
+    fn load(&mut self, hash: &Hash) -> Result<Vec<u8>, SourceError> {
+        if let Some(bytes) = self.kept.get(hash) {
+            return Ok(bytes.clone());
+        }
+        let mut bytes = Vec::new();
+        match self.store.read_small(hash, MANIFEST_BYTES_MAX, &mut bytes) {
+            Ok(SmallRead::Whole) => {}
+            Ok(SmallRead::Large { size }) => return Err(SourceError::TooLong { size }),
+            Ok(SmallRead::Absent) => return Err(SourceError::Absent),
+            Err(error) => return Err(SourceError::Store(error)),
+        }
+        self.kept.insert(*hash, bytes.clone());
+        Ok(bytes)
+    }
+}
+
+/// Checks that the store has every blob that `changes` ask for.
+///
+/// # Errors
+/// [`CheckoutError::Missing`] with the count of all that are not, [`CheckoutError::Length`].
+pub(super) fn check_blobs(
+    store: &Store,
+    changes: &[Change],
+    stop: &Stop,
+) -> Result<(), CheckoutError> {
+    let missing = Mutex::new(BTreeSet::new());
+    pool::each(changes, stop, |change| {
+        let Some(Item::File { hash, size, .. }) = &change.new else { return Ok(()) };
+        match is_lendable(store, hash, *size)? {
+            Lendable::Yes => Ok(()),
+            Lendable::Absent => {
+                let mut missing = missing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                missing.insert((*hash, *size));
+                Ok(())
+            }
+            Lendable::OtherLength { found } => {
+                let (path, hash, size) = (change.path.to_vec(), *hash, *size);
+                Err(CheckoutError::Length { path, hash, size, found })
+            }
+        }
+    })?;
+    let missing = missing.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let bytes = missing.iter().fold(0_u64, |sum, (_, size)| sum.saturating_add(*size));
+    let blobs = u64::try_from(missing.len()).unwrap_or(u64::MAX);
+    Err(CheckoutError::Missing { blobs, bytes })
+}
+
+/// The empty blob is everywhere.
+fn is_lendable(store: &Store, hash: &Hash, size: u64) -> Result<Lendable, StoreError> {
+    if *hash == Hash::of(b"") {
+        return Ok(if size == 0 { Lendable::Yes } else { Lendable::OtherLength { found: 0 } });
+    }
+    store.is_lendable(hash, size)
+}

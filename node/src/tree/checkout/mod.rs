@@ -1,0 +1,173 @@
+//! A tree becomes a directory.
+//!
+//! The whole tree is loaded and checked first, and every blob that is needed must be in the store; before that nothing is
+//! written. Where nothing is yet, the tree is made beside its place and renamed there ([`fresh`]). Where another one is,
+//! only what differs is touched ([`switch`]). Nothing here fetches, and nothing is synced: a checkout can be made again.
+//!
+//! **Invariant:** whatever a manifest says, and whatever others do to the directory meanwhile, nothing outside of it is
+//! changed, but for the stage beside it while it is made. **Invariant:** what somebody changed or put there is never lost
+//! unless that is forced. **Invariant:** the directory holds the old tree or the new one; between them only while a
+//! journal lies in it, which the next checkout carries out.
+
+mod error;
+mod fresh;
+mod journal;
+mod load;
+mod plan;
+mod pool;
+mod stage;
+mod state;
+mod switch;
+mod target;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use blobmesh_protocol::Hash;
+use blobmesh_protocol::tree::{Change, Item, Manifest, diff};
+
+use self::load::{Manifests, check_blobs};
+use self::stage::{Maker, size_of};
+use self::state::Row;
+use self::target::{Found, Target};
+use super::beneath::Stamp;
+use super::ways::{Stop, WayCounts, Ways};
+use crate::store::Store;
+
+pub use self::error::CheckoutError;
+pub use self::load::SourceError;
+
+/// How many paths are named at most that are in the way.
+pub const IN_THE_WAY_MAX: usize = 20;
+
+/// Says how a tree is to be checked out.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// What is in the way is replaced, and everything made again that is not as it was checked out.
+    pub force: bool,
+    /// Files become names of the store's own: nothing is copied, and nobody may write to them.
+    pub hard_link: bool,
+    /// Every byte is hashed while it is written.
+    pub verify: bool,
+    /// Patterns of files that share no block with the store: see `pattern.rs`.
+    pub copy: Vec<String>,
+}
+
+/// Tells how far a checkout is.
+#[derive(Debug, Default)]
+pub struct Progress {
+    done: AtomicU64,
+    total: AtomicU64,
+}
+
+/// Is what a checkout came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckedOut {
+    /// Files and symbolic links that are new.
+    pub added: u64,
+    /// Those that were replaced.
+    pub changed: u64,
+    /// Those that went.
+    pub removed: u64,
+    /// The bytes of the files that were made.
+    pub bytes: u64,
+    /// How they were made.
+    pub ways: WayCounts,
+    /// What an earlier checkout had left behind.
+    pub recovered: Option<Recovered>,
+    /// What changed while this went on, and was left alone.
+    pub left: Vec<Vec<u8>>,
+}
+
+/// Says what was found of a checkout that was interrupted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recovered {
+    /// It had begun to change the directory, and was finished.
+    Finished {
+        /// Its tree.
+        root: Hash,
+        /// How many paths were left alone, because somebody had changed them since.
+        left: usize,
+    },
+    /// It had changed nothing, and what it had made was removed.
+    Undone,
+}
+
+impl Progress {
+    /// Returns the bytes that are written, and those that are to be.
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.done.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed))
+    }
+
+    fn begin(&self, changes: &[Change]) {
+        self.total.store(bytes_of(changes), Ordering::Relaxed);
+    }
+
+    fn add(&self, bytes: u64) {
+        self.done.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Makes the directory `dir`, an absolute path, hold the tree `root`.
+///
+/// # Errors
+/// [`CheckoutError`]; but for what an earlier checkout had begun, the directory is then as it was.
+pub fn checkout(
+    store: &Store,
+    root: &Hash,
+    dir: &Path,
+    options: &Options,
+    progress: &Progress,
+    stop: &Stop,
+) -> Result<CheckedOut, CheckoutError> {
+    let target = Target::at(dir, store.root())?;
+    let mut manifests = Manifests::of(store);
+    let manifest = manifests.checked(root)?;
+    let ways = Ways::default();
+    let maker = Maker::new(store, &ways, options, progress, stop);
+    let done = match &target.found {
+        Found::Nothing => {
+            let changes = diff(Manifest::default(), manifest, &mut manifests)?;
+            drop(manifests);
+            check_blobs(store, &changes, stop)?;
+            progress.begin(&changes);
+            let removed = fresh::make(&target, root, &changes, &maker)?;
+            let recovered = removed.then_some(Recovered::Undone);
+            switch::Switched { changes, recovered, left: Vec::new() }
+        }
+        Found::Dir(dir) => switch::switch(&target, dir, root, manifest, &mut manifests, &maker)?,
+    };
+    let (added, changed, removed) = switch::count(&done.changes);
+    Ok(CheckedOut {
+        added,
+        changed,
+        removed,
+        bytes: bytes_of(&done.changes),
+        ways: ways.counts(),
+        recovered: done.recovered,
+        left: done.left.into_iter().map(<[u8]>::into_vec).collect(),
+    })
+}
+
+fn bytes_of(changes: &[Change]) -> u64 {
+    let new = changes.iter().filter_map(|change| change.new.as_ref());
+    new.fold(0, |sum, item| sum.saturating_add(size_of(item)))
+}
+
+/// Returns the rows of a tree that was made from nothing.
+fn rows_of(changes: &[Change], stamps: Vec<Option<Stamp>>) -> Vec<Row> {
+    let row = |(change, stamp): (&Change, Option<Stamp>)| {
+        let item: Item = change.new.clone()?;
+        Some(Row { path: change.path.clone(), item, stamp: stamp.unwrap_or(Stamp::NONE) })
+    };
+    changes.iter().zip(stamps).filter_map(row).collect()
+}
+
+/// Returns the moment, in nanoseconds since 1970.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
