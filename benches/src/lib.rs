@@ -5,6 +5,7 @@
 pub mod ceiling;
 pub mod content;
 pub mod dialogue;
+pub mod images;
 pub mod load;
 pub mod local;
 pub mod machine;
@@ -15,6 +16,7 @@ pub mod results;
 pub mod rivals;
 pub mod rounds;
 pub mod rsync;
+pub mod source_tree;
 pub mod stats;
 pub mod waits;
 pub mod web;

@@ -153,6 +153,21 @@ impl BenchNode {
         command
     }
 
+    /// Checks a tree out.
+    ///
+    /// # Errors
+    /// When the command fails.
+    pub fn check_out(&self, root: Hash, out: &Path) -> io::Result<()> {
+        run(&mut self.checking_out(root, out)).map(drop)
+    }
+
+    /// Returns the command that checks a tree out.
+    pub fn checking_out(&self, root: Hash, out: &Path) -> Command {
+        let mut command = self.command();
+        command.args(["--no-progress", "--quiet", "checkout"]).arg(root.to_hex()).arg(out);
+        command
+    }
+
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command.arg("--home").arg(&self.home);

@@ -26,6 +26,8 @@ pub enum Rival {
     Curl,
     /// `openssl`, which makes nginx's certificate.
     Openssl,
+    /// `git`.
+    Git,
     /// libtorrent with its Python face.
     Libtorrent,
     /// iroh-blobs, in a program around it.
@@ -40,6 +42,7 @@ impl Rival {
             Self::Nginx => Some("nginx-light"),
             Self::Curl => Some("curl"),
             Self::Openssl => Some("openssl"),
+            Self::Git => Some("git"),
             Self::Libtorrent => Some("python3-libtorrent"),
             Self::Iroh => None,
         }
@@ -61,6 +64,7 @@ impl std::fmt::Display for Rival {
             Self::Nginx => "nginx",
             Self::Curl => "curl",
             Self::Openssl => "openssl",
+            Self::Git => "git",
             Self::Libtorrent => "libtorrent",
             Self::Iroh => "iroh-blobs",
         })
@@ -89,7 +93,7 @@ impl Rivals {
         match rival {
             Rival::Libtorrent => self.commands("python3").find(|python| torrent::is_in(python)),
             Rival::Iroh => Some(iroh::program(&self.built)).filter(|program| program.is_file()),
-            Rival::Rsync | Rival::Nginx | Rival::Curl | Rival::Openssl => {
+            Rival::Rsync | Rival::Nginx | Rival::Curl | Rival::Openssl | Rival::Git => {
                 self.commands(&rival.to_string()).next()
             }
         }
@@ -123,7 +127,7 @@ impl Rivals {
             Rival::Libtorrent => &["-c", "import libtorrent; print(libtorrent.__version__)"],
             Rival::Nginx => &["-v"],
             Rival::Openssl => &["version"],
-            Rival::Rsync | Rival::Curl => &["--version"],
+            Rival::Rsync | Rival::Curl | Rival::Git => &["--version"],
         };
         let output = Command::new(program).args(args).output().ok()?;
         // nginx says it on stderr.

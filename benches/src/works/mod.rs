@@ -4,6 +4,7 @@ pub mod blob;
 pub mod latency;
 pub mod memory;
 pub mod small;
+pub mod tree;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -25,7 +26,7 @@ use crate::rivals::{Rival, Rivals};
 use crate::rounds::{Contender, Round, Rows, Told, take_turns};
 
 /// All works, in the order in which they are done.
-pub const WORKS: &[Work] = &[blob::WORK, small::WORK, latency::WORK, memory::WORK];
+pub const WORKS: &[Work] = &[blob::WORK, small::WORK, latency::WORK, memory::WORK, tree::WORK];
 
 /// How the directories of a run begin.
 const ROOM_PREFIX: &str = "blobmesh-versus-";
