@@ -79,16 +79,6 @@ impl Store {
     pub fn blob_path(&self, hash: &Hash) -> PathBuf {
         self.inner.catalog.files().blob(hash)
     }
-
-    /// Returns the directory of the store, canonical.
-    pub fn root(&self) -> &std::path::Path {
-        self.inner.catalog.files().root()
-    }
-
-    /// Notes that a blob was used.
-    pub fn note_access(&self, hash: &Hash) {
-        self.inner.catalog.touch(hash);
-    }
 }
 
 impl BlobReader {

@@ -1,8 +1,8 @@
 //! Trees: whole directories, into the store and out of it.
 //!
-//! What a tree is, and which of them are safe, `blobmesh_protocol::tree` says. [`scan`] makes one of a
-//! directory, [`closure`] says which blobs one consists of, [`source`] gives the manifests of those that are in the store;
-//! [`checkout`] makes a directory of one. Everything here blocks: call it from threads that may.
+//! What a tree is, and which of them are safe, `blobmesh_protocol::tree` says. `scan` makes one of a directory,
+//! `closure` says which blobs one consists of, `source` gives the manifests of those that are in the store, and
+//! [`checkout()`] makes a directory of one. Everything here blocks: call it from threads that may.
 
 #[cfg(target_os = "linux")]
 mod beneath;

@@ -123,7 +123,7 @@ pub fn checkout(
     progress: &Progress,
     stop: &Stop,
 ) -> Result<CheckedOut, CheckoutError> {
-    let target = Target::at(dir, store.root())?;
+    let target = Target::at(dir, store.dir())?;
     let mut manifests = Manifests::of(store);
     let manifest = manifests.checked(root)?;
     let ways = Ways::default();
