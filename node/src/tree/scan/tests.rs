@@ -35,12 +35,12 @@ impl Place {
         let dir = tempfile::tempdir().expect("a directory");
         let config = StoreConfig::new(dir.path().join("store"), 1 << 30, 1 << 28);
         let (store, _) = Store::open(config).expect("open");
-        fs::create_dir(dir.path().join("root")).expect("create");
+        fs::create_dir(dir.path().join("shared")).expect("create");
         Self { dir, store }
     }
 
     fn root(&self) -> PathBuf {
-        self.dir.path().join("root")
+        self.dir.path().join("shared")
     }
 
     fn path(&self, name: impl AsRef<OsStr>) -> PathBuf {
@@ -437,7 +437,7 @@ fn store_is_never_added_to_itself() {
     place.file("a", b"a");
     let above = ScanOptions { root: place.dir.path().to_owned(), ..place.options() };
     let scanned = place.try_scan(&above).expect("a tree");
-    assert_eq!(place.names(&scanned.hash), ["/root", "/root/a"]);
+    assert_eq!(place.names(&scanned.hash), ["/shared", "/shared/a"]);
     assert!(scanned.left_out.warnings[0].starts_with("left out the store "));
     for inside in [place.dir.path().join("store"), place.dir.path().join("store/blobs")] {
         let refused = place.try_scan(&ScanOptions { root: inside, ..place.options() });
