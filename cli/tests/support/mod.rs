@@ -5,6 +5,8 @@
 
 #[cfg(unix)]
 pub(crate) mod fake_node;
+#[cfg(unix)]
+pub(crate) mod up;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
