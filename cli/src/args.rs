@@ -88,6 +88,8 @@ pub(crate) enum Command {
     Cat(CatArgs),
     /// Make a directory hold a tree of the store
     Checkout(CheckoutArgs),
+    /// Fetch what is missing of a tree, and make a directory hold it
+    Pull(PullArgs),
     /// Tell which blobs are in the store, without fetching
     Has(HashesArgs),
     /// List the blobs of the store
@@ -220,6 +222,18 @@ pub(crate) struct CheckoutArgs {
     /// Hash every byte, and not one group in 64
     #[arg(long)]
     pub(crate) verify: bool,
+}
+
+/// Pulls.
+#[derive(Debug, Args)]
+pub(crate) struct PullArgs {
+    #[command(flatten)]
+    pub(crate) checkout: CheckoutArgs,
+    /// Give up fetching after so long, such as 30s
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) timeout: Option<String>,
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
 }
 
 /// Writes a blob to stdout.

@@ -5,12 +5,13 @@ mod support;
 use blobmesh_cli::exit;
 use support::Place;
 
-const COMMANDS: [&str; 23] = [
+const COMMANDS: [&str; 24] = [
     "up",
     "add",
     "get",
     "cat",
     "checkout",
+    "pull",
     "has",
     "ls",
     "tree",
@@ -71,7 +72,9 @@ fn no_command_a_wrong_one_and_wrong_flags_are_usage_errors() {
     for command in COMMANDS {
         place.run(&[command, "--no-such-flag"]).failed(exit::USAGE, "'--no-such-flag'");
     }
-    for command in ["add", "get", "cat", "checkout", "has", "rm", "pin", "unpin", "push", "why"] {
+    for command in
+        ["add", "get", "cat", "checkout", "pull", "has", "rm", "pin", "unpin", "push", "why"]
+    {
         place.run(&[command]).failed(exit::USAGE, "required");
     }
 }

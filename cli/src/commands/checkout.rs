@@ -1,5 +1,7 @@
 //! `checkout`: a tree of the store becomes a directory.
 
+use std::path::{Path, PathBuf};
+
 use blobmesh_node::control::api::{Answer, CheckoutReport, Request, Trouble};
 use serde::Serialize;
 
@@ -7,6 +9,7 @@ use super::{Context, unexpected};
 use crate::args::{CheckoutArgs, NodeArgs};
 use crate::error::CommandError;
 use crate::files::check_hash;
+use crate::output::Printer;
 use crate::session::Need;
 use crate::units::size;
 
@@ -22,17 +25,12 @@ struct Summary<'a> {
 
 pub(super) async fn run(context: &Context, args: &CheckoutArgs) -> Result<(), CommandError> {
     let hash = check_hash(&args.hash)?;
-    let dir = std::path::absolute(&args.dir)
-        .map_err(|_| CommandError::usage("the directory's name is empty"))?;
-    let Some(text) = dir.to_str() else {
-        return Err(CommandError::usage("the directory's name is not UTF-8")
-            .hint("check out into another, and rename it"));
-    };
+    let (dir, text) = check_dir(&args.dir)?;
     let settings = context.settings(&NodeArgs::default())?;
     let mut session = context.session(&settings, Need::Store).await?;
     let request = Request::Checkout {
         hash: hash.clone(),
-        dir: dir.clone(),
+        dir,
         force: args.force,
         copy: args.copy.clone(),
         hard_link: args.hard_link,
@@ -42,7 +40,18 @@ pub(super) async fn run(context: &Context, args: &CheckoutArgs) -> Result<(), Co
     session.close().await;
     let answer = answer.map_err(with_hint)?;
     let Answer::CheckedOut(report) = answer else { return Err(unexpected(&answer)) };
-    print(context, &hash, text, &report)
+    print(context, &hash, &text, &report)
+}
+
+/// Returns the directory of a checkout, absolute, and the same as text.
+pub(super) fn check_dir(dir: &Path) -> Result<(PathBuf, String), CommandError> {
+    let dir = std::path::absolute(dir)
+        .map_err(|_| CommandError::usage("the directory's name is empty"))?;
+    match dir.to_str().map(str::to_owned) {
+        Some(text) => Ok((dir, text)),
+        None => Err(CommandError::usage("the directory's name is not UTF-8")
+            .hint("check out into another, and rename it")),
+    }
 }
 
 fn print(
@@ -52,6 +61,13 @@ fn print(
     report: &CheckoutReport,
 ) -> Result<(), CommandError> {
     let printer = &context.printer;
+    tell(printer, hash, report);
+    printer.answer(dir)?;
+    printer.line("summary", &Summary { command: "checkout", hash, dir, report })
+}
+
+/// Tells people what was done, and what they should know of it.
+pub(super) fn tell(printer: &Printer, hash: &str, report: &CheckoutReport) {
     if let Some(recovered) = &report.recovered {
         printer.warning(recovered);
     }
@@ -61,8 +77,6 @@ fn print(
         printer.warning(format!("changed meanwhile, and left alone: {paths}"));
     }
     printer.status(told(hash, report));
-    printer.answer(dir)?;
-    printer.line("summary", &Summary { command: "checkout", hash, dir, report })
 }
 
 /// Tells what was done: `checked out 3f9a1c20be  10000 added, 98 MiB in 0.21s  (10000 reflinked)`.

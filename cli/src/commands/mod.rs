@@ -19,6 +19,7 @@ mod join;
 mod ls;
 mod peers;
 mod pin;
+mod pull;
 mod push;
 mod rm;
 mod status;
@@ -49,6 +50,7 @@ pub(crate) async fn run(arguments: Arguments, printer: Printer) -> Result<(), Co
         Command::Get(args) => get::run(&context, &args).await,
         Command::Cat(args) => cat::run(&context, &args).await,
         Command::Checkout(args) => checkout::run(&context, &args).await,
+        Command::Pull(args) => pull::run(&context, &args).await,
         Command::Has(args) => has::run(&context, &args).await,
         Command::Ls => ls::run(&context).await,
         Command::Tree(args) => tree::run(&context, &args).await,

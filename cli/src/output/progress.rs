@@ -152,6 +152,9 @@ fn draw(bar: &ProgressBar, title: &str, progress: &api::Progress, new_phase: boo
 }
 
 fn draw_files(bar: &ProgressBar, title: &str, progress: &api::Progress, files: api::FileCount) {
+    if let (Some(bytes), Some(total)) = (progress.total, files.total) {
+        return draw_files_by_bytes(bar, title, progress, bytes, (files.done, total));
+    }
     let template = if files.total.is_some() { FILES } else { FILES_WITHOUT_TOTAL };
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
@@ -162,4 +165,21 @@ fn draw_files(bar: &ProgressBar, title: &str, progress: &api::Progress, files: a
     bar.set_prefix(format!("{title}  {}", progress.phase));
     bar.set_message(format!("  {}", crate::units::size(progress.done)));
     bar.set_position(files.done);
+}
+
+/// Draws the bytes, which say better than the files when all is done.
+fn draw_files_by_bytes(
+    bar: &ProgressBar,
+    title: &str,
+    progress: &api::Progress,
+    bytes: u64,
+    (done, total): (u64, u64),
+) {
+    if let Ok(style) = ProgressStyle::with_template(BAR) {
+        bar.set_style(style);
+    }
+    bar.set_length(bytes);
+    bar.set_prefix(format!("{title}  {}", progress.phase));
+    bar.set_message(format!("  {done} / {total} files"));
+    bar.set_position(progress.done);
 }

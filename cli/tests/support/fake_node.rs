@@ -86,6 +86,7 @@ impl Service for Fake {
                 self.get(hash, &exchange).await
             }
             Request::Checkout { .. } => Ok(Answer::CheckedOut(Box::default())),
+            Request::Pull { .. } => Ok(Answer::Pulled(Box::default())),
             Request::Has { hashes } => Ok(Answer::Has {
                 sizes: hashes.iter().map(|hash| (hash == FOUND).then_some(LEN as u64)).collect(),
             }),

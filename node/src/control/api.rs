@@ -78,6 +78,24 @@ pub enum Request {
         /// Whether every byte is hashed while it is written.
         verify: bool,
     },
+    /// Gets what the store does not have of a tree, then makes a directory hold it as `Checkout` does. Answered
+    /// `Pulled`.
+    Pull {
+        /// The tree's manifest, 64 hex digits.
+        hash: String,
+        /// The directory, absolute; the one above it must exist.
+        dir: PathBuf,
+        /// Whether changed and foreign files in the way are replaced.
+        force: bool,
+        /// Patterns of files that are to share no block with the store.
+        copy: Vec<String>,
+        /// Whether files become names of the store's own.
+        hard_link: bool,
+        /// Whether every byte is hashed while it is written.
+        verify: bool,
+        /// Ends what is still being got after so many milliseconds; none takes the node's default for each blob.
+        timeout_ms: Option<u64>,
+    },
     /// Asks whether blobs are in the store, without fetching them. Answered `Has`.
     Has {
         /// The blobs, 64 hex digits each.
@@ -161,6 +179,8 @@ pub enum Answer {
     },
     /// A directory holds a tree.
     CheckedOut(Box<CheckoutReport>),
+    /// A directory holds a tree, of which everything is in the store now.
+    Pulled(Box<PullReport>),
     /// Which blobs are in the store, in the order asked; none for one that is not.
     Has {
         /// The length in bytes of each blob that is there.
@@ -306,6 +326,25 @@ pub struct CheckoutReport {
     pub recovered: Option<String>,
     /// Paths that changed while this went on, and were left alone.
     pub left: Vec<String>,
+    /// The whole in seconds.
+    pub seconds: f64,
+}
+
+/// Tells what a pull did.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PullReport {
+    /// How many manifests were fetched.
+    pub manifests: u64,
+    /// How many blobs of files were fetched; those that the store had are not counted.
+    pub blobs: u64,
+    /// The bytes of both, by the tier they came from.
+    pub tier: TierBytes,
+    /// How long the manifests took, in seconds.
+    pub find_s: f64,
+    /// How long the files took, in seconds.
+    pub fetch_s: f64,
+    /// What was done to the directory.
+    pub checkout: CheckoutReport,
     /// The whole in seconds.
     pub seconds: f64,
 }
@@ -518,7 +557,7 @@ pub struct DhtRow {
 /// Tells how far long work is; at most five a second.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
-    /// What goes on: `hash`, `scan`, `find`, `lan`, `edge`, `store`, `push`, `verify`, `write`.
+    /// What goes on: `hash`, `scan`, `find`, `fetch`, `lan`, `edge`, `store`, `push`, `verify`, `write`.
     pub phase: String,
     /// The bytes done.
     pub done: u64,

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use blobmesh_protocol::Hash;
 use tokio::sync::Semaphore;
 
 use super::Inner;
-use crate::control::api::{Answer, Exchange, Failure};
+use crate::control::api::{CheckoutReport, Exchange, Failure};
 
 /// How many checkouts work at once, each with a few threads; others wait.
 const AT_ONCE_MAX: u32 = 4;
@@ -48,11 +49,11 @@ impl Places {
 impl Inner {
     pub(super) async fn check_out(
         &self,
-        _hash: &str,
+        _root: Hash,
         _dir: PathBuf,
         _wanted: Wanted,
         _exchange: &Exchange,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<CheckoutReport, Failure> {
         use crate::control::api::Trouble;
         Err(Failure::new(Trouble::Other, "checkouts need Linux"))
     }
@@ -65,9 +66,8 @@ mod linux {
 
     use super::*;
     use crate::compute;
-    use crate::control::api::{CheckoutReport, Event, Progress};
+    use crate::control::api::{Event, Progress};
     use crate::driver::describe;
-    use crate::service::parse;
     use crate::tree::{self, CheckedOut, CheckoutError, Options, Recovered, Stop, checkout};
 
     /// How often progress is told.
@@ -78,12 +78,12 @@ mod linux {
         /// its last step had begun, which is done to its end.
         pub(in crate::service) async fn check_out(
             &self,
-            hash: &str,
+            root: Hash,
             dir: PathBuf,
             wanted: Wanted,
             exchange: &Exchange,
-        ) -> Result<Answer, Failure> {
-            let (root, began) = (parse(hash)?, Instant::now());
+        ) -> Result<CheckoutReport, Failure> {
+            let began = Instant::now();
             let Wanted { force, copy, hard_link, verify } = wanted;
             let options = Options { force, hard_link, verify, copy };
             let place = Arc::clone(&self.checkouts.0).acquire_owned().await;
@@ -103,8 +103,7 @@ mod linux {
                 done = work => done?,
                 never = tell_written(&progress, &exchange.events) => match never {},
             };
-            let report = report(done?, began.elapsed().as_secs_f64());
-            Ok(Answer::CheckedOut(Box::new(report)))
+            Ok(report(done?, began.elapsed().as_secs_f64()))
         }
     }
 

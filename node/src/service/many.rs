@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::{Inner, gets, parse_all, reports};
 use crate::compute;
 use crate::control::api::{Answer, Event, Exchange, Failure, GotRow, TierBytes, Trouble};
-use crate::driver::{GetEnded, Many};
+use crate::driver::{DriverHandle, GetEnded, Many};
 use crate::store::{SmallRead, StoreError};
 
 /// How many blobs of all lists together are under way at once; the engine resolves 1,024, so that there is room
@@ -41,32 +41,20 @@ impl Inner {
         hashes.retain(|hash| named.insert(*hash));
         let started = Instant::now();
         let deadline = timeout_ms.map(|ms| started + Duration::from_millis(ms));
-        let mut list = List::new(self, exchange);
+        let mut list = List::new(self, RowTeller::new(exchange));
         let missing = list.take_held(hashes).await?;
-        match &self.driver {
-            Some(driver) => {
-                let mut many = driver.many(RUNNING_OF_LIST_MAX);
-                list.get(missing.into(), deadline, &mut many).await?;
-            }
-            None => list.fail_offline(&missing).await?,
-        }
-        list.flush().await?;
+        list.get_missing(missing, deadline).await?;
+        list.taker.flush().await?;
         let List { got, failed, tier, .. } = &list;
         let (got, failed, tier) = (*got, *failed, *tier);
         Ok(Answer::GotMany { got, failed, tier, seconds: started.elapsed().as_secs_f64() })
     }
 
     pub(super) async fn read(&self, hash: Hash, len_max: u64) -> Result<Bytes, Failure> {
-        if let Some(driver) = &self.driver {
-            let (ended, bytes) = driver.read(hash, len_max, None).await?;
-            match (ended.result, bytes) {
-                (Ok(()), Some(bytes)) => return Ok(bytes),
-                (Ok(()), None) => {}
-                (Err(why), _) => {
-                    let receipt = reports::receipt(&ended, self.edge.is_some());
-                    return Err(gets::failure(hash, why, &receipt, ended));
-                }
-            }
+        if let Some(driver) = &self.driver
+            && let (_, Some(bytes)) = self.read_by(driver, hash, len_max, None).await?
+        {
+            return Ok(bytes);
         }
         let mut bytes = Vec::new();
         let read = compute::store(&self.store, move |store| {
@@ -81,35 +69,48 @@ impl Inner {
             (SmallRead::Absent, _) => Err(StoreError::Absent { hash }.into()),
         }
     }
+
+    /// Reads one blob by the driver; without bytes it came into the store, or was there.
+    async fn read_by(
+        &self,
+        driver: &DriverHandle,
+        hash: Hash,
+        len_max: u64,
+        timeout: Option<Duration>,
+    ) -> Result<(GetEnded, Option<Bytes>), Failure> {
+        let (ended, bytes) = driver.read(hash, len_max, timeout).await?;
+        let Err(why) = ended.result else { return Ok((ended, bytes)) };
+        let receipt = reports::receipt(&ended, self.edge.is_some());
+        Err(gets::failure(hash, why, &receipt, ended))
+    }
+}
+
+/// Takes the rows of a list as its blobs end.
+pub(super) trait TakeRow {
+    /// Takes one row.
+    ///
+    /// # Errors
+    /// Ends the list.
+    async fn take_row(&mut self, row: GotRow) -> Result<(), Failure>;
 }
 
 /// Is one list on its way.
-struct List<'a> {
+pub(super) struct List<'a, T> {
     node: &'a Inner,
-    exchange: &'a Exchange,
+    pub(super) taker: T,
     got: u64,
     failed: u64,
-    tier: TierBytes,
-    rows: Vec<GotRow>,
-    /// When the first of the rows came.
-    since: Option<Instant>,
+    /// The bytes of those that were got.
+    pub(super) tier: TierBytes,
     /// The last that were got, for their receipts.
     ends: VecDeque<GetEnded>,
 }
 
-impl<'a> List<'a> {
-    fn new(node: &'a Inner, exchange: &'a Exchange) -> Self {
+impl<'a, T: TakeRow> List<'a, T> {
+    pub(super) fn new(node: &'a Inner, taker: T) -> Self {
         node.lists.fetch_add(1, Ordering::Relaxed);
-        Self {
-            node,
-            exchange,
-            got: 0,
-            failed: 0,
-            tier: TierBytes::default(),
-            rows: Vec::new(),
-            since: None,
-            ends: VecDeque::new(),
-        }
+        let (tier, ends) = (TierBytes::default(), VecDeque::new());
+        Self { node, taker, got: 0, failed: 0, tier, ends }
     }
 
     /// Tells of those that the store holds, and returns the others.
@@ -130,6 +131,41 @@ impl<'a> List<'a> {
             self.tell(GotRow { hash, size, found, tier, seconds: 0.0, failure: None }).await?;
         }
         Ok(missing)
+    }
+
+    /// Looks at one blob of at most `len_max` bytes, wherever it can be had. Returns its bytes, which are not counted
+    /// as got; where it came into the store instead, or was there, it has its row.
+    ///
+    /// # Errors
+    /// As of a get; `TooLarge` for a longer one, which is not got.
+    pub(super) async fn look_at(
+        &mut self,
+        hash: Hash,
+        len_max: u64,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Bytes>, Failure> {
+        let Some(driver) = &self.node.driver else { return Ok(None) };
+        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        let (ended, bytes) = self.node.read_by(driver, hash, len_max, left).await?;
+        if bytes.is_none() {
+            self.take(ended).await?;
+        }
+        Ok(bytes)
+    }
+
+    /// Gets blobs that the store does not hold, each of which ends with a row.
+    pub(super) async fn get_missing(
+        &mut self,
+        missing: Vec<Hash>,
+        deadline: Option<Instant>,
+    ) -> Result<(), Failure> {
+        match &self.node.driver {
+            Some(driver) => {
+                let mut many = driver.many(RUNNING_OF_LIST_MAX);
+                self.get(missing.into(), deadline, &mut many).await
+            }
+            None => self.fail_offline(&missing).await,
+        }
     }
 
     /// Gets blobs, as many at once as there is room for, until all have ended.
@@ -202,7 +238,7 @@ impl<'a> List<'a> {
         self.tell(row).await
     }
 
-    /// Tells of one that has ended, sooner or later.
+    /// Counts one that has ended, and has it told.
     async fn tell(&mut self, row: GotRow) -> Result<(), Failure> {
         match row.failure {
             Some(_) => self.failed += 1,
@@ -213,12 +249,30 @@ impl<'a> List<'a> {
                 self.tier.edge += row.tier.edge;
             }
         }
-        self.rows.push(row);
-        let since = *self.since.get_or_insert_with(Instant::now);
-        if self.rows.len() >= ROWS_MAX || since.elapsed() >= ROWS_TIME {
-            self.flush().await?;
+        self.taker.take_row(row).await
+    }
+}
+
+impl<T> Drop for List<'_, T> {
+    fn drop(&mut self) {
+        self.node.lists.fetch_sub(1, Ordering::Relaxed);
+        for ended in &self.ends {
+            self.node.receipts.insert(reports::receipt(ended, self.node.edge.is_some()));
         }
-        Ok(())
+    }
+}
+
+/// Tells the user of each blob, of some at once.
+struct RowTeller<'a> {
+    exchange: &'a Exchange,
+    rows: Vec<GotRow>,
+    /// When the first of the rows came.
+    since: Option<Instant>,
+}
+
+impl<'a> RowTeller<'a> {
+    fn new(exchange: &'a Exchange) -> Self {
+        Self { exchange, rows: Vec::new(), since: None }
     }
 
     /// Tells of those that wait for it.
@@ -232,11 +286,14 @@ impl<'a> List<'a> {
     }
 }
 
-impl Drop for List<'_> {
-    fn drop(&mut self) {
-        self.node.lists.fetch_sub(1, Ordering::Relaxed);
-        for ended in &self.ends {
-            self.node.receipts.insert(reports::receipt(ended, self.node.edge.is_some()));
+impl TakeRow for RowTeller<'_> {
+    /// Tells of it sooner or later.
+    async fn take_row(&mut self, row: GotRow) -> Result<(), Failure> {
+        self.rows.push(row);
+        let since = *self.since.get_or_insert_with(Instant::now);
+        if self.rows.len() >= ROWS_MAX || since.elapsed() >= ROWS_TIME {
+            self.flush().await?;
         }
+        Ok(())
     }
 }

@@ -2,12 +2,14 @@
 //!
 //! One [`NodeService`] serves the control socket and the command that runs a node of its own alike.
 //! [`gets`] fetches one blob, [`many`] a list of them, [`blobs`] works on the store, [`trees`] adds
-//! and lists directories, [`checkouts`] makes directories of trees, [`push`] uploads, [`reports`] tells how things are.
+//! and lists directories, [`checkouts`] makes directories of trees, [`pulls`] gets what is missing of them before,
+//! [`push`] uploads, [`reports`] tells how things are.
 
 mod blobs;
 mod checkouts;
 mod gets;
 mod many;
+mod pulls;
 mod push;
 mod receipts;
 mod reports;
@@ -122,7 +124,12 @@ impl Service for NodeService {
             Request::Cat { hash, timeout_ms } => node.cat(&hash, timeout_ms, &exchange).await,
             Request::Checkout { hash, dir, force, copy, hard_link, verify } => {
                 let options = checkouts::Wanted { force, copy, hard_link, verify };
-                node.check_out(&hash, dir, options, &exchange).await
+                let report = node.check_out(parse(&hash)?, dir, options, &exchange).await?;
+                Ok(Answer::CheckedOut(Box::new(report)))
+            }
+            Request::Pull { hash, dir, force, copy, hard_link, verify, timeout_ms } => {
+                let options = checkouts::Wanted { force, copy, hard_link, verify };
+                node.pull(&hash, dir, options, timeout_ms, &exchange).await
             }
             Request::Has { hashes } => node.has(&hashes).await,
             Request::List => node.list().await,

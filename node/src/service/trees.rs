@@ -89,7 +89,7 @@ impl Inner {
 }
 
 /// Makes the failure for a blob that is no manifest that can be used.
-fn refused(hash: &Hash, error: &ManifestError) -> Failure {
+pub(super) fn refused(hash: &Hash, error: &ManifestError) -> Failure {
     let kind = if *error == ManifestError::NotManifest {
         Trouble::Usage
     } else if matches!(error, ManifestError::UnknownVersion { .. }) {

@@ -58,6 +58,7 @@ pub use self::partial::{CHECKPOINT_BYTES, Partial};
 pub use self::read::BlobReader;
 pub use self::run::CheckedRun;
 pub use self::small::SmallRead;
+pub(crate) use self::space::Hold;
 
 use self::catalog::{Catalog, Located};
 use self::files::{Class, Files};
@@ -290,6 +291,11 @@ impl Store {
     pub fn find(&self, hash: &Hash) -> Result<Option<BlobInfo>, StoreError> {
         self.inner.ensure_open()?;
         Ok(self.inner.find_row(hash)?.map(|row| self.inner.info(hash, &row)))
+    }
+
+    /// Keeps blobs from eviction until the hold is dropped, whether they are in the store yet or come later.
+    pub(crate) fn hold(&self, hashes: impl IntoIterator<Item = Hash>) -> Hold {
+        Hold::take(&self.inner.leases, hashes)
     }
 
     /// Returns the lengths of blobs in their order, as [`find`](Self::find) does; none of one that is not in
@@ -602,5 +608,24 @@ mod tests {
         assert_eq!(report.rebuild, Some(RebuildReason::Broken));
         assert_eq!(store.list().expect("list").len(), 2);
         assert_eq!(store.stats().bytes, 50);
+    }
+
+    #[test]
+    fn held_blobs_are_not_evicted_whether_they_were_there_before_or_come_later() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (store, _) = open(dir.path(), 50);
+        let (before, later) = (add(&store, &[1; 10]), Hash::of(&[2; 10]));
+        let hold = store.hold([before, later]);
+        add(&store, &[2; 10]);
+        add(&store, &[3; 30]);
+        assert!(
+            store.add_writer().expect("writer").write(&[4; 40]).is_err(),
+            "there is room for 30"
+        );
+        let evicted = add(&store, &[5; 30]);
+        assert_eq!(store.sizes(&[before, later]).expect("sizes"), [Some(10), Some(10)]);
+        drop(hold);
+        add(&store, &[6; 50]);
+        assert_eq!(store.sizes(&[before, later, evicted]).expect("sizes"), [None; 3]);
     }
 }

@@ -173,6 +173,19 @@ impl Drop for Lease {
     }
 }
 
+/// Is one use of many blobs, ended when dropped.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    _leases: Vec<Lease>,
+}
+
+impl Hold {
+    pub(super) fn take(leases: &Arc<Leases>, hashes: impl IntoIterator<Item = Hash>) -> Self {
+        let take = |hash| Lease::take(leases, hash);
+        Self { _leases: hashes.into_iter().map(take).collect() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,6 +10,48 @@ use blobmesh_protocol::tree::{Entry, LoadError, Node};
 use super::source::StoreSource;
 use crate::store::{Store, StoreError};
 
+/// Is one blob of a tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    /// Where the tree has it, first of all places; of the root itself empty.
+    pub(crate) path: Vec<u8>,
+    /// The blob.
+    pub(crate) hash: Hash,
+    /// Its length in bytes, as the tree has it; none of a manifest.
+    pub(crate) size: Option<u64>,
+}
+
+/// Returns the manifests that those at `paths` name: the next level of a tree.
+///
+/// # Errors
+/// [`LoadError`] for one that is not in the store or is no manifest. Whether one is what the one above it says, is for a
+/// check of the whole.
+pub(crate) fn level_below(
+    store: &Store,
+    level: &[Part],
+) -> Result<Vec<Part>, LoadError<StoreError>> {
+    let mut below = Vec::new();
+    for part in level {
+        let manifest = load_root(&part.hash, &mut StoreSource(store))?;
+        let mut open = vec![(part.path.clone(), manifest.entries)];
+        while let Some((above, entries)) = open.pop() {
+            for Entry { name, node } in entries {
+                let path = || join(&above, name.as_bytes());
+                match node {
+                    Node::Dir(entries) => open.push((path(), entries)),
+                    Node::Tree { hash, .. } => below.push(Part { path: path(), hash, size: None }),
+                    Node::File { .. } | Node::Symlink { .. } => {}
+                }
+            }
+        }
+    }
+    Ok(below)
+}
+
+fn join(above: &[u8], name: &[u8]) -> Vec<u8> {
+    if above.is_empty() { name.to_vec() } else { [above, name].join(&b'/') }
+}
+
 /// Returns a tree and all blobs that it consists of, each once; none where the blob is no tree, or is not in the
 /// store. Files need not be there.
 ///

@@ -224,7 +224,7 @@ impl From<DiffError<SourceError>> for CheckoutError {
 }
 
 /// Writes a path for people: what would upset a terminal is escaped.
-pub(super) fn shown(path: &[u8]) -> String {
+pub(crate) fn shown(path: &[u8]) -> String {
     let escape = |chunk: std::str::Utf8Chunk<'_>| {
         let bytes = chunk.invalid().escape_ascii().to_string();
         chunk.valid().escape_debug().to_string().replace("\\'", "'").replace("\\\"", "\"") + &bytes

@@ -1,17 +1,18 @@
 //! The tree as the store has it: loaded and checked as a whole, before anything is written.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Mutex;
 
 use blobmesh_protocol::Hash;
 use blobmesh_protocol::tree::source::load_root;
 use blobmesh_protocol::tree::{
-    Change, Item, MANIFEST_BYTES_MAX, Manifest, Rules, TreeSource, check,
+    Change, Item, MANIFEST_BYTES_MAX, Manifest, Rules, TreeSource, check, diff,
 };
 
 use super::error::CheckoutError;
 use super::pool;
 use crate::store::{Lendable, SmallRead, Store, StoreError};
+use crate::tree::closure::Part;
 use crate::tree::ways::Stop;
 
 /// Says why the store gives no manifest.
@@ -72,6 +73,25 @@ impl TreeSource for Manifests<'_> {
         self.kept.insert(*hash, bytes.clone());
         Ok(bytes)
     }
+}
+
+/// Checks a tree whose manifests are all in the store, and returns the blobs of its files in the order of their paths,
+/// each once and without the empty one, which is everywhere.
+///
+/// # Errors
+/// [`CheckoutError`] where the tree is not one that may be written.
+pub(crate) fn files_of(store: &Store, root: &Hash) -> Result<Vec<Part>, CheckoutError> {
+    let mut manifests = Manifests::of(store);
+    let manifest = manifests.checked(root)?;
+    let changes = diff(Manifest::default(), manifest, &mut manifests)?;
+    let mut met = HashSet::from([Hash::of(b"")]);
+    let part = |change: Change| match change.new {
+        Some(Item::File { hash, size, .. }) if met.insert(hash) => {
+            Some(Part { path: change.path.to_vec(), hash, size: Some(size) })
+        }
+        _ => None,
+    };
+    Ok(changes.into_iter().filter_map(part).collect())
 }
 
 /// Checks that the store has every blob that `changes` ask for.

@@ -38,7 +38,9 @@ use super::ways::{Stop, WayCounts, Ways};
 use crate::store::Store;
 
 pub use self::error::CheckoutError;
+pub(crate) use self::error::shown;
 pub use self::load::SourceError;
+pub(crate) use self::load::files_of;
 
 /// How many paths are named at most that are in the way.
 pub const IN_THE_WAY_MAX: usize = 20;
@@ -150,6 +152,14 @@ pub fn checkout(
         recovered: done.recovered,
         left: done.left.into_iter().map(<[u8]>::into_vec).collect(),
     })
+}
+
+/// Checks that a tree may be checked out into the directory `dir`, as far as can be told without the tree.
+///
+/// # Errors
+/// [`CheckoutError`] as [`checkout`] gives it.
+pub(crate) fn check_target(store: &Store, dir: &Path) -> Result<(), CheckoutError> {
+    Target::at(dir, store.dir()).map(drop)
 }
 
 fn bytes_of(changes: &[Change]) -> u64 {

@@ -1,0 +1,292 @@
+//! Trees come from peers and the edge, and become directories.
+//!
+//! First the manifests are got, level by level, and the whole tree is checked; then what the store does not have of its
+//! files, as any list of blobs is; then it is checked out. Until the end nothing of it is evicted.
+
+use std::path::PathBuf;
+
+use super::Inner;
+use super::checkouts::Wanted;
+use crate::control::api::{Answer, Exchange, Failure};
+
+#[cfg(not(target_os = "linux"))]
+impl Inner {
+    pub(super) async fn pull(
+        &self,
+        _hash: &str,
+        _dir: PathBuf,
+        _wanted: Wanted,
+        _timeout_ms: Option<u64>,
+        _exchange: &Exchange,
+    ) -> Result<Answer, Failure> {
+        use crate::control::api::Trouble;
+        Err(Failure::new(Trouble::Other, "pulls need Linux"))
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::collections::HashSet;
+    use std::time::Duration;
+
+    use blobmesh_protocol::Hash;
+    use blobmesh_protocol::tree::{LoadError, MANIFEST_BYTES_MAX, Manifest};
+    use tokio::sync::mpsc;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::compute;
+    use crate::control::api::{Event, FileCount, GotRow, Progress, PullReport, TierBytes, Trouble};
+    use crate::driver::describe;
+    use crate::service::blobs::PROGRESS_INTERVAL;
+    use crate::service::many::{List, TakeRow};
+    use crate::service::{len_u64, parse, trees};
+    use crate::store::{Hold, Store, StoreError};
+    use crate::tree;
+    use crate::tree::closure::{Part, level_below};
+
+    /// How many paths are named at most that nobody has.
+    const PATHS_TOLD_MAX: usize = 5;
+
+    impl Inner {
+        /// Gets what is missing of a tree, and checks it out. Dropping the future leaves what came in the store, and
+        /// the directory as a checkout leaves it.
+        pub(in crate::service) async fn pull(
+            &self,
+            hash: &str,
+            dir: PathBuf,
+            wanted: Wanted,
+            timeout_ms: Option<u64>,
+            exchange: &Exchange,
+        ) -> Result<Answer, Failure> {
+            let (root, began) = (parse(hash)?, Instant::now());
+            let (store, target) = (self.store.clone(), dir.clone());
+            compute::run(move || tree::check_target(&store, &target)).await??;
+            let mut pull = Pull {
+                node: self,
+                deadline: timeout_ms.map(|ms| began + Duration::from_millis(ms)),
+                list: List::new(self, Tally::new(&exchange.events)),
+                holds: Vec::new(),
+            };
+            let manifests = pull.manifests(root).await?;
+            let found = began.elapsed();
+            let blobs = pull.files(root).await?;
+            let fetched = began.elapsed();
+            let tier = TierBytes { local: 0, ..pull.list.tier };
+            // The list has ended, and others need its share; what it has brought stays held.
+            let Pull { holds, list, .. } = pull;
+            drop(list);
+            let checkout = self.check_out(root, dir, wanted, exchange).await?;
+            drop(holds);
+            let (find_s, fetch_s) = (found.as_secs_f64(), (fetched - found).as_secs_f64());
+            let seconds = began.elapsed().as_secs_f64();
+            let report = PullReport { manifests, blobs, tier, find_s, fetch_s, checkout, seconds };
+            Ok(Answer::Pulled(Box::new(report)))
+        }
+    }
+
+    /// Is one pull on its way.
+    struct Pull<'a> {
+        node: &'a Inner,
+        deadline: Option<Instant>,
+        list: List<'a, Tally<'a>>,
+        /// Keep what was got, or was there, from eviction.
+        holds: Vec<Hold>,
+    }
+
+    impl Pull<'_> {
+        /// Gets the manifests that are missing, one level after the other; returns how many were fetched.
+        ///
+        /// There are no more of them than the root says that the tree has entries, which is bounded.
+        async fn manifests(&mut self, root: Hash) -> Result<u64, Failure> {
+            self.list.taker.begin("find", false);
+            // A long blob that is no tree is refused before it is got.
+            if let Some(bytes) = self.list.look_at(root, MANIFEST_BYTES_MAX, self.deadline).await? {
+                Manifest::decode(&bytes).map_err(|error| trees::refused(&root, &error))?;
+            }
+            let mut met = HashSet::from([root]);
+            let mut level = vec![Part { path: Vec::new(), hash: root, size: None }];
+            while !level.is_empty() {
+                let here = self.get(level, "manifests").await?;
+                let store = self.node.store.clone();
+                let below = compute::run(move || level_below(&store, &here)).await?;
+                level = below.map_err(not_loaded)?;
+                level.retain(|part| met.insert(part.hash));
+            }
+            Ok(self.list.taker.fetched)
+        }
+
+        /// Checks the tree, and gets the blobs of its files that are missing; returns how many were fetched.
+        async fn files(&mut self, root: Hash) -> Result<u64, Failure> {
+            let store = self.node.store.clone();
+            let parts = compute::run(move || tree::files_of(&store, &root)).await??;
+            self.list.taker.begin("fetch", true);
+            self.get(parts, "files").await?;
+            Ok(self.list.taker.fetched)
+        }
+
+        /// Gets those of a tree's blobs that the store does not hold, and returns all of them.
+        async fn get(&mut self, parts: Vec<Part>, what: &str) -> Result<Vec<Part>, Failure> {
+            let store = self.node.store.clone();
+            let (parts, hold, missing) = compute::run(move || missing_of(&store, parts)).await??;
+            self.holds.push(hold);
+            if missing.is_empty() {
+                return Ok(parts);
+            }
+            let bytes = missing.iter().filter_map(|part| part.size).sum();
+            self.list.taker.expect(len_u64(missing.len()), bytes);
+            let hashes = missing.iter().map(|part| part.hash).collect();
+            self.list.get_missing(hashes, self.deadline).await?;
+            match self.list.taker.failed.is_empty() {
+                true => Ok(parts),
+                false => Err(self.list.taker.failure(&missing, what)),
+            }
+        }
+    }
+
+    /// Holds blobs of a tree, and looks which of them are not in the store.
+    ///
+    /// # Errors
+    /// `UnsafeTree` where the tree lies about the length of one that is.
+    fn missing_of(
+        store: &Store,
+        parts: Vec<Part>,
+    ) -> Result<(Vec<Part>, Hold, Vec<Part>), Failure> {
+        let hashes: Vec<Hash> = parts.iter().map(|part| part.hash).collect();
+        // First the hold, then the look: between them nobody can evict.
+        let hold = store.hold(hashes.iter().copied());
+        let mut missing = Vec::new();
+        for (part, found) in parts.iter().zip(store.sizes(&hashes)?) {
+            match (found, part.size) {
+                (None, _) => missing.push(part.clone()),
+                (Some(found), Some(size)) if found != size => {
+                    let (path, hash) = (part.path.clone(), part.hash);
+                    return Err(tree::CheckoutError::Length { path, hash, size, found }.into());
+                }
+                (Some(_), _) => {}
+            }
+        }
+        Ok((parts, hold, missing))
+    }
+
+    fn not_loaded(error: LoadError<StoreError>) -> Failure {
+        match error {
+            LoadError::Manifest { hash, source } => trees::refused(&hash, &source),
+            LoadError::Source { source, .. } => Failure::new(source.kind(), describe(&source)),
+        }
+    }
+
+    /// Counts what came, and keeps what did not.
+    struct Tally<'a> {
+        events: &'a mpsc::Sender<Event>,
+        phase: &'static str,
+        /// How many were fetched in this phase.
+        fetched: u64,
+        done: u64,
+        bytes: u64,
+        files_total: u64,
+        bytes_total: u64,
+        /// Whether the totals are those of the whole phase.
+        all_known: bool,
+        /// The blobs that were not got, 64 hex digits each.
+        failed: HashSet<String>,
+        /// Why: of the first, or of the first that may be had another time.
+        why: Option<Failure>,
+        told: Instant,
+    }
+
+    impl<'a> Tally<'a> {
+        fn new(events: &'a mpsc::Sender<Event>) -> Self {
+            Self {
+                events,
+                phase: "",
+                fetched: 0,
+                done: 0,
+                bytes: 0,
+                files_total: 0,
+                bytes_total: 0,
+                all_known: false,
+                failed: HashSet::new(),
+                why: None,
+                told: Instant::now(),
+            }
+        }
+
+        /// Begins a phase, and says whether its first list is all of it.
+        fn begin(&mut self, phase: &'static str, all_known: bool) {
+            *self = Self { phase, all_known, ..Self::new(self.events) };
+            self.tell();
+        }
+
+        fn expect(&mut self, files: u64, bytes: u64) {
+            self.files_total += files;
+            self.bytes_total += bytes;
+            self.tell();
+        }
+
+        fn tell(&mut self) {
+            self.told = Instant::now();
+            let told = Progress {
+                phase: self.phase.to_owned(),
+                done: self.bytes,
+                total: self.all_known.then_some(self.bytes_total),
+                peers: 0,
+                files: Some(FileCount {
+                    done: self.done,
+                    total: self.all_known.then_some(self.files_total),
+                }),
+            };
+            // A reader that is behind misses some: the next one says more.
+            self.events.try_send(Event::Progress(told)).ok();
+        }
+
+        /// Says what could not be got of a tree, with the first paths of it.
+        fn failure(&mut self, missing: &[Part], what: &str) -> Failure {
+            let (failed, all) = (self.failed.len(), missing.len());
+            let why = self.why.take();
+            let kind = why.as_ref().map_or(Trouble::Other, |why| why.kind);
+            let message = if kind == Trouble::NotFound {
+                format!("nobody has {failed} of the {all} missing {what} of the tree")
+            } else {
+                format!("{failed} of the {all} missing {what} of the tree did not come")
+            };
+            let mut failure = Failure::new(kind, message);
+            let lost = missing.iter().filter(|part| self.failed.contains(&part.hash.to_hex()));
+            for part in lost.take(PATHS_TOLD_MAX) {
+                let path = if part.path.is_empty() { b"." } else { &part.path[..] };
+                failure =
+                    failure.cause(format!("{}: blob {}", tree::shown(path), part.hash.fmt_short()));
+            }
+            if failed > PATHS_TOLD_MAX {
+                failure = failure.cause(format!("and {} more", failed - PATHS_TOLD_MAX));
+            }
+            let Some(why) = why else { return failure };
+            why.causes.into_iter().fold(failure.cause(why.message), Failure::cause)
+        }
+    }
+
+    impl TakeRow for Tally<'_> {
+        async fn take_row(&mut self, row: GotRow) -> Result<(), Failure> {
+            self.done += 1;
+            match row.failure {
+                None => {
+                    self.bytes += row.size.unwrap_or(0);
+                    self.fetched += u64::from(row.found != "local");
+                }
+                Some(failure) => {
+                    self.failed.insert(row.hash);
+                    let is_first = self.why.is_none();
+                    let was_absent =
+                        self.why.as_ref().is_some_and(|why| why.kind == Trouble::NotFound);
+                    if is_first || was_absent && failure.kind != Trouble::NotFound {
+                        self.why = Some(failure);
+                    }
+                }
+            }
+            if self.told.elapsed() >= PROGRESS_INTERVAL {
+                self.tell();
+            }
+            Ok(())
+        }
+    }
+}
