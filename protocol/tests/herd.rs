@@ -476,3 +476,22 @@ fn who_brings_everything_lets_nothing_of_it_go() {
         assert!(!rig.take_stop(fetch), "{n}");
     }
 }
+
+#[test]
+fn of_two_who_bring_everything_one_lets_go_unless_it_began_long_before() {
+    for (waits, lets_go) in [(MS, 1), (Config::default().claim_ttl, 0)] {
+        let stopped = |me: u8, other: u8| {
+            let mut rig = Rig::of(peer(me), config());
+            rig.tell(Input::Settled);
+            let other = rig.neighbour(other, &[]);
+            rig.get(hash(1));
+            rig.pass(PAUSE);
+            let (fetch, _) = take_range(&mut rig);
+            rig.tell(Input::Unlisted { fetch });
+            rig.pass(waits);
+            rig.say(other, claims(&[EVERYTHING]));
+            usize::from(rig.take_stop(fetch))
+        };
+        assert_eq!(stopped(1, 2) + stopped(2, 1), lets_go, "after {waits:?}");
+    }
+}

@@ -19,7 +19,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::Resolver;
-use super::resolution::{EdgeState, Resolution};
+use super::resolution::{EdgeState, Resolution, Running};
 use super::stop_fetch;
 use super::swarm::{ranges, rate_of, time_for, weight};
 use crate::blob::{GROUP_LEN, Hash};
@@ -419,9 +419,13 @@ impl Resolver {
         me: PeerId,
         shell: &mut Shell,
     ) {
-        // What one brings that has no list counts at its end only, and may be nearly there.
-        let listed = |running: &&Resolution| !running.herd.unlisted;
-        let Some(running) = self.resolutions.get(&hash).filter(listed) else { return };
+        let Some(running) = self.resolutions.get(&hash) else { return };
+        // What one brings that has no list counts at its end only, and may be nearly there: it is left to nobody but
+        // to one who brings everything too, and began at about the same time.
+        let (now, fresh) = (shell.now, shell.config.claim_ttl);
+        let everything = runs.iter().any(|run| run.end == u64::MAX);
+        let may_yield =
+            |fetch: &Running| !running.herd.unlisted || everything && now - fetch.started < fresh;
         let overlaps = |own: &Range<u64>| {
             runs.iter()
                 .any(|run| own.start < run.end && run.start < own.end && outweighs(peer, me, own))
@@ -430,6 +434,7 @@ impl Resolver {
             .fetches
             .iter()
             .filter(|(_, fetch)| fetch.source == Source::Edge && fetch.bytes == 0)
+            .filter(|(_, fetch)| may_yield(fetch))
             .filter(|(_, fetch)| overlaps(&fetch.groups.clone().unwrap_or(0..u64::MAX)))
             .map(|(id, _)| *id)
             .collect();
