@@ -5,14 +5,13 @@ use std::sync::Mutex;
 
 use blobmesh_protocol::Hash;
 use blobmesh_protocol::tree::source::load_root;
-use blobmesh_protocol::tree::{
-    Change, Item, MANIFEST_BYTES_MAX, Manifest, Rules, TreeSource, check, diff,
-};
+use blobmesh_protocol::tree::{Change, Item, Manifest, Rules, TreeSource, check, diff};
 
 use super::error::CheckoutError;
 use super::pool;
-use crate::store::{Lendable, SmallRead, Store, StoreError};
+use crate::store::{Lendable, Store, StoreError};
 use crate::tree::closure::Part;
+use crate::tree::source::StoreSource;
 use crate::tree::ways::Stop;
 
 /// Says why the store gives no manifest.
@@ -63,13 +62,14 @@ impl TreeSource for Manifests<'_> {
         if let Some(bytes) = self.kept.get(hash) {
             return Ok(bytes.clone());
         }
-        let mut bytes = Vec::new();
-        match self.store.read_small(hash, MANIFEST_BYTES_MAX, &mut bytes) {
-            Ok(SmallRead::Whole) => {}
-            Ok(SmallRead::Large { size }) => return Err(SourceError::TooLong { size }),
-            Ok(SmallRead::Absent) => return Err(SourceError::Absent),
-            Err(error) => return Err(SourceError::Store(error)),
+        let loaded = StoreSource(self.store).load(hash);
+        if matches!(loaded, Err(StoreError::Absent { .. })) {
+            return Err(SourceError::Absent);
         }
+        if let Err(StoreError::TooLarge { size, .. }) = loaded {
+            return Err(SourceError::TooLong { size });
+        }
+        let bytes = loaded.map_err(SourceError::Store)?;
         self.kept.insert(*hash, bytes.clone());
         Ok(bytes)
     }
