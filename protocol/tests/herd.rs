@@ -60,6 +60,15 @@ fn take_claims(rig: &mut Rig, to: PeerId) -> Vec<Vec<(u64, u64)>> {
     words.collect()
 }
 
+/// A node that wants a blob of which a neighbour said that it holds it all.
+fn beside_a_holder() -> (Rig, PeerId) {
+    let mut rig = Rig::listening(Config { edge_pause: Duration::ZERO, ..config() });
+    let holder = rig.neighbour(1, &[hash(1)]);
+    rig.get(hash(1));
+    rig.answer(holder, hash(1), AskResult::Have { size: SIZE });
+    (rig, holder)
+}
+
 fn take_edge(rig: &mut Rig) -> Vec<(FetchId, Option<Range<u64>>)> {
     take_asked(rig, Source::Edge)
 }
@@ -322,10 +331,7 @@ fn node_without_an_edge_waits_for_those_who_bring_the_blob() {
 
 #[test]
 fn lan_that_gives_bytes_late_lets_the_edge_go() {
-    let mut rig = Rig::listening(Config { edge_pause: Duration::ZERO, ..config() });
-    let late = rig.neighbour(1, &[hash(1)]);
-    rig.get(hash(1));
-    rig.answer(late, hash(1), AskResult::Have { size: SIZE });
+    let (mut rig, late) = beside_a_holder();
     let lan = rig.take_fetch(Source::Peer(late)).expect("fetched");
     rig.pass(Config::default().first_group_hedge);
     let (edge, _) = take_range(&mut rig);
@@ -355,10 +361,7 @@ fn holders_that_say_nothing_cost_the_edge_no_more_than_the_hedge() {
 
 #[test]
 fn edge_helps_holders_that_are_much_slower_than_it_would_be() {
-    let mut rig = Rig::listening(Config { edge_pause: Duration::ZERO, ..config() });
-    let slow = rig.neighbour(1, &[hash(1)]);
-    rig.get(hash(1));
-    rig.answer(slow, hash(1), AskResult::Have { size: SIZE });
+    let (mut rig, slow) = beside_a_holder();
     let lan = rig.take_fetch(Source::Peer(slow)).expect("fetched");
     // A group every 80 ms, in time for the first one: 0.8 MB/s, 20 s for all.
     for group in 0..5 {
@@ -372,10 +375,7 @@ fn edge_helps_holders_that_are_much_slower_than_it_would_be() {
 
 #[test]
 fn edge_that_helps_slow_holders_is_not_let_go_by_what_they_give() {
-    let mut rig = Rig::listening(Config { edge_pause: Duration::ZERO, ..config() });
-    let slow = rig.neighbour(1, &[hash(1)]);
-    rig.get(hash(1));
-    rig.answer(slow, hash(1), AskResult::Have { size: SIZE });
+    let (mut rig, slow) = beside_a_holder();
     let mut lan = take_asked(&mut rig, Source::Peer(slow));
     for group in 0..8 {
         rig.pass(80 * MS);
@@ -393,10 +393,7 @@ fn edge_that_helps_slow_holders_is_not_let_go_by_what_they_give() {
 
 #[test]
 fn edge_that_gives_goes_on_until_holders_have_shown_that_they_are_quick() {
-    let mut rig = Rig::listening(Config { edge_pause: Duration::ZERO, ..config() });
-    let late = rig.neighbour(1, &[hash(1)]);
-    rig.get(hash(1));
-    rig.answer(late, hash(1), AskResult::Have { size: SIZE });
+    let (mut rig, late) = beside_a_holder();
     rig.take_fetch(Source::Peer(late)).expect("fetched");
     rig.pass(Config::default().first_group_hedge);
     let (edge, first) = take_range(&mut rig);
@@ -408,10 +405,7 @@ fn edge_that_gives_goes_on_until_holders_have_shown_that_they_are_quick() {
 
 #[test]
 fn at_the_end_the_edge_brings_all_that_slow_holders_still_do() {
-    let mut rig = Rig::listening(Config { edge_pause: Duration::ZERO, ..config() });
-    let slow = rig.neighbour(1, &[hash(1)]);
-    rig.get(hash(1));
-    rig.answer(slow, hash(1), AskResult::Have { size: SIZE });
+    let (mut rig, slow) = beside_a_holder();
     rig.take_fetch(Source::Peer(slow)).expect("fetched");
     rig.pass(Config::default().first_group_hedge);
     // It gives nothing more, and the edge a range in 50 ms.
@@ -438,10 +432,7 @@ fn at_the_end_the_edge_brings_all_that_slow_holders_still_do() {
 
 #[test]
 fn edge_stays_out_where_holders_are_quick_enough() {
-    let mut rig = Rig::listening(Config { edge_pause: Duration::ZERO, ..config() });
-    let quick = rig.neighbour(1, &[hash(1)]);
-    rig.get(hash(1));
-    rig.answer(quick, hash(1), AskResult::Have { size: SIZE });
+    let (mut rig, quick) = beside_a_holder();
     let lan = rig.take_fetch(Source::Peer(quick)).expect("fetched");
     // 6.5 MB/s: the edge might be a little quicker, and costs.
     for group in 0..GROUPS - 1 {
