@@ -110,13 +110,6 @@ struct Claim {
     done: u64,
 }
 
-/// How the peers that give a blob compare with the edge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Pace {
-    Quick,
-    Slow,
-}
-
 /// How long claims hold.
 #[derive(Clone, Copy, Debug)]
 struct Leases {
@@ -267,11 +260,8 @@ impl Resolver {
         running.herd.joined |=
             asked && (alone || gives) || alone && !running.herd.claims.is_empty();
         // An edge that gives is not left for peers of whom nothing is known yet.
-        let helps = match running.lan_pace(shell.now) {
-            Some(pace) => pace == Pace::Slow,
-            None => gives,
-        };
-        if !running.herd.joined || !(alone || helps) {
+        let helps = || running.lan_slowness(shell.now).unwrap_or(gives);
+        if !running.herd.joined || !(alone || helps()) {
             return;
         }
         // Many flows that begin together over one link cost each other packets, and the last of them time. So there
@@ -566,18 +556,19 @@ impl Resolution {
         herd.into_iter().filter(|peer| peers.contains(*peer)).collect()
     }
 
-    /// Returns whether the peers that give the blob take much longer for the rest than the edge would.
+    /// Returns whether the peers that give the blob are known to take much longer for the rest than the edge would.
     pub(super) fn is_lan_slow(&self, now: Time) -> bool {
-        self.lan_pace(now) == Some(Pace::Slow)
+        self.lan_slowness(now) == Some(true)
     }
 
     /// Returns whether the edge, asked because peers were slow, is to stay.
     pub(super) fn needs_edge(&self, now: Time) -> bool {
-        self.lan_pace(now).map_or(self.herd.joined, |pace| pace == Pace::Slow)
+        self.lan_slowness(now).unwrap_or(self.herd.joined)
     }
 
-    /// Compares the peers that give the blob with the edge; none where that cannot be said yet.
-    fn lan_pace(&self, now: Time) -> Option<Pace> {
+    /// Returns whether the peers that give the blob take much longer for the rest than the edge would; none where
+    /// that cannot be said yet.
+    fn lan_slowness(&self, now: Time) -> Option<bool> {
         let swarm = self.swarm.as_ref()?;
         let mut rate = None;
         for fetch in self.fetches.values() {
@@ -593,8 +584,7 @@ impl Resolution {
         }
         let missing = swarm.pieces.missing_bytes();
         let by_edge = time_for(missing, EDGE_RATE_UNKNOWN);
-        let is_slow = time_for(missing, rate?) > by_edge * 2 + SLIP;
-        Some(if is_slow { Pace::Slow } else { Pace::Quick })
+        Some(time_for(missing, rate?) > by_edge * 2 + SLIP)
     }
 
     /// Returns the ranges that the edge is asked for, in the order of their starts.
