@@ -88,10 +88,10 @@ pub struct Config {
     /// How long a node that is about to ask the edge listens at most for neighbours that do already; from
     /// half of it on, so that those who begin together do not ask together. Default 10 ms.
     pub edge_pause: Duration,
-    /// How long a neighbour's claim to bring something from the edge holds without a word. Told again in a
-    /// quarter of that time. Default 2 s.
+    /// How long a neighbour's claim to bring something from the edge holds without a word, at first. Told again in
+    /// half of that time. Default 2 s.
     pub claim_ttl: Duration,
-    /// How long a claim holds whose ranges do not come, before anything is known of the edge's speed.
+    /// How long a claim holds whose ranges do not come, at first, before anything is known of the edge's speed.
     /// Default 3 s.
     pub claim_patience: Duration,
     /// The largest blob in bytes; a claim above it is not believed. Default 64 GiB.

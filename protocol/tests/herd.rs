@@ -145,8 +145,44 @@ fn what_a_neighbour_claims_is_left_to_it_as_long_as_it_says_so() {
         rig.say(peer(1), claims(&[EVERYTHING]));
     }
     assert!(take_edge(&mut rig).is_empty(), "ten seconds, and it goes on");
-    rig.pass(Config::default().claim_ttl);
+    rig.pass(Duration::from_secs(9));
+    assert!(take_edge(&mut rig).is_empty(), "it held for ten seconds, and so for ten more");
+    rig.pass(Duration::from_secs(1));
     assert_eq!(take_range(&mut rig).1, 0..RANGE, "it says nothing any more");
+}
+
+#[test]
+fn claim_that_brought_something_for_long_is_waited_for_as_long_again() {
+    let mut rig = proven(1);
+    let runs = vec![(16, GROUPS - 16)];
+    let word = |done| Message::Claims { hash: hash(1), seeks: false, done, runs: runs.clone() };
+    for done in 0..=8 {
+        rig.say(peer(1), word(done));
+        rig.pass(Duration::from_secs(1));
+    }
+    rig.pass(Duration::from_millis(6_900));
+    assert!(take_edge(&mut rig).is_empty(), "it brought groups for eight seconds");
+    rig.pass(Duration::from_millis(200));
+    assert!(!take_edge(&mut rig).is_empty());
+}
+
+#[test]
+fn claim_is_told_again_the_more_rarely_the_longer_it_holds() {
+    let (mut rig, _) = cold(2);
+    rig.pass(PAUSE);
+    let (fetch, range) = take_range(&mut rig);
+    take_claims(&mut rig, peer(1));
+    rig.say(peer(1), seeks());
+    // Whose end is looked for as well.
+    rig.say(peer(2), claims(&[(GROUPS - RANGE, RANGE)]));
+    let mut told = take_claims(&mut rig, peer(1)).len();
+    for second in 0..30 {
+        give(&mut rig, fetch, second..second + 1);
+        rig.pass(Duration::from_secs(1));
+        told += take_claims(&mut rig, peer(1)).len();
+    }
+    assert!(range.end > 30, "it is not whole");
+    assert!((8..=11).contains(&told), "told {told} times: at 0, 1, 2, 3, 4.5, 6.8, 10, 15, 23 s");
 }
 
 #[test]

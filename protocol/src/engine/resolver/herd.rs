@@ -7,8 +7,8 @@
 //! same moment rarely choose the same; where they do, the one with less weight lets go.
 //!
 //! A claim is a *lease* (Gray and Cheriton, *Leases: An Efficient Fault-Tolerant Mechanism for Distributed File
-//! Cache Consistency*, SOSP 1989): it ends when its owner is gone, says nothing for `claim_ttl`, or brings
-//! nothing for much longer than the edge needs here. What a peer claims is believed for nothing else: a liar
+//! Cache Consistency*, SOSP 1989): it ends when its owner is gone, says nothing for `claim_ttl` or as long
+//! as it has held, or brings nothing for much longer than the edge needs here. What a peer claims is believed for nothing else: a liar
 //! costs the time of one lease.
 //!
 //! Until the edge's group list is proven there is one range only, the first; whoever has it gives the list with
@@ -38,7 +38,9 @@ const OVERDUE_FIRST: Duration = Duration::from_secs(10);
 /// After this time even one who brings everything, and has nothing to show before its end.
 const OVERDUE_EVERYTHING: Duration = Duration::from_secs(600);
 /// Claims are told again after this part of the time that they hold for.
-const RENEW_PART: u32 = 4;
+const RENEW_PART: u32 = 2;
+/// A claim that has held for long holds for as long again without a word, but no longer than this.
+const LEASE_MOST: Duration = Duration::from_secs(20);
 /// Up to so many neighbours that fetch the blob too, each asks for two ranges at once: with more the edge's
 /// link is full anyhow.
 const FEW: usize = 4;
@@ -66,9 +68,9 @@ pub(crate) struct Herd {
     seekers: BTreeSet<PeerId>,
     /// Until when neighbours are listened to before the edge is asked; none before they were told.
     listens_until: Option<Time>,
-    /// What they were told last that we bring, and when.
+    /// What they were told last that we bring, and when they are told again.
     told: Vec<Range<u64>>,
-    told_at: Time,
+    renews_at: Time,
     /// Ranges that came whole, and when. They stay claimed until word of what they brought has gone round.
     brought: Vec<(Range<u64>, Time)>,
     /// Whether the edge is one of the sources of the swarm.
@@ -125,11 +127,12 @@ impl Claim {
     /// Returns when it ends, unless its owner says or brings something before. One that brings everything has
     /// nothing to show before the end.
     fn ends_at(&self, leases: Leases) -> Time {
-        let silent = self.heard + leases.ttl;
+        let silent = self.heard + lease(leases.ttl, self.heard - self.since);
         if self.groups.end == u64::MAX {
             return silent.min(self.since + OVERDUE_EVERYTHING);
         }
-        silent.min(self.moved + leases.patience).min(self.since + leases.most)
+        let idle = self.moved + lease(leases.patience, self.moved - self.since);
+        silent.min(idle).min(self.since + leases.most)
     }
 }
 
@@ -337,8 +340,7 @@ impl Resolver {
         }
         running.herd.brought.retain(|(_, at)| shell.now - *at < shell.config.claim_ttl);
         let (claims, told) = (running.claims(), &running.herd.told);
-        let renew_after = shell.config.claim_ttl / RENEW_PART;
-        let renews = shell.now - running.herd.told_at >= renew_after && running.asks_edge();
+        let renews = shell.now >= running.herd.renews_at && running.asks_edge();
         let new = claims.iter().any(|groups| !told.contains(groups));
         let failed = |groups: &Range<u64>| !claims.contains(groups) && !running.holds(groups);
         if !new && !renews && !told.iter().any(failed) {
@@ -347,9 +349,11 @@ impl Resolver {
         for peer in running.herd_of(peers) {
             shell.emit(Output::Send { peer, message: running.word(hash, &claims) });
         }
-        (running.herd.told, running.herd.told_at) = (claims, shell.now);
+        let lease = running.lease_of_claims(shell.now, shell.config.claim_ttl);
+        let renews_at = shell.now + lease / RENEW_PART;
+        (running.herd.told, running.herd.renews_at) = (claims, renews_at);
         if running.asks_edge() {
-            self.plan_herd(hash, shell.now + renew_after, shell);
+            self.plan_herd(hash, renews_at, shell);
         }
     }
 
@@ -457,8 +461,12 @@ impl Resolver {
         let Some(running) = self.resolutions.get_mut(&hash) else { return };
         (running.herd.planned, running.herd.dry) = (None, false);
         let (live, ends_at) = running.live_claims(shell);
+        let renews_at = running.asks_edge().then_some(running.herd.renews_at);
         if !live.is_empty() {
             self.plan_herd(hash, ends_at, shell);
+        }
+        if let Some(renews_at) = renews_at.filter(|at| *at > shell.now) {
+            self.plan_herd(hash, renews_at, shell);
         }
         self.advance(hash, peers, shell);
     }
@@ -525,6 +533,13 @@ impl Resolution {
         if let Some((_, timer)) = self.herd.planned.take() {
             shell.stop_timer(timer);
         }
+    }
+
+    /// Returns for how long what we tell now holds: as long as the youngest of our claims is old.
+    fn lease_of_claims(&self, now: Time, ttl: Duration) -> Duration {
+        let of_edge = self.fetches.values().filter(|fetch| fetch.source == Source::Edge);
+        let youngest = of_edge.map(|fetch| now - fetch.started).min();
+        lease(ttl, youngest.unwrap_or_default())
     }
 
     fn asks_edge(&self) -> bool {
@@ -595,6 +610,12 @@ impl Resolution {
         ranges.sort_unstable_by_key(|groups| groups.start);
         ranges
     }
+}
+
+/// Returns for how long a claim holds that has held for `held`: for `least`, or for as long again. So a claim of any
+/// length is renewed a few times, and a dead owner of one costs no more than it took before.
+fn lease(least: Duration, held: Duration) -> Duration {
+    least.max(held.min(LEASE_MOST))
 }
 
 fn range_groups(shell: &Shell) -> u64 {
