@@ -5,6 +5,7 @@
 pub mod ceiling;
 pub mod content;
 pub mod dialogue;
+pub mod git;
 pub mod images;
 pub mod load;
 pub mod local;

@@ -50,6 +50,15 @@ pub fn file_system(path: &Path) -> String {
     type_of(&mounts, &path).unwrap_or_else(|| "unknown".to_owned())
 }
 
+/// Returns how many bytes have gone over loopback since the machine started, headers included.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn loopback_bytes() -> std::io::Result<u64> {
+    let text = fs::read_to_string("/sys/class/net/lo/statistics/rx_bytes")?;
+    text.trim().parse().map_err(std::io::Error::other)
+}
+
 /// Returns how many bytes fit into the file system of a path.
 ///
 /// # Errors

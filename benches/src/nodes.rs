@@ -29,6 +29,17 @@ pub struct BenchNode {
     pub process: Background,
 }
 
+/// Is a directory that a node has taken in.
+#[derive(Clone, Copy, Debug)]
+pub struct AddedTree {
+    /// The tree's hash.
+    pub hash: Hash,
+    /// How many files it has.
+    pub files: u64,
+    /// How many bytes they have.
+    pub bytes: u64,
+}
+
 impl BenchNode {
     /// Starts a node in `home` that links with the peers at some addresses.
     ///
@@ -150,6 +161,34 @@ impl BenchNode {
     pub fn getting(&self) -> Command {
         let mut command = self.command();
         command.args(["--no-progress", "--quiet", "get", "--timeout", GET_LIMIT]);
+        command
+    }
+
+    /// Adds a directory with all that is in it.
+    ///
+    /// # Errors
+    /// When the command fails, or does not tell of the tree.
+    pub fn add_tree(&self, source: &Path) -> io::Result<AddedTree> {
+        let (said, _) = run(self.adding(source).arg("--json"))?;
+        let rows = said.lines().map(serde_json::from_str::<Value>);
+        let row = rows.flatten().find(|row| row["type"] == "tree").unwrap_or_default();
+        let hash = row["hash"].as_str().and_then(|hash| hash.parse().ok());
+        let counts = row["files"].as_u64().zip(row["bytes"].as_u64());
+        let tree = hash.zip(counts).map(|(hash, (files, bytes))| AddedTree { hash, files, bytes });
+        tree.ok_or_else(|| io::Error::other("`add` does not tell of the tree"))
+    }
+
+    /// Returns the command that adds a directory with all that is in it.
+    pub fn adding(&self, source: &Path) -> Command {
+        let mut command = self.command();
+        command.args(["--no-progress", "add", "--no-ignore"]).arg(source);
+        command
+    }
+
+    /// Returns the command that gets a tree and makes it a directory's content.
+    pub fn pulling(&self, root: Hash, out: &Path) -> Command {
+        let mut command = self.command();
+        command.args(["--no-progress", "--quiet", "pull"]).arg(root.to_hex()).arg(out);
         command
     }
 

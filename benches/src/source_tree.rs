@@ -4,16 +4,20 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use blobmesh_protocol::Hash;
 use blobmesh_protocol::tree::{Entry, Manifest, ManifestError, Name, Node};
 
 use crate::content::Noise;
+use crate::process::run;
 
 /// The lengths of files in bytes, from the least to the most.
 const LENGTHS: (u64, u64) = (4 << 10, 16 << 10);
 /// Of so many files one is edited.
 const EDITED_ONE_IN: u64 = 100;
+/// By how much the edits of two versions differ in their seeds: by more than there are files.
+const EDITS_APART: u64 = 1 << 32;
 /// How many different words there are.
 const WORDS: u64 = 4_000;
 
@@ -31,14 +35,27 @@ impl SourceTree {
         let file = |number: u64| {
             let mut noise = Noise::new(1_000 + number);
             let len = usize::try_from(noise.between(LENGTHS.0, LENGTHS.1)).unwrap_or_default();
-            let mut bytes = code(&mut noise, &words, len);
-            if edited && number % EDITED_ONE_IN == 7 {
-                edit(&mut bytes, number);
-            }
+            let bytes = code(&mut noise, &words, len);
             let (directory, inner) = (number % 10, number / 10 % 10);
             (PathBuf::from(format!("d{directory}/s{inner}/f{number:05}.rs")), bytes)
         };
-        Self { files: (0..count).map(file).collect() }
+        let mut tree = Self { files: (0..count).map(file).collect() };
+        if edited {
+            tree.edit(0);
+        }
+        tree
+    }
+
+    /// Edits one file in a hundred, others with each version, and returns which.
+    pub fn edit(&mut self, version: u64) -> Vec<usize> {
+        let first = usize::try_from((7 + 13 * version) % EDITED_ONE_IN).unwrap_or_default();
+        let step = usize::try_from(EDITED_ONE_IN).unwrap_or(usize::MAX);
+        let edited: Vec<usize> = (first..self.files.len()).step_by(step).collect();
+        for at in &edited {
+            let number = u64::try_from(*at).unwrap_or_default() + version * EDITS_APART;
+            edit(&mut self.files[*at].1, number);
+        }
+        edited
     }
 
     /// Returns how many bytes the files have.
@@ -51,11 +68,15 @@ impl SourceTree {
     /// # Errors
     /// When it cannot be written.
     pub fn write(&self, to: &Path) -> io::Result<()> {
-        self.files.iter().try_for_each(|(path, bytes)| {
-            let path = to.join(path);
-            path.parent().map_or(Ok(()), fs::create_dir_all)?;
-            fs::write(path, bytes)
-        })
+        self.files.iter().try_for_each(|file| write_file(file, to))
+    }
+
+    /// Writes some of the tree's files, over what is there.
+    ///
+    /// # Errors
+    /// When one cannot be written.
+    pub fn write_some(&self, which: &[usize], to: &Path) -> io::Result<()> {
+        which.iter().try_for_each(|at| write_file(&self.files[*at], to))
     }
 
     /// Gives all blobs and manifests of the tree to `put`, and returns the tree's hash.
@@ -90,6 +111,25 @@ impl SourceTree {
         put(&hash, &root)?;
         Ok(hash)
     }
+}
+
+/// Fails where two directories differ in a file, but for what git and blobmesh keep in one.
+///
+/// # Errors
+/// When they do.
+pub fn same_files(one: &Path, other: &Path) -> io::Result<()> {
+    let mut command = Command::new("diff");
+    run(command
+        .args(["-r", "-q", "--no-dereference", "-x", ".git", "-x", ".blobmesh"])
+        .arg(one)
+        .arg(other))
+    .map(drop)
+}
+
+fn write_file((path, bytes): &(PathBuf, Vec<u8>), to: &Path) -> io::Result<()> {
+    let path = to.join(path);
+    path.parent().map_or(Ok(()), fs::create_dir_all)?;
+    fs::write(path, bytes)
 }
 
 fn entry(name: &str, node: Node) -> io::Result<Entry> {
@@ -172,6 +212,17 @@ mod tests {
         let differs = old.files.iter().zip(&new.files).filter(|(old, new)| old != new);
         assert_eq!(differs.count(), 3);
         assert!(old.files.iter().all(|(_, bytes)| (4 << 10..=16 << 10).contains(&bytes.len())));
+    }
+
+    #[test]
+    fn each_version_edits_other_files_or_others_bytes() {
+        let mut tree = SourceTree::new(300, false);
+        let before = tree.clone();
+        assert_eq!((tree.edit(1), tree.edit(2)), (vec![20, 120, 220], vec![33, 133, 233]));
+        let mut twice = before.clone();
+        assert_eq!((twice.edit(101), twice.edit(2)), (vec![20, 120, 220], vec![33, 133, 233]));
+        assert_ne!(tree.files[20], twice.files[20]);
+        assert_eq!(tree.files[21], before.files[21]);
     }
 
     #[test]

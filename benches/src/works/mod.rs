@@ -5,6 +5,7 @@ pub mod latency;
 pub mod memory;
 pub mod small;
 pub mod tree;
+pub mod update;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -26,7 +27,8 @@ use crate::rivals::{Rival, Rivals};
 use crate::rounds::{Contender, Round, Rows, Told, take_turns};
 
 /// All works, in the order in which they are done.
-pub const WORKS: &[Work] = &[blob::WORK, small::WORK, latency::WORK, memory::WORK, tree::WORK];
+pub const WORKS: &[Work] =
+    &[blob::WORK, small::WORK, latency::WORK, memory::WORK, tree::WORK, update::WORK];
 
 /// How the directories of a run begin.
 const ROOM_PREFIX: &str = "blobmesh-versus-";

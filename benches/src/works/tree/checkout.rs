@@ -14,7 +14,8 @@ use blobmesh_protocol::Hash;
 use blobmesh_simulations::netns::metric::{Bound, MetricSpec};
 use serde_json::{Value, json};
 
-use super::{Figures, Setting, Work};
+use super::super::{Figures, Setting};
+use crate::git::Git;
 use crate::images::Image;
 use crate::machine::file_system;
 use crate::nodes::BenchNode;
@@ -22,15 +23,6 @@ use crate::process::{Taken, measure, run as run_to_end};
 use crate::rivals::Rival;
 use crate::rounds::{Contender, Round, Rows};
 use crate::source_tree::SourceTree;
-
-/// The work.
-pub const WORK: Work = Work {
-    name: "tree",
-    about: "10,000 files of 4 to 16 KiB checked out of the local store, on ext4, xfs and btrfs",
-    metrics: METRICS,
-    rivals: &[Rival::Git],
-    run,
-};
 
 /// What store, repository and two trees take of a disk.
 const ROOM_BYTES: u64 = 2 << 30;
@@ -100,7 +92,8 @@ const TOLD: [Told; 3] = [
     },
 ];
 
-const METRICS: &[MetricSpec] = &[
+/// What is told of checkouts.
+pub(super) const METRICS: [MetricSpec; 11] = [
     TOLD[0].checkout,
     TOLD[1].checkout,
     TOLD[2].checkout,
@@ -114,7 +107,8 @@ const METRICS: &[MetricSpec] = &[
     over_reflinks("checkout_reflinks_btrfs"),
 ];
 
-fn run(setting: &Setting) -> io::Result<Figures> {
+/// Measures checkouts on each kind of file system that can be had here.
+pub(super) fn run(setting: &Setting) -> io::Result<Figures> {
     let room = setting.room(&setting.dir, 2 * ROOM_BYTES)?;
     let versions = [false, true].map(|edited| SourceTree::new(setting.blobs, edited));
     let mut figures = Figures::default();
@@ -192,7 +186,7 @@ struct Bench<'a> {
     versions: &'a [SourceTree; 2],
     roots: [Hash; 2],
     node: BenchNode,
-    git: Option<PathBuf>,
+    git: Option<Git>,
 }
 
 impl<'a> Bench<'a> {
@@ -212,7 +206,7 @@ impl<'a> Bench<'a> {
         let roots = [put(&versions[0])?, put(&versions[1])?];
         store.close();
         versions[0].write(&place.join("source"))?;
-        let git = setting.rivals.find(Rival::Git);
+        let git = setting.rivals.find(Rival::Git).map(Git::new);
         if let Some(git) = &git {
             make_repository(git, &place.join("repository"), versions)?;
         }
@@ -258,7 +252,7 @@ impl<'a> Bench<'a> {
         let mut command = self.git_in("repository")?;
         command.args(["checkout", "--quiet", "second"]);
         let taken = measure(&[], &[], |sides| sides.run(&mut command).map(|(_, took)| took))?;
-        run_to_end(self.git_in("repository")?.args(["checkout", "--quiet", "first"]))?;
+        run_to_end(self.git_in("repository")?.args(["checkout", "--quiet", "main"]))?;
         Ok(taken)
     }
 
@@ -289,7 +283,7 @@ impl<'a> Bench<'a> {
     fn git_in(&self, name: &str) -> io::Result<Command> {
         let git = self.git.as_ref().ok_or_else(|| io::Error::other("no git"))?;
         let at = self.place.join(name);
-        let mut command = git_command(git);
+        let mut command = git.command();
         command.current_dir(&at).arg("--git-dir").arg(at.join(".git"));
         Ok(command)
     }
@@ -322,27 +316,13 @@ fn settle() -> io::Result<()> {
     run_to_end(&mut Command::new("sync")).map(drop)
 }
 
-fn git_command(git: &Path) -> Command {
-    let mut command = Command::new(git);
-    let nobody = ["user.name=nobody", "user.email=nobody@example.org", "gc.auto=0"];
-    for setting in nobody {
-        command.args(["-c", setting]);
-    }
-    command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
-    command
-}
-
 /// Makes a repository with both versions, packed, at the first of them.
-fn make_repository(git: &Path, at: &Path, versions: &[SourceTree; 2]) -> io::Result<()> {
-    fs::create_dir(at)?;
-    let git = |args: &[&str]| run_to_end(git_command(git).current_dir(at).args(args)).map(drop);
-    git(&["init", "--quiet", "--initial-branch", "first"])?;
+fn make_repository(git: &Git, at: &Path, versions: &[SourceTree; 2]) -> io::Result<()> {
     versions[0].write(at)?;
-    git(&["add", "--all"])?;
-    git(&["commit", "--quiet", "--message", "first"])?;
-    git(&["checkout", "--quiet", "-b", "second"])?;
+    git.take_in(at)?;
+    git.run(at, &["checkout", "--quiet", "-b", "second"])?;
     versions[1].write(at)?;
-    git(&["commit", "--quiet", "--all", "--message", "second"])?;
-    git(&["checkout", "--quiet", "first"])?;
-    git(&["repack", "-adq"])
+    git.commit(at, "second")?;
+    git.run(at, &["checkout", "--quiet", "main"])?;
+    git.run(at, &["repack", "-adq"])
 }
