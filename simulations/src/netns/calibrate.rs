@@ -1,9 +1,10 @@
 //! Measures what a machine costs a node beside the wire: the numbers that worlds run on.
 //!
-//! Two nodes of one LAN, driven through the command line. Small blobs over wires that do nothing tell what
+//! Two nodes of one LAN, driven through the command line. Short blobs over wires that do nothing tell what
 //! a look, a step, a fetch and the end of a get take; large ones over wires of a known rate tell how much of
 //! it arrives. Both again over wires of a known delay tell in how many round trips a stream and a lane are
-//! opened. What a receipt says of a phase is a median over many gets. What is not measured here, as the
+//! opened. A short blob is longer than a group, so that it has a stream of its own and not only an answer; and
+//! between two large ones the lanes of the first are given up, so that each opens its own. What a receipt says of a phase is a median over many gets. What is not measured here, as the
 //! behaviour of kernels under loss, stays as it is by default; the DHT and dials have a
 //! [calibration of their own](super::lookups).
 
@@ -13,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use blobmesh_protocol::blob::GROUP_LEN;
 use serde::Deserialize;
 
 use super::{
@@ -27,11 +29,11 @@ use super::{
 };
 use crate::{stats, world::Calibration};
 
-/// How many small blobs are got.
-const SMALL_BLOBS: u64 = 40;
+/// How many short blobs are got.
+const SHORT_BLOBS: u64 = 40;
 
-/// The length of a small blob: one group.
-const SMALL_BYTES: u64 = 16 << 10;
+/// The length of a short blob: two groups.
+const SHORT_BYTES: u64 = 2 * GROUP_LEN;
 
 /// How many large blobs are got, and their length: three seconds on the wire each.
 const LARGE_BLOBS: u64 = 5;
@@ -40,9 +42,9 @@ const LARGE_BYTES: u64 = 40_000_000;
 /// The rate of the wire for large blobs.
 const RATE: Rate = Rate::mbit(100);
 
-/// How many small and how many long blobs are got from afar, and the length of the latter: they come over
+/// How many short and how many long blobs are got from afar, and the length of the latter: they come over
 /// lanes, within what the window of a new connection allows in a few round trips.
-const FAR_SMALL_BLOBS: u64 = 20;
+const FAR_SHORT_BLOBS: u64 = 20;
 const FAR_LONG_BLOBS: u64 = 5;
 const FAR_LONG_BYTES: u64 = 6 << 20;
 
@@ -57,6 +59,9 @@ const ROUND_TRIPS: u32 = 200;
 const DISCOVER_LIMIT: Duration = Duration::from_secs(30);
 const SETTLE_PAUSE: Duration = Duration::from_secs(3);
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
+
+/// After this time a node has given up a lane that it does not use: five seconds, and one more.
+const COLD_PAUSE: Duration = Duration::from_secs(6);
 
 /// How long a command may take.
 const COMMAND_LIMIT: Duration = Duration::from_secs(120);
@@ -84,31 +89,31 @@ pub fn calibrate(binary: &Path, stop: &Stop, talk: &mut dyn Write) -> Result<Cal
     let lab = Lab::shaped(&Layout::lan(2, Link::default()), stop)?;
     let bench = Bench::start(Setting { lab: &lab, binary, stop })?;
     let busy = Busy::begin(&bench.pids());
-    step(talk, "small blobs over wires that do nothing");
-    let small = bench.gets(SMALL_BLOBS, SMALL_BYTES)?;
+    step(talk, "short blobs over wires that do nothing");
+    let short = bench.gets((SHORT_BLOBS, SHORT_BYTES), Duration::ZERO)?;
     let trips = probe::round_trips(lab.host(1)?, lab.host(2)?, ROUND_TRIPS, stop)?;
     let wire = median(trips.iter().map(Duration::as_secs_f64));
     step(talk, "large blobs over wires of 100 Mbit/s");
     for host in lab.hosts() {
         lab.network()?.set_link(host, Link::new(RATE, Duration::ZERO), stop)?;
     }
-    let large = bench.gets(LARGE_BLOBS, LARGE_BYTES)?;
-    step(talk, "small and long blobs over wires of 10 ms");
+    let large = bench.gets((LARGE_BLOBS, LARGE_BYTES), COLD_PAUSE)?;
+    step(talk, "short and long blobs over wires of 10 ms");
     for host in lab.hosts() {
         lab.network()?.set_link(host, Link::new(Rate::mbit(1_000), FAR_DELAY), stop)?;
     }
-    let far = bench.gets(FAR_SMALL_BLOBS, SMALL_BYTES + 1)?;
-    let long = bench.gets(FAR_LONG_BLOBS, FAR_LONG_BYTES)?;
+    let far = bench.gets((FAR_SHORT_BLOBS, SHORT_BYTES + 1), Duration::ZERO)?;
+    let long = bench.gets((FAR_LONG_BLOBS, FAR_LONG_BYTES), COLD_PAUSE)?;
     let shares = busy.shares(&bench.pids());
     let processor_share = if bench.first { shares.own } else { shares.machine };
     bench.stop()?;
-    let measured = Measured { small, large, far, long, wire };
+    let measured = Measured { short, large, far, long, wire };
     Ok(measured.calibrated(processor_share))
 }
 
 /// Is what gets told.
 struct Measured {
-    small: Vec<Took>,
+    short: Vec<Took>,
     large: Vec<Took>,
     far: Vec<Took>,
     long: Vec<Took>,
@@ -118,13 +123,13 @@ struct Measured {
 
 impl Measured {
     fn calibrated(&self, processor_share: f64) -> Calibrated {
-        let Self { small, large, far, long, wire } = self;
+        let Self { short, large, far, long, wire } = self;
         let of = |took: &[Took], time: fn(&Took) -> f64| median(took.iter().map(time));
-        let (look, store) = (of(small, |t| t.phases.local_s), of(small, |t| t.phases.store_s));
-        let (ask, first) = (of(small, |t| t.ask_s), of(small, |t| t.phases.first_group_s));
+        let (look, store) = (of(short, |t| t.phases.local_s), of(short, |t| t.phases.store_s));
+        let (ask, first) = (of(short, |t| t.ask_s), of(short, |t| t.phases.first_group_s));
         // A question and its answer: two ways and two steps.
         let step = ((ask - wire) / 2.0).max(0.0);
-        let connect = [small, far].map(|took| of(took, |t| t.connect_s));
+        let connect = [short, far].map(|took| of(took, |t| t.connect_s));
         let dial = [large, long].map(|took| of(took, |t| t.lane_s));
         let stream_round_trips = round_trips(connect);
         let fetch = first - (f64::from(stream_round_trips) + 1.0) * wire - 2.0 * step;
@@ -233,7 +238,7 @@ impl<'a> Bench<'a> {
     }
 
     /// Adds blobs on one side, and gets them on the other, one after another.
-    fn gets(&self, count: u64, bytes: u64) -> Result<Vec<Took>, Error> {
+    fn gets(&self, (count, bytes): (u64, u64), pause: Duration) -> Result<Vec<Took>, Error> {
         let mut hashes = Vec::new();
         for number in 0..count {
             let path = self.setting.lab.path().join("blob");
@@ -243,7 +248,11 @@ impl<'a> Bench<'a> {
         }
         // Filters tell of new blobs a moment later; a get before that waits for it.
         self.setting.stop.pause(SETTLE_PAUSE)?;
-        hashes.iter().map(|hash| self.get(hash)).collect()
+        let get = |hash: &String| {
+            self.setting.stop.pause(pause)?;
+            self.get(hash)
+        };
+        hashes.iter().map(get).collect()
     }
 
     fn get(&self, hash: &str) -> Result<Took, Error> {
@@ -306,13 +315,13 @@ mod tests {
 
     #[test]
     fn numbers_are_medians_and_the_wire_is_no_part_of_a_step() {
-        let small = [3e-4, 5e-4, 9.0].map(|ask_s| took([ask_s, 1e-3, 0.0], 0.0)).into();
+        let short = [3e-4, 5e-4, 9.0].map(|ask_s| took([ask_s, 1e-3, 0.0], 0.0)).into();
         let seconds = LARGE_BYTES as f64 / 12.5e6;
         let large = vec![took([1e-3, 1e-3, 2e-3], seconds / 0.9 - 2.9e-3)];
         let trip = FAR_ROUND_TRIP_S;
         let far = vec![took([trip, trip + 2e-3, 0.0], 0.0)];
         let long = vec![took([trip, trip, 2.0 * trip + 9e-3], 0.0)];
-        let done = Measured { small, large, far, long, wire: 1e-4 }.calibrated(0.5).calibration;
+        let done = Measured { short, large, far, long, wire: 1e-4 }.calibrated(0.5).calibration;
         assert_eq!(done.step, Duration::from_micros(200));
         assert_eq!((done.look, done.finish), (Duration::from_micros(30), Duration::from_millis(2)));
         assert!((done.goodput - 0.9).abs() < 1e-9);
