@@ -52,18 +52,36 @@ fn first_changes_go_out_at_once_and_a_stream_of_them_together() {
     learn(&mut rig, 1, &mut known);
     for n in [0, 1] {
         hold(&mut rig, hash(n));
+        rig.pass(MS);
         assert_eq!(learn(&mut rig, 1, &mut known), 1, "at once");
     }
     (2..50).for_each(|n| hold(&mut rig, hash(n)));
+    rig.pass(MS);
     assert_eq!(learn(&mut rig, 1, &mut known), 0, "the rest waits");
     rig.pass(Config::default().gossip_interval);
     assert_eq!(learn(&mut rig, 1, &mut known), 1, "and travels together");
     let known = known.expect("a filter");
     assert!((0..50).all(|n| known.may_hold(&hash(n))));
     rig.pass(3 * Config::default().gossip_interval);
-    (50..54).for_each(|n| hold(&mut rig, hash(n)));
+    for n in 50..54 {
+        hold(&mut rig, hash(n));
+        rig.pass(MS);
+    }
     let mut known = Some(known);
     assert_eq!(learn(&mut rig, 1, &mut known), 2, "the burst came back, and no more than it");
+}
+
+#[test]
+fn what_comes_in_one_moment_is_told_at_once_and_together() {
+    let mut rig = Rig::with(Config::default());
+    rig.silent_neighbour(1);
+    let mut known = None;
+    learn(&mut rig, 1, &mut known);
+    (0..200).for_each(|n| hold(&mut rig, hash(n)));
+    rig.pass(MS);
+    assert_eq!(learn(&mut rig, 1, &mut known), 1, "far more than the burst has messages");
+    let known = known.expect("a filter");
+    assert!((0..200).all(|n| known.may_hold(&hash(n))));
 }
 
 #[test]

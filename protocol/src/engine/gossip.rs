@@ -1,10 +1,11 @@
 //! What neighbours are told of our store: the whole filter when they come, then changes.
 //!
-//! Single changes go out at once, as a user adds a blob and expects to get it next door; a stream of
-//! changes travels together, one message an interval. Removals are not told one by one, a bloom filter
+//! Changes go out at once, those of one moment together, as a user adds a blob or a directory and expects to get it next
+//! door; a stream of changes travels together, one message an interval. Removals are not told one by one, a bloom filter
 //! cannot unlearn: the filter is built again under a new generation when enough blobs are gone.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::{Output, Shell, Timer};
 use crate::blob::Hash;
@@ -13,6 +14,9 @@ use crate::id::PeerId;
 use crate::time::Time;
 use crate::wire::message::{Hello, Message};
 
+/// Changes are told so long after the first of them. A directory is one message then and not hundreds, of which the burst
+/// would let the first few through and hold back the rest, so that whoever pulls it at once finds a part of it.
+const MOMENT: Duration = Duration::from_millis(1);
 /// Removals that are always put up with before the filter is built again.
 const REMOVALS_TOLERATED: usize = 16;
 
@@ -66,7 +70,7 @@ impl Gossip {
         shell.emit(Output::Send { peer, message: Message::Filter(frame) });
     }
 
-    pub(crate) fn hold(&mut self, hash: &Hash, neighbours: &[PeerId], shell: &mut Shell) {
+    pub(crate) fn hold(&mut self, hash: &Hash, shell: &mut Shell) {
         let prefix = hash.prefix();
         if !self.held.insert(prefix) {
             return;
@@ -74,17 +78,17 @@ impl Gossip {
         if self.filter.insert(prefix) {
             self.rebuild();
         }
-        self.schedule(neighbours, shell);
+        self.schedule(shell);
     }
 
-    pub(crate) fn release(&mut self, hash: &Hash, neighbours: &[PeerId], shell: &mut Shell) {
+    pub(crate) fn release(&mut self, hash: &Hash, shell: &mut Shell) {
         if !self.held.remove(&hash.prefix()) {
             return;
         }
         self.removed += 1;
         if self.removed > REMOVALS_TOLERATED.max(self.held.len() / 10) {
             self.rebuild();
-            self.schedule(neighbours, shell);
+            self.schedule(shell);
         }
     }
 
@@ -105,17 +109,15 @@ impl Gossip {
         self.tell(neighbours, shell);
     }
 
-    fn schedule(&mut self, neighbours: &[PeerId], shell: &mut Shell) {
+    fn schedule(&mut self, shell: &mut Shell) {
         self.refill(shell);
         if self.flush_scheduled {
             return;
         }
-        if self.spent < shell.config.gossip_burst {
-            self.flush(neighbours, shell);
-        } else {
-            self.flush_scheduled = true;
-            shell.start_timer(shell.config.gossip_interval, Timer::Gossip);
-        }
+        let has_burst = self.spent < shell.config.gossip_burst;
+        let wait = if has_burst { MOMENT } else { shell.config.gossip_interval };
+        self.flush_scheduled = true;
+        shell.start_timer(wait, Timer::Gossip);
     }
 
     fn refill(&mut self, shell: &Shell) {

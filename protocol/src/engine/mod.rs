@@ -197,7 +197,7 @@ impl Engine {
     }
 
     fn handle_held(&mut self, hash: Hash, advertise: bool) {
-        self.gossip.hold(&hash, &self.peers.ids(), &mut self.shell);
+        self.gossip.hold(&hash, &mut self.shell);
         self.look_again(hash);
         if advertise {
             self.adverts.add(hash, &mut self.shell);
@@ -207,7 +207,7 @@ impl Engine {
     /// Takes in that a fetch stored a blob. One that runs reports its end next; one that was stopped
     /// meanwhile does not, and its blob is as good as any other.
     fn handle_stored(&mut self, fetch: FetchId, hash: Hash) {
-        self.gossip.hold(&hash, &self.peers.ids(), &mut self.shell);
+        self.gossip.hold(&hash, &mut self.shell);
         if self.resolver.hash_of(fetch).is_none() {
             self.look_again(hash);
         }
@@ -221,7 +221,7 @@ impl Engine {
     }
 
     fn handle_gone(&mut self, hash: Hash) {
-        self.gossip.release(&hash, &self.peers.ids(), &mut self.shell);
+        self.gossip.release(&hash, &mut self.shell);
         self.adverts.remove(&hash, &mut self.shell);
     }
 
@@ -334,7 +334,7 @@ impl Engine {
         if matches!(outcome, FetchOutcome::Complete { .. })
             && let Some(hash) = self.resolver.hash_of(fetch)
         {
-            self.gossip.hold(&hash, &self.peers.ids(), &mut self.shell);
+            self.gossip.hold(&hash, &mut self.shell);
         }
         self.resolver.fetch_ended(fetch, outcome, &mut self.peers, &mut self.shell);
     }
