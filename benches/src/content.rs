@@ -3,9 +3,13 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use blobmesh_protocol::Hash;
 use blobmesh_protocol::blob::BlobHasher;
+use blobmesh_simulations::netns::noise::Noise;
+
+use crate::process::run;
 
 /// How much is made at once.
 const PIECE_LEN: usize = 1 << 20;
@@ -23,38 +27,6 @@ pub struct Made {
     pub hash: Hash,
     /// Its length in bytes.
     pub len: u64,
-}
-
-/// Gives bytes without end that look random: Marsaglia's xorshift64.
-#[derive(Clone, Debug)]
-pub struct Noise(u64);
-
-impl Noise {
-    /// Begins at a number; different numbers give different bytes.
-    pub fn new(number: u64) -> Self {
-        // Never zero, where xorshift stays.
-        Self(number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    /// Returns a number from `least` on that is at most `most`.
-    pub fn between(&mut self, least: u64, most: u64) -> u64 {
-        least + self.next() % (most - least + 1)
-    }
-
-    /// Fills a buffer.
-    pub fn fill(&mut self, buffer: &mut [u8]) {
-        for word in buffer.chunks_mut(8) {
-            let bytes = self.next().to_le_bytes();
-            word.copy_from_slice(&bytes[..word.len()]);
-        }
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
 }
 
 /// Writes `len` bytes of noise to `to`, and returns their hash.
@@ -111,6 +83,19 @@ pub fn make_many(root: &Path, count: u64, (least, most): (u64, u64)) -> io::Resu
         all.push(Made { path, name, hash: Hash::of(&buffer), len });
     }
     Ok(all)
+}
+
+/// Fails where two directories differ in a file, but for what git and blobmesh keep in one.
+///
+/// # Errors
+/// When they do.
+pub fn same_files(one: &Path, other: &Path) -> io::Result<()> {
+    let mut command = Command::new("diff");
+    run(command
+        .args(["-r", "-q", "--no-dereference", "-x", ".git", "-x", ".blobmesh"])
+        .arg(one)
+        .arg(other))
+    .map(drop)
 }
 
 /// Returns the hash of a file.

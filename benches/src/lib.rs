@@ -17,7 +17,6 @@ pub mod results;
 pub mod rivals;
 pub mod rounds;
 pub mod rsync;
-pub mod source_tree;
 pub mod stats;
 pub mod waits;
 pub mod web;

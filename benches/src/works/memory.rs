@@ -10,11 +10,12 @@ use std::time::Instant;
 
 use blobmesh_protocol::Hash;
 use blobmesh_simulations::netns::metric::{Bound, MetricSpec};
+use blobmesh_simulations::netns::noise::Noise;
 use serde::Serialize;
 use serde_json::json;
 
 use super::{Figures, Setting, Work};
-use crate::content::{Noise, write_noise};
+use crate::content::write_noise;
 use crate::nodes::BenchNode;
 use crate::process::Background;
 

@@ -10,9 +10,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use blobmesh_simulations::netns::metric::{Bound, MetricSpec};
+use blobmesh_simulations::netns::source_tree::SourceTree;
 use serde_json::json;
 
 use super::{Figures, Setting, Work, settle};
+use crate::content::same_files;
 use crate::git::{self, Git};
 use crate::machine::loopback_bytes;
 use crate::nodes::BenchNode;
@@ -20,7 +22,6 @@ use crate::process::{Sides, Taken, Tree, measure, run as run_to_end};
 use crate::rivals::Rival;
 use crate::rounds::{Contender, Round, Rows};
 use crate::rsync;
-use crate::source_tree::{SourceTree, same_files};
 use crate::stats::median;
 
 /// The work.

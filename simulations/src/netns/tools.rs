@@ -42,6 +42,14 @@ pub(super) fn curl() -> Result<PathBuf, Error> {
     find(&directories(), "curl", "curl")
 }
 
+/// Finds `git`, which one experiment compares with.
+///
+/// # Errors
+/// [`Error::Unavailable`] naming its package.
+pub(super) fn git() -> Result<PathBuf, Error> {
+    find(&directories(), "git", "git")
+}
+
 fn directories() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).chain(SYSTEM_DIRECTORIES.map(PathBuf::from)).collect()

@@ -12,6 +12,7 @@ use std::time::Instant;
 use blobmesh_node::store::{Store, StoreConfig};
 use blobmesh_protocol::Hash;
 use blobmesh_simulations::netns::metric::{Bound, MetricSpec};
+use blobmesh_simulations::netns::source_tree::SourceTree;
 use serde_json::{Value, json};
 
 use super::super::{Figures, Setting};
@@ -22,7 +23,6 @@ use crate::nodes::BenchNode;
 use crate::process::{Taken, measure, run as run_to_end};
 use crate::rivals::Rival;
 use crate::rounds::{Contender, Round, Rows};
-use crate::source_tree::SourceTree;
 
 /// What store, repository and two trees take of a disk.
 const ROOM_BYTES: u64 = 2 << 30;

@@ -11,17 +11,18 @@ use std::process::Command;
 
 use blobmesh_protocol::Hash;
 use blobmesh_simulations::netns::metric::{Bound, MetricSpec};
+use blobmesh_simulations::netns::source_tree::SourceTree;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::super::{Figures, Setting, settle};
+use crate::content::same_files;
 use crate::git::{self, Git};
 use crate::nodes::BenchNode;
 use crate::process::{Taken, measure, run as run_to_end};
 use crate::rivals::Rival;
 use crate::rounds::{Contender, Round, Rows};
 use crate::rsync;
-use crate::source_tree::{SourceTree, same_files};
 
 /// What a tree may have, and so often it lies on the tmpfs at once: as source, in three repositories and a store, and
 /// twice where it is got.

@@ -22,6 +22,7 @@ pub mod impairment;
 mod lan;
 pub mod lan_against_edge;
 mod office;
+pub mod remote_git;
 pub mod resume;
 pub mod swarm;
 pub mod three_nodes;
@@ -40,6 +41,7 @@ pub static CATALOGUE: &[&Experiment] = &[
     &herd::KILL,
     &adversaries::EXPERIMENT,
     &lan_against_edge::EXPERIMENT,
+    &remote_git::EXPERIMENT,
 ];
 
 /// How often a question is asked again while its answer is waited for.
