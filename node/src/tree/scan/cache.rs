@@ -54,6 +54,25 @@ impl Stat {
         }
     }
 
+    /// As [`of`](Self::of), of what a look into a directory found.
+    pub(super) fn of_entry(stat: &rustix::fs::Stat) -> Self {
+        let nanos = |seconds: i64, nanos: u64| {
+            seconds.saturating_mul(1_000_000_000) + i64::try_from(nanos).unwrap_or(0)
+        };
+        Self {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            modified: nanos(stat.st_mtime, stat.st_mtime_nsec),
+            changed: nanos(stat.st_ctime, stat.st_ctime_nsec),
+        }
+    }
+
+    /// Returns the length in bytes.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
     /// Returns whether every change since `read` must have given the file another time.
     pub(super) fn is_settled(&self, read: SystemTime) -> bool {
         let coarse = [self.modified, self.changed].iter().all(|time| time % 1_000_000_000 == 0);
