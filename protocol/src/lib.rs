@@ -1,7 +1,7 @@
 //! What a blobmesh node decides, without doing any of it.
 //!
 //! This crate holds the sans-IO [`engine`], the [`wire`] messages, the geometry and verification of
-//! blobs, the filters that neighbours gossip, and the rules of the resolver. It never touches a clock,
+//! blobs, the plans of [`delta`]s, the filters that neighbours gossip, and the rules of the resolver. It never touches a clock,
 //! a socket, a file, a thread or a source of randomness: time and seeds come in as arguments, so that
 //! the node (`blobmesh-node`) and the simulator (`blobmesh-simulations`) run the very same decisions.
 //!
@@ -10,6 +10,7 @@
 pub mod blob;
 pub mod compress;
 pub mod config;
+pub mod delta;
 pub mod engine;
 pub mod filter;
 pub mod id;

@@ -4,7 +4,12 @@
 
 use blobmesh_protocol::blob::{BlobHasher, GroupList, ProvisionalList, group_len};
 use blobmesh_protocol::compress::{Codec, decode_group};
+use blobmesh_protocol::delta::STRETCHES_MAX;
 use blobmesh_protocol::filter::{FilterDelta, FilterFrame, PeerFilter};
+use blobmesh_protocol::wire::delta::{
+    DELTA_REQUEST, DeltaRequest, DeltaWants, MAP, RANGE, RANGES_BYTES_MAX, RANGES_MAX, Ranges,
+    push_map, push_range,
+};
 use blobmesh_protocol::wire::frame::{self, Frame, FrameError, FrameHeader, FrameReader};
 use blobmesh_protocol::wire::lane::{
     LANE_ALPN, LANE_TOKENS_MAX, LaneOffer, LaneOpen, LaneToken, TAKES_LANE,
@@ -23,7 +28,7 @@ use blobmesh_protocol::{Config, Hash};
 const SPEC: &str = include_str!("../SPEC.md");
 
 /// Every kind there is, by its name in the specification.
-const KINDS: [(u8, &str, &str); 19] = [
+const KINDS: [(u8, &str, &str); 22] = [
     (HELLO, "Hello", "control"),
     (FILTER, "Filter", "control"),
     (FILTER_DELTA, "FilterDelta", "control"),
@@ -42,6 +47,9 @@ const KINDS: [(u8, &str, &str); 19] = [
     (SMALL_REQUEST, "SmallRequest", "blob"),
     (SMALL_ANSWER, "SmallAnswer", "blob"),
     (SMALL_BLOB, "small blob", "blob"),
+    (DELTA_REQUEST, "DeltaRequest", "blob"),
+    (MAP, "map piece", "blob"),
+    (RANGE, "range piece", "blob"),
     (LANE_OPEN, "LaneOpen", "lane"),
 ];
 
@@ -129,6 +137,19 @@ fn small_request_and_its_answers_in_the_specification_are_what_they_say() {
 }
 
 #[test]
+fn delta_requests_of_the_specification_decode_to_what_they_say() {
+    let request: DeltaRequest =
+        decode("DeltaRequest {blob 65537, raw and lz4, Bytes [0 to 1, 300 to 302]}");
+    assert_eq!(request.wants, ranges());
+    let DeltaWants::Bytes(named) = request.wants else { panic!("ranges are asked for") };
+    assert_eq!(named.within(302, 3), Some(vec![0..1, 300..302]));
+    assert_eq!(number(row_of("ranges in a DeltaRequest")[1]), RANGES_MAX as u64);
+    assert_eq!(number(row_of("bytes that one DeltaRequest asks for")[1]), RANGES_BYTES_MAX);
+    assert_eq!(number(row_of("stretches of a map")[1]), STRETCHES_MAX);
+    assert!(SPEC.contains("Bit 1: it answers delta requests"));
+}
+
+#[test]
 fn lane_frames_of_the_specification_decode_to_what_they_say() {
     assert_eq!(decode::<LaneOffer>("LaneOffer {4001, [00 to 0f]}"), lane_offer());
     assert_eq!(decode::<LaneOpen>("LaneOpen {00 to 0f}"), LaneOpen { token: lane_token() });
@@ -169,7 +190,7 @@ fn control_stream_skips_unknown_kinds_and_those_of_blob_streams() {
     for kind in
         [0, 0x0a, 0x0f, REQUEST, HEAD, LIST, GROUP, END, LANE_OFFER, SMALL_REQUEST, SMALL_ANSWER]
             .into_iter()
-            .chain([SMALL_BLOB, 0x19, LANE_OPEN, UNKNOWN, 0xff])
+            .chain([SMALL_BLOB, DELTA_REQUEST, MAP, RANGE, 0x1c, LANE_OPEN, UNKNOWN, 0xff])
     {
         assert_eq!(Message::decode(kind, &[1, 2, 3]), Ok(None), "{kind:#04x}");
     }
@@ -291,10 +312,45 @@ fn blob_vectors() -> Vec<(String, Vec<u8>)> {
             "SmallAnswer {4294967295, Large 65537}",
             small_answer(u32::MAX, SmallResult::Large { size: 65_537 }),
         ),
+        ("DeltaRequest {blob 65537, raw and lz4, List}", delta_request(DeltaWants::List)),
+        ("DeltaRequest {blob 65537, raw and lz4, Map}", delta_request(DeltaWants::Map)),
+        ("DeltaRequest {blob 65537, raw and lz4, Edges [1 to 3]}", delta_request(edges())),
+        (
+            "DeltaRequest {blob 65537, raw and lz4, Bytes [0 to 1, 300 to 302]}",
+            delta_request(ranges()),
+        ),
+        ("map piece 01 02 03", map_piece()),
+        ("range piece, raw, 19", range_piece()),
         ("LaneOffer {4001, [00 to 0f]}", encode_as(LANE_OFFER, &lane_offer())),
         ("LaneOpen {00 to 0f}", encode_as(LANE_OPEN, &LaneOpen { token: lane_token() })),
     ];
     vectors.map(|(name, bytes)| (name.to_owned(), bytes)).into()
+}
+
+fn delta_request(wants: DeltaWants) -> Vec<u8> {
+    let codecs = Codec::Raw.bit() | Codec::Lz4.bit();
+    let hash = list_of(&blob(65_537)).hash();
+    encode_as(DELTA_REQUEST, &DeltaRequest { hash, codecs, wants })
+}
+
+fn edges() -> DeltaWants {
+    DeltaWants::Edges(Ranges::new(std::slice::from_ref(&(1..3))))
+}
+
+fn ranges() -> DeltaWants {
+    DeltaWants::Bytes(Ranges::new(&[0..1, 300..302]))
+}
+
+fn map_piece() -> Vec<u8> {
+    let mut frames = Vec::new();
+    push_map(&[1, 2, 3], &mut frames);
+    frames
+}
+
+fn range_piece() -> Vec<u8> {
+    let mut frames = Vec::new();
+    push_range(Codec::Raw, &[0x19], &mut frames);
+    frames
 }
 
 fn small_request() -> SmallRequest {

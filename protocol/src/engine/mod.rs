@@ -43,6 +43,7 @@ use crate::config::Config;
 use crate::id::{FetchId, LookId, PeerId, WantId};
 use crate::stats::Stats;
 use crate::time::Time;
+use crate::wire::delta::ANSWERS_DELTA;
 use crate::wire::message::{AskResult, Message};
 use crate::wire::small::ANSWERS_SMALL;
 
@@ -157,6 +158,12 @@ impl Engine {
         self.peers.infos()
     }
 
+    /// Returns the neighbours that may hold a blob and answer delta requests, best first: a fresh filter that rules it
+    /// out is believed.
+    pub fn delta_holders(&self, hash: &Hash) -> Vec<PeerId> {
+        self.peers.delta_holders(hash, self.shell.now, &self.shell.config)
+    }
+
     /// Returns how many hashes are being resolved.
     pub fn resolutions(&self) -> usize {
         self.resolver.len()
@@ -262,6 +269,7 @@ impl Engine {
         if let Message::Hello(hello) = &message {
             neighbour.greeted = true;
             neighbour.answers_small = hello.features & ANSWERS_SMALL != 0;
+            neighbour.answers_delta = hello.features & ANSWERS_DELTA != 0;
             if hello.common_version().is_none() {
                 self.shell.emit(Output::Drop { peer, reason: DropReason::Version });
             }

@@ -59,6 +59,8 @@ pub(crate) struct Neighbour {
     pub(crate) greeted: bool,
     /// Whether it answers small requests.
     pub(crate) answers_small: bool,
+    /// Whether it answers delta requests.
+    pub(crate) answers_delta: bool,
     /// Until when it gets none, because one failed.
     small_rests_until: Option<Time>,
     /// When it last answered one, or began to have one to answer.
@@ -141,6 +143,15 @@ impl Peers {
         }
         asked.sort();
         (asked.into_iter().map(|(opinion, _, peer)| (peer, opinion)).collect(), skipped)
+    }
+
+    /// Returns the neighbours that may hold `hash` and answer delta requests, best first.
+    pub(crate) fn delta_holders(&self, hash: &Hash, now: Time, config: &Config) -> Vec<PeerId> {
+        let answers = |peer: &PeerId| {
+            self.neighbours.get(peer).is_some_and(|neighbour| neighbour.answers_delta)
+        };
+        let (holders, _) = self.sort_for(hash, now, config);
+        holders.into_iter().map(|(peer, _)| peer).filter(answers).collect()
     }
 
     pub(crate) fn opinion(&self, peer: PeerId, hash: &Hash, now: Time, config: &Config) -> Opinion {

@@ -7,6 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::delta::{DELTA_REQUEST, MAP, MAP_PIECE_LEN_MAX, RANGE, RANGE_PREFIX_LEN};
 use super::frame::{self, FrameError};
 use super::small::{ANSWERS_SMALL, SMALL_BLOB, SMALL_PREFIX_LEN};
 use crate::blob::Hash;
@@ -77,8 +78,10 @@ pub fn body_len_max(kind: u8) -> u32 {
     match kind {
         FILTER => bound(FilterFrame::ENCODED_LEN_MAX),
         FILTER_DELTA => bound(FilterDelta::ENCODED_LEN_MAX),
-        REQUEST | GROUPS => REQUEST_LEN_MAX,
+        REQUEST | GROUPS | DELTA_REQUEST => REQUEST_LEN_MAX,
         LIST => LIST_PIECE_LEN_MAX,
+        MAP => MAP_PIECE_LEN_MAX,
+        RANGE => bound(GROUP_BYTES) + RANGE_PREFIX_LEN,
         // The codec only ever shrinks a group.
         GROUP => bound(GROUP_BYTES) + GROUP_PREFIX_LEN,
         SMALL_BLOB => bound(GROUP_BYTES) + SMALL_PREFIX_LEN,
@@ -157,8 +160,8 @@ pub struct Hello {
     pub version_min: u16,
     /// The newest version spoken.
     pub version_max: u16,
-    /// Optional features, one bit each; unknown bits are ignored. The lowest is
-    /// [`ANSWERS_SMALL`].
+    /// Optional features, one bit each; unknown bits are ignored: [`ANSWERS_SMALL`] and
+    /// [`ANSWERS_DELTA`](super::delta::ANSWERS_DELTA).
     pub features: u64,
 }
 

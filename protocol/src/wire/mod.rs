@@ -2,6 +2,7 @@
 //!
 //! Source: bodies are encoded by version 1 of postcard's wire specification.
 
+pub mod delta;
 pub mod frame;
 pub mod lane;
 pub mod message;
