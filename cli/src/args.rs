@@ -194,6 +194,9 @@ pub(crate) struct GetArgs {
     /// Replace an existing output file
     #[arg(long)]
     pub(crate) force: bool,
+    /// Older version of the blob, 64 hex digits or a file: what it has is copied, and only the rest fetched
+    #[arg(long, value_name = "HASH|FILE")]
+    pub(crate) base: Option<String>,
     /// Give up after so long, such as 30s
     #[arg(long, value_name = "DURATION")]
     pub(crate) timeout: Option<String>,

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use blobmesh_node::control::api::Trouble;
+use blobmesh_node::control::api::{BaseName, Trouble};
 use blobmesh_protocol::Hash;
 
 use crate::error::CommandError;
@@ -145,6 +145,27 @@ pub(crate) fn check_output(path: &Path, force: bool) -> Result<PathBuf, CommandE
 /// `Usage`, for the first that is none.
 pub(crate) fn check_hashes(hashes: &[String]) -> Result<Vec<String>, CommandError> {
     hashes.iter().map(|hash| check_hash(hash)).collect()
+}
+
+/// Reads what names an older version of a blob: a hash, or else a file.
+///
+/// # Errors
+/// When it is no hash, and no file that can be read.
+pub(crate) fn check_base(text: &str) -> Result<BaseName, CommandError> {
+    if let Ok(hash) = check_hash(text) {
+        return Ok(BaseName::Blob(hash));
+    }
+    match check_input(Path::new(text))? {
+        Input::File(path) if path.to_str().is_none() => {
+            Err(CommandError::usage("the base's name is not UTF-8")
+                .hint("rename it, or a link to it will do"))
+        }
+        Input::File(path) => Ok(BaseName::File(path)),
+        Input::Directory(path) => {
+            let text = format!("the base {} is a directory", path.display());
+            Err(CommandError::usage(text).hint("`blobmesh pull` updates a whole directory"))
+        }
+    }
 }
 
 /// The longest list of hashes that is read: about a million of them.

@@ -80,6 +80,22 @@ fn outputs_that_contradict_the_rest_are_refused() {
 }
 
 #[test]
+fn older_versions_that_are_none_are_refused_before_anything_is_got() {
+    let place = Place::new();
+    place.run(&["get", HASH, "--base", "missing"]).failed(exit::OTHER, "cannot read missing");
+    let hint = place.run(&["get", HASH, "--base", "."]);
+    let hint = hint.failed(exit::USAGE, "is a directory");
+    assert!(hint.is_some_and(|hint| hint.contains("blobmesh pull")), "{hint:?}");
+    for (args, text) in [
+        (&["get", HASH, &HASH.replace('3', "4"), "--base", HASH][..], "--base is of one blob"),
+        (&["get", HASH, "-o", "-", "--base", HASH], "--base needs an output that is no stream"),
+    ] {
+        place.run(args).failed(exit::USAGE, text);
+    }
+    assert!(!place.home().exists());
+}
+
+#[test]
 fn files_that_cannot_be_added_are_refused_before_the_store_is_opened() {
     let place = Place::new();
     place.run(&["add", "missing"]).failed(exit::OTHER, "cannot read missing");

@@ -125,8 +125,13 @@ async fn keep_adding(home: &Path, first: u64, acks: Arc<Acks>, count: watch::Sen
 /// Gets the other node's blobs until the node is gone.
 async fn keep_getting(home: &Path, hashes: &[String], count: watch::Sender<u64>) {
     for hash in hashes.iter().cycle() {
-        let request =
-            Request::Get { hash: hash.clone(), output: None, force: false, timeout_ms: None };
+        let request = Request::Get {
+            hash: hash.clone(),
+            output: None,
+            force: false,
+            timeout_ms: None,
+            base: None,
+        };
         if ask(home, request, &[]).await.is_err() {
             return;
         }

@@ -42,6 +42,18 @@ fn blob_that_was_not_found_is_told_tier_by_tier_with_its_own_code() {
 }
 
 #[test]
+fn older_version_is_a_hash_or_a_file() {
+    let (place, node) = place_with_node();
+    place.run(&["get", FOUND, "--base", &NOBODY.to_uppercase()]).succeeded();
+    assert_eq!(asked(&node)["base"], serde_json::json!({"blob": NOBODY}));
+    let file = place.file("older", "bytes");
+    place.run(&["get", FOUND, "--base", "older"]).succeeded();
+    assert_eq!(asked(&node)["base"], serde_json::json!({"file": file}));
+    place.run(&["get", FOUND]).succeeded();
+    assert_eq!(asked(&node).get("base"), None, "nodes of before know of none");
+}
+
+#[test]
 fn hint_comes_from_the_kind_of_trouble() {
     let (place, _node) = place_with_node();
     let run = place.run(&["push", FOUND]);

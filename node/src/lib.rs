@@ -7,6 +7,7 @@ mod alarm;
 mod compute;
 pub mod config;
 pub mod control;
+mod delta;
 pub mod discovery;
 mod driver;
 pub mod edge;

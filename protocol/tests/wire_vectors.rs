@@ -254,7 +254,7 @@ fn control_vectors() -> Vec<(String, Message)> {
     let groups = |follows, runs| Message::Groups { hash: two, size: 65_537, follows, runs };
     let claims = |seeks, done, runs| Message::Claims { hash: two, seeks, done, runs };
     let vectors = [
-        ("Hello {1, 1, 1}", Message::Hello(Hello::ours())),
+        ("Hello {1, 1, 3}", Message::Hello(Hello::ours())),
         ("Filter {300, 5, 1, 2, 01}", Message::Filter(filter_frame())),
         (
             "FilterDelta {300, 5, [0001020304050607, ffffffffffffffff]}",

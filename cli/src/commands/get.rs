@@ -4,13 +4,13 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use blobmesh_node::control::api::{Answer, Receipt, Request, Trouble};
+use blobmesh_node::control::api::{Answer, BaseName, DeltaRow, Receipt, Request, Trouble};
 use serde::Serialize;
 
 use super::{Context, cat, get_many, unexpected};
 use crate::args::GetArgs;
 use crate::error::CommandError;
-use crate::files::{check_hashes, check_output, read_list};
+use crate::files::{check_base, check_hashes, check_output, read_list};
 use crate::output::got_line;
 use crate::session::{Need, Session};
 use crate::units::parse_duration;
@@ -32,6 +32,8 @@ struct Summary<'a> {
     seconds: f64,
     phases: blobmesh_node::control::api::Phases,
     output: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delta: Option<&'a DeltaRow>,
 }
 
 pub(super) async fn run(context: &Context, args: &GetArgs) -> Result<(), CommandError> {
@@ -41,9 +43,18 @@ pub(super) async fn run(context: &Context, args: &GetArgs) -> Result<(), Command
         return Err(CommandError::usage("--output takes one blob, and there are several")
             .hint("get them one by one, or without --output into the store"));
     }
+    let base = args.base.as_deref().map(check_base).transpose()?;
+    if base.is_some() && hashes.len() > 1 {
+        return Err(CommandError::usage("--base is of one blob, and there are several")
+            .hint("get them one by one"));
+    }
     let mut named = HashSet::new();
     hashes.retain(|hash| named.insert(hash.clone()));
     if args.output.as_ref().is_some_and(|output| output.as_os_str() == "-") {
+        if base.is_some() {
+            return Err(CommandError::usage("--base needs an output that is no stream")
+                .hint("get the blob first, then `blobmesh cat` it"));
+        }
         return cat::write_blob(context, &hashes[0], timeout, &args.node).await;
     }
     let output = args.output.as_deref().map(|path| check_output(path, args.force)).transpose()?;
@@ -54,7 +65,7 @@ pub(super) async fn run(context: &Context, args: &GetArgs) -> Result<(), Command
     let settings = context.settings(&args.node)?;
     let timeout = timeout.or(settings.timeout);
     let mut session = context.session(&settings, Need::Network).await?;
-    let get = Get { context, output, force: args.force, timeout };
+    let get = Get { context, output, force: args.force, timeout, base };
     let result = match &hashes[..] {
         [hash] => get.one(&mut session, hash).await.map_err(|error| with_resume_hint(error, hash)),
         hashes => get_many::run(context, &mut session, hashes, timeout).await,
@@ -97,6 +108,7 @@ struct Get<'a> {
     output: Option<PathBuf>,
     force: bool,
     timeout: Option<Duration>,
+    base: Option<BaseName>,
 }
 
 impl Get<'_> {
@@ -107,6 +119,7 @@ impl Get<'_> {
             output: self.output.clone(),
             force: self.force,
             timeout_ms: milliseconds(self.timeout),
+            base: self.base.clone(),
         };
         let answer = session.call(request, self.context.progress("get", hash)).await?;
         let Answer::Got(receipt) = answer else { return Err(unexpected(&answer)) };
@@ -118,9 +131,10 @@ impl Get<'_> {
         let output = self.output.as_deref().and_then(|output| output.to_str());
         printer.status(got_line(receipt));
         printer.answer(output.unwrap_or(&receipt.hash))?;
-        let Receipt { hash, size, found, tier, seconds, phases, .. } = receipt;
+        let Receipt { hash, size, found, tier, seconds, phases, delta, .. } = receipt;
         let (size, tier, seconds, phases) = (*size, *tier, *seconds, *phases);
-        let summary = Summary { command: "get", hash, size, found, tier, seconds, phases, output };
+        let (command, delta) = ("get", delta.as_ref());
+        let summary = Summary { command, hash, size, found, tier, seconds, phases, output, delta };
         printer.line("summary", &summary)
     }
 }

@@ -1,6 +1,6 @@
 //! How a get was resolved, for people.
 
-use blobmesh_node::control::api::{FetchRow, Phases, Receipt, TierBytes, WayRow};
+use blobmesh_node::control::api::{DeltaRow, FetchRow, Phases, Receipt, TierBytes, WayRow};
 
 use crate::units::{seconds, short_hash, short_peer, size};
 
@@ -44,6 +44,7 @@ pub(crate) fn receipt_text(receipt: &Receipt) -> String {
         lines.push("fetched from".to_owned());
         lines.extend(receipt.fetches.iter().map(fetch_line));
     }
+    lines.extend(receipt.delta.as_ref().map(delta_line));
     lines.push(phases_line(&receipt.phases));
     lines.extend(receipt.notes.iter().map(|note| format!("note: {note}")));
     lines.join("\n")
@@ -97,6 +98,18 @@ fn fetch_line(fetch: &FetchRow) -> String {
     let ms = seconds(ms / 1e3);
     let way = way.as_ref().map(way_text).unwrap_or_default();
     format!("  {:<18}  {:>9}  in {ms}, {outcome}{way}", short_peer(source), size(*bytes))
+}
+
+/// Says what an older version gave.
+fn delta_line(delta: &DeltaRow) -> String {
+    let DeltaRow { base, peer, copied, fetched, beside, outcome, ms } = delta;
+    let from = peer.as_deref().map_or_else(|| "nobody".to_owned(), short_peer);
+    let (copied, fetched, beside) = (size(*copied), size(*fetched), size(*beside));
+    let ms = seconds(ms / 1e3);
+    format!(
+        "older version {base}\n  {copied} copied from it, {fetched} fetched by the range from {from}, \
+         {beside} of list and map, in {ms}: {outcome}"
+    )
 }
 
 fn way_text(way: &WayRow) -> String {
@@ -190,6 +203,24 @@ mod tests {
             "ab".repeat(32)
         );
         assert_eq!(receipt_text(&receipt), expected);
+    }
+
+    #[test]
+    fn older_version_is_told_with_what_it_gave() {
+        let delta = DeltaRow {
+            base: "old.img".to_owned(),
+            peer: Some(PEER.to_owned()),
+            copied: 3 << 20,
+            fetched: 5 << 10,
+            beside: 1 << 10,
+            outcome: "whole".to_owned(),
+            ms: 12.0,
+        };
+        let receipt = Receipt { delta: Some(delta), ..Receipt::default() };
+        let text = receipt_text(&receipt);
+        let line = "  3 MiB copied from it, 5 KiB fetched by the range from 12D3KooWEyoppNCU.., \
+                    1 KiB of list and map, in 12 ms: whole";
+        assert!(text.contains("older version old.img\n") && text.contains(line), "{text}");
     }
 
     #[test]

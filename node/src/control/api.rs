@@ -55,6 +55,9 @@ pub enum Request {
         force: bool,
         /// Ends the get after so many milliseconds; none takes the node's default.
         timeout_ms: Option<u64>,
+        /// An older version of the blob: what it has of it is copied and not fetched.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        base: Option<BaseName>,
     },
     /// Gets a blob as `Get` does and sends its bytes as [`Event::Bytes`]. Answered `Got`.
     Cat {
@@ -142,6 +145,16 @@ pub enum Request {
     /// Evicts down to the bound, clears left-over temporary files and compacts the index.
     /// Answered `Collected`.
     Gc,
+}
+
+/// Names an older version of a blob.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BaseName {
+    /// A blob of the store, 64 hex digits.
+    Blob(String),
+    /// A file, absolute.
+    File(PathBuf),
 }
 
 /// What a node answers at the end of a request that succeeded.
@@ -445,6 +458,9 @@ pub struct Receipt {
     pub edge: Option<String>,
     /// Decisions worth knowing, such as a hedge that fired or a peer dropped for wrong bytes.
     pub notes: Vec<String>,
+    /// What an older version gave; none where none was at hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delta: Option<DeltaRow>,
 }
 
 impl Receipt {
@@ -541,6 +557,25 @@ pub struct WayRow {
     pub verify_ms: f64,
     /// Milliseconds to write, and to verify what came over blob streams.
     pub write_ms: f64,
+}
+
+/// Tells what was made of an older version of a blob, ahead of the get.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DeltaRow {
+    /// The older version: a blob's 64 hex digits, or a path.
+    pub base: String,
+    /// The peer that gave the rest; none where no neighbour could be asked.
+    pub peer: Option<String>,
+    /// The bytes of the blob that were copied from the older version; they count as local.
+    pub copied: u64,
+    /// Those that were fetched, by the range.
+    pub fetched: u64,
+    /// What came beside them: group list, map, keys.
+    pub beside: u64,
+    /// `whole`, `part`, or why it ended before.
+    pub outcome: String,
+    /// Milliseconds it took.
+    pub ms: f64,
 }
 
 /// Tells what the provider search gave.

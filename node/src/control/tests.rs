@@ -186,7 +186,8 @@ fn socket_of(home: &TempDir) -> std::path::PathBuf {
 }
 
 fn get() -> Request {
-    Request::Get { hash: "ab".repeat(32), output: None, force: false, timeout_ms: None }
+    let hash = "ab".repeat(32);
+    Request::Get { hash, output: None, force: false, timeout_ms: None, base: None }
 }
 
 fn add_input() -> Request {

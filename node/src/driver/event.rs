@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::control::api::Failure;
 use crate::small;
-use crate::swarm::{OpenError, Stream};
+use crate::swarm::{OpenError, Stream, SwarmHandle};
 use crate::transfer::Carried;
 
 /// How many events wait for the driver before those who send them wait too.
@@ -51,6 +51,8 @@ pub(crate) enum Event {
     ServeEnded { serve: ServeId, peer: PeerId, bytes: u64 },
     /// Somebody wants to know how the node stands.
     Snapshot(oneshot::Sender<Snapshot>),
+    /// Somebody wants to know who may hold a blob and answers delta requests.
+    DeltaHolders(Hash, oneshot::Sender<DeltaHolders>),
     /// The node stops.
     Stop(oneshot::Sender<()>),
 }
@@ -155,6 +157,16 @@ pub(crate) struct Snapshot {
     pub(crate) neighbours: Vec<NeighbourInfo>,
     pub(crate) connected: Vec<ConnectedPeer>,
     pub(crate) counters: Vec<(String, u64)>,
+}
+
+/// Names those who may hold a blob and answer delta requests, and leads to them.
+#[derive(Debug)]
+pub(crate) struct DeltaHolders {
+    /// The neighbours that may hold it, best first.
+    pub(crate) peers: Vec<PeerId>,
+    /// How many neighbours there are.
+    pub(crate) neighbours: usize,
+    pub(crate) swarm: SwarmHandle,
 }
 
 /// Describes one connected peer.

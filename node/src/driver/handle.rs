@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::desk::Desk;
-use super::event::{Event, Get, GetEnded, GetProgress, Snapshot, post};
+use super::event::{DeltaHolders, Event, Get, GetEnded, GetProgress, Snapshot, post};
 use super::holdings::Holdings;
 
 /// Says that the driver has stopped.
@@ -113,6 +113,13 @@ impl DriverHandle {
     pub(crate) async fn snapshot(&self) -> Result<Snapshot, DriverStopped> {
         let (reply, answer) = oneshot::channel();
         self.send(Event::Snapshot(reply)).await?;
+        answer.await.map_err(|_| DriverStopped)
+    }
+
+    /// Returns who may hold a blob and answers delta requests.
+    pub(crate) async fn delta_holders(&self, hash: Hash) -> Result<DeltaHolders, DriverStopped> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Event::DeltaHolders(hash, reply)).await?;
         answer.await.map_err(|_| DriverStopped)
     }
 

@@ -46,12 +46,13 @@ use tasks::Tasks;
 use wants::Wants;
 
 pub(crate) use dispatch::describe;
-pub(crate) use event::{ConnectedPeer, GetEnded, GetProgress, Snapshot};
+pub(crate) use event::{ConnectedPeer, DeltaHolders, GetEnded, GetProgress, Snapshot};
 pub(crate) use handle::{DriverHandle, DriverStopped, Many};
 pub(crate) use holdings::Holdings;
 
 use crate::alarm::Alarm;
 use crate::control::api::Failure;
+use crate::delta::Maps;
 use crate::discovery::Candidate;
 use crate::edge::Edge;
 use crate::lane::{Lanes, OpenLanes};
@@ -110,6 +111,7 @@ pub(crate) fn start(parts: Parts) -> (DriverHandle, JoinHandle<()>) {
         swarm: parts.swarm,
         edge: parts.edge,
         lanes: OpenLanes(parts.lanes),
+        maps: Arc::new(Maps::new(parts.store.dir())),
         contacts: Contacts::new(&parts.peers, inboxes.candidates.is_some(), clock.start),
         links: Links::default(),
         connected: BTreeMap::new(),
@@ -166,6 +168,7 @@ struct Driver {
     small: Smalls,
     edge: Option<Arc<Edge>>,
     lanes: OpenLanes,
+    maps: Arc<Maps>,
     contacts: Contacts,
     links: Links,
     connected: BTreeMap<PeerId, Connected>,
@@ -324,6 +327,11 @@ impl Driver {
             }
             Event::Snapshot(reply) => {
                 reply.send(self.snapshot()).ok();
+            }
+            Event::DeltaHolders(hash, reply) => {
+                let (peers, swarm) = (self.engine.delta_holders(&hash), self.swarm.clone());
+                let neighbours = self.engine.neighbours().len();
+                reply.send(DeltaHolders { peers, neighbours, swarm }).ok();
             }
             Event::Stop(_) => {}
         }

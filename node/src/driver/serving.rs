@@ -1,16 +1,19 @@
 //! Serving peers: what they ask for comes before the engine, and what it admits is done here.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use blobmesh_protocol::PeerId;
 use blobmesh_protocol::engine::ServeVerdict;
 use blobmesh_protocol::id::ServeId;
+use blobmesh_protocol::wire::delta::DELTA_REQUEST;
 use blobmesh_protocol::wire::small::SMALL_REQUEST;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Driver;
 use super::event::{Event, ServeSlot, Verdict};
+use crate::delta;
 use crate::lane::{Admission, Lanes, Slot};
 use crate::small;
 use crate::store::Store;
@@ -21,10 +24,10 @@ impl Driver {
     /// Takes a blob stream that a peer opened: the engine decides once the request is there.
     pub(super) fn start_serving(&mut self, peer: PeerId, stream: Stream) {
         let (store, events) = (self.store.clone(), self.tasks.events());
-        let lanes = self.lanes.0.clone();
+        let (lanes, maps) = (self.lanes.0.clone(), Arc::clone(&self.maps));
         self.tasks.spawn(async move {
             let io = FrameIo::new(stream);
-            if let Err(error) = serve_stream(io, peer, &store, (events, &lanes)).await {
+            if let Err(error) = serve_stream(io, peer, (&store, maps), (events, &lanes)).await {
                 tracing::debug!(peer = ?peer, %error, "service ended early");
             }
         });
@@ -54,7 +57,7 @@ impl Driver {
 async fn serve_stream(
     mut io: FrameIo<Stream>,
     peer: PeerId,
-    store: &Store,
+    (store, maps): (&Store, Arc<delta::Maps>),
     (events, lanes): (mpsc::Sender<Event>, &Lanes),
 ) -> Result<(), provider::ServeError> {
     let first = provider::first(&mut io).await?;
@@ -62,6 +65,11 @@ async fn serve_stream(
     if first.kind == SMALL_REQUEST {
         return small::provider::serve(io.into_inner(), first, (store, lanes.upload()), admission)
             .await;
+    }
+    if first.kind == DELTA_REQUEST {
+        let (store, upload) = (store.clone(), lanes.upload().clone());
+        let sources = delta::provider::Sources { store, maps, upload };
+        return delta::provider::serve(io, first, &sources, admission).await;
     }
     let request = provider::request(&first)?;
     match small::provider::Admission::admit(&mut admission).await {

@@ -13,7 +13,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::{Inner, parse};
 use crate::compute;
 use crate::control::api::{
-    Answer, Event, Exchange, Failure, Progress, Receipt, TierBytes, Trouble,
+    Answer, BaseName, Event, Exchange, Failure, Progress, Receipt, TierBytes, Trouble,
 };
 use crate::driver::{GetEnded, GetProgress};
 use crate::service::reports;
@@ -24,20 +24,42 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 /// How many groups of a blob are read at once when its bytes are sent to the user: 1 MiB.
 const CAT_GROUPS: u64 = 16;
 
+/// Says how a blob is wanted.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) output: Option<PathBuf>,
+    pub(super) force: bool,
+    pub(super) timeout_ms: Option<u64>,
+    pub(super) base: Option<BaseName>,
+}
+
 impl Inner {
     pub(super) async fn get_to(
         &self,
         hash: &str,
-        output: Option<PathBuf>,
-        force: bool,
-        timeout_ms: Option<u64>,
+        wanted: Wanted,
         exchange: &Exchange,
     ) -> Result<Answer, Failure> {
-        let hash = parse(hash)?;
+        let Wanted { output, force, timeout_ms, base } = wanted;
+        let (hash, began) = (parse(hash)?, tokio::time::Instant::now());
         if let Some(output) = output.clone() {
             self.check_output(output, force).await?;
         }
-        let mut receipt = self.get(hash, timeout_ms, exchange).await?;
+        let timeout = timeout_ms.map(Duration::from_millis);
+        let delta = match base {
+            Some(base) => self.delta_of(hash, base, timeout).await?,
+            None => None,
+        };
+        let mut receipt = match &delta {
+            Some(delta) if delta.whole => delta.receipt(hash),
+            Some(_) | None => {
+                let left = timeout.map(|timeout| timeout.saturating_sub(began.elapsed()));
+                self.get(hash, left, exchange).await?
+            }
+        };
+        if let Some(delta) = delta {
+            delta.tell(&mut receipt);
+        }
         if let Some(output) = output {
             let started = tokio::time::Instant::now();
             compute::store(&self.store, move |store| store.export(&hash, &output, force)).await?;
@@ -56,7 +78,8 @@ impl Inner {
         exchange: &Exchange,
     ) -> Result<Answer, Failure> {
         let hash = parse(hash)?;
-        let receipt = self.get(hash, timeout_ms, exchange).await?;
+        let timeout = timeout_ms.map(Duration::from_millis);
+        let receipt = self.get(hash, timeout, exchange).await?;
         let reader = compute::store(&self.store, move |store| store.open_blob(&hash)).await?;
         let mut reader = reader.ok_or(StoreError::Absent { hash })?;
         let groups = group_count(reader.size());
@@ -85,12 +108,11 @@ impl Inner {
     async fn get(
         &self,
         hash: Hash,
-        timeout_ms: Option<u64>,
+        timeout: Option<Duration>,
         exchange: &Exchange,
     ) -> Result<Receipt, Failure> {
         let Some(driver) = &self.driver else { return self.get_offline(hash).await };
         let (progress, watched) = watch::channel(GetProgress::default());
-        let timeout = timeout_ms.map(Duration::from_millis);
         let ended = tokio::select! {
             biased;
             ended = driver.get(hash, timeout, progress) => ended?,

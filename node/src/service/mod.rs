@@ -1,12 +1,13 @@
 //! The requests of the node's own user, carried out.
 //!
 //! One [`NodeService`] serves the control socket and the command that runs a node of its own alike.
-//! [`gets`] fetches one blob, [`many`] a list of them, [`blobs`] works on the store, [`trees`] adds
+//! [`gets`] fetches one blob, [`deltas`] makes of an older version what it can before, [`many`] fetches a list of them, [`blobs`] works on the store, [`trees`] adds
 //! and lists directories, [`checkouts`] makes directories of trees, [`pulls`] gets what is missing of them before,
 //! [`push`] uploads, [`reports`] tells how things are.
 
 mod blobs;
 mod checkouts;
+mod deltas;
 mod gets;
 mod many;
 mod pulls;
@@ -118,8 +119,9 @@ impl Service for NodeService {
             Request::GetMany { hashes, timeout_ms } => {
                 node.get_many(&hashes, timeout_ms, &exchange).await
             }
-            Request::Get { hash, output, force, timeout_ms } => {
-                node.get_to(&hash, output, force, timeout_ms, &exchange).await
+            Request::Get { hash, output, force, timeout_ms, base } => {
+                let wanted = gets::Wanted { output, force, timeout_ms, base };
+                node.get_to(&hash, wanted, &exchange).await
             }
             Request::Cat { hash, timeout_ms } => node.cat(&hash, timeout_ms, &exchange).await,
             Request::Checkout { hash, dir, force, copy, hard_link, verify } => {

@@ -97,6 +97,7 @@ pub(super) fn receipt(ended: &GetEnded, has_edge: bool) -> Receipt {
         }),
         edge: edge(receipt, has_edge),
         notes: receipt.notes.iter().map(note).collect(),
+        delta: None,
     }
 }
 

@@ -59,6 +59,7 @@ pub use self::read::BlobReader;
 pub use self::run::CheckedRun;
 pub use self::small::SmallRead;
 pub(crate) use self::space::Hold;
+pub(crate) use self::sys::read_exact_at;
 
 use self::catalog::{Catalog, Located};
 use self::files::{Class, Files};
@@ -274,6 +275,11 @@ impl Store {
     /// Returns the directory of the store, canonical.
     pub fn dir(&self) -> &Path {
         self.inner.catalog.files().root()
+    }
+
+    /// Returns the bound of one blob in bytes.
+    pub(crate) fn blob_bytes_max(&self) -> u64 {
+        self.inner.config.blob_bytes_max
     }
 
     /// Returns what is pinned, whether it is in the store or not, by hash.

@@ -375,6 +375,20 @@ impl BlobReader {
         Ok(())
     }
 
+    /// Fills `buf` from `offset` on, and checks nothing: for who checks what comes of it.
+    ///
+    /// # Errors
+    /// [`StoreError::BadGroup`] for what is past the end.
+    pub(crate) fn read_unchecked_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), StoreError> {
+        let len = u64::try_from(buf.len()).unwrap_or(u64::MAX);
+        if offset.checked_add(len).is_none_or(|end| end > self.size()) {
+            let (index, groups) = (offset / GROUP_LEN, group_count(self.size()));
+            let source = GroupError::Index { index, groups };
+            return Err(StoreError::BadGroup { hash: self.hash, source });
+        }
+        self.read_at(offset, buf)
+    }
+
     /// Checks every group that was not read before.
     ///
     /// # Errors

@@ -37,7 +37,7 @@ pub(super) fn sync_file_system(file: &File) -> io::Result<bool> {
 }
 
 /// Fills `buf` from `offset`, without moving the file's position.
-pub(super) fn read_exact_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<()> {
+pub(crate) fn read_exact_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<()> {
     #[cfg(unix)]
     {
         std::os::unix::fs::FileExt::read_exact_at(file, buf, offset)

@@ -91,6 +91,18 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     (store, upload): (&Store, &UploadRate),
     offer: impl FnOnce(u64) -> Option<LaneOffer>,
 ) -> Result<u64, ServeError> {
+    let sent = respond(io, request, (store, upload), offer).await?;
+    timeout(WRITE_TIMEOUT, io.close()).await.map_err(|_| ServeError::TooSlow)??;
+    Ok(sent)
+}
+
+/// Answers one request as [`serve`] does, and leaves the stream open for another.
+pub(crate) async fn respond<S: AsyncRead + AsyncWrite + Unpin>(
+    io: &mut FrameIo<S>,
+    request: BlobRequest,
+    (store, upload): (&Store, &UploadRate),
+    offer: impl FnOnce(u64) -> Option<LaneOffer>,
+) -> Result<u64, ServeError> {
     let wanted = request.clone();
     let holding = compute::store(store, move |store| Holding::find(store, &wanted)).await?;
     let Some(reader) = holding else {
@@ -117,11 +129,11 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     }
     let sent = worker.await.map_err(|_| ServeError::Worker)??;
     write(io, &FrameHeader { kind: END, len: 0 }.encode()).await?;
-    timeout(WRITE_TIMEOUT, io.close()).await.map_err(|_| ServeError::TooSlow)??;
     Ok(sent)
 }
 
-async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
+/// Sends a head.
+pub(crate) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
     io: &mut FrameIo<S>,
     head: BlobHead,
 ) -> Result<(), ServeError> {
@@ -129,7 +141,8 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
     write(io, &head).await
 }
 
-async fn write<S: AsyncRead + AsyncWrite + Unpin>(
+/// Sends frames to a peer that takes them in time.
+pub(crate) async fn write<S: AsyncRead + AsyncWrite + Unpin>(
     io: &mut FrameIo<S>,
     frames: &[u8],
 ) -> Result<(), ServeError> {

@@ -337,7 +337,7 @@ impl<W: Way, P: Report> Fetch<'_, W, P> {
 }
 
 /// Proves a list by its last group, and returns both.
-fn confirm(
+pub(crate) fn confirm(
     provisional: ProvisionalList,
     last: &RawGroup,
 ) -> Result<(GroupList, Bytes), FetchError> {
@@ -349,7 +349,8 @@ fn confirm(
     Ok((provisional.confirm(&bytes)?, Bytes::from(bytes)))
 }
 
-fn raw_group(body: Vec<u8>) -> Result<RawGroup, FetchError> {
+/// Reads the body of a group's frame.
+pub(crate) fn raw_group(body: Vec<u8>) -> Result<RawGroup, FetchError> {
     let mut body = Bytes::from(body);
     let prefix = usize::try_from(GROUP_PREFIX_LEN).unwrap_or(usize::MAX);
     if body.len() < prefix {

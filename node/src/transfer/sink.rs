@@ -27,7 +27,7 @@ const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Is a group as it came: nothing of it is believed yet.
 #[derive(Debug)]
-pub(super) struct RawGroup {
+pub(crate) struct RawGroup {
     pub(super) index: u64,
     pub(super) codec: Codec,
     pub(super) payload: Bytes,

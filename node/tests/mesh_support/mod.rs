@@ -118,6 +118,7 @@ impl TestNode {
             output: None,
             force: false,
             timeout_ms: Some(20_000),
+            base: None,
         };
         self.ask(request).await.map(|answer| match answer {
             Answer::Got(receipt) => *receipt,

@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::delta::{DELTA_REQUEST, MAP, MAP_PIECE_LEN_MAX, RANGE, RANGE_PREFIX_LEN};
+use super::delta::{ANSWERS_DELTA, DELTA_REQUEST, MAP, MAP_PIECE_LEN_MAX, RANGE, RANGE_PREFIX_LEN};
 use super::frame::{self, FrameError};
 use super::small::{ANSWERS_SMALL, SMALL_BLOB, SMALL_PREFIX_LEN};
 use crate::blob::Hash;
@@ -161,14 +161,15 @@ pub struct Hello {
     /// The newest version spoken.
     pub version_max: u16,
     /// Optional features, one bit each; unknown bits are ignored: [`ANSWERS_SMALL`] and
-    /// [`ANSWERS_DELTA`](super::delta::ANSWERS_DELTA).
+    /// [`ANSWERS_DELTA`].
     pub features: u64,
 }
 
 impl Hello {
     /// Says what this code speaks.
     pub fn ours() -> Self {
-        Self { version_min: VERSION_MIN, version_max: VERSION_MAX, features: ANSWERS_SMALL }
+        let features = ANSWERS_SMALL | ANSWERS_DELTA;
+        Self { version_min: VERSION_MIN, version_max: VERSION_MAX, features }
     }
 
     /// Returns the newest version both sides speak; none where the ranges do not overlap, or the peer's
