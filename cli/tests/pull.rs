@@ -157,6 +157,43 @@ fn tree_is_the_same_at_both_ends_and_only_what_is_missing_is_fetched() {
 }
 
 #[test]
+fn long_file_that_changed_is_made_of_the_older_one() {
+    let two = Two::start();
+    let noise = |at: u32| (at.wrapping_mul(at).wrapping_add(at >> 9) >> 7).to_le_bytes()[0];
+    let old: Vec<u8> = (0..3 << 20).map(noise).collect();
+    let new = [&old[..1_000], b"inserted", &old[1_000..]].concat();
+    two.giver.file("d/deep/big", &old);
+    two.giver.file("d/small", "old");
+    two.pull(&[&two.add("d"), "out"]).succeeded();
+    two.giver.file("d/deep/big", &new);
+    two.giver.file("d/small", "new");
+    let second = two.add("d");
+    // Once out of the older blob, and once out of the older file.
+    for keeps_blob in [true, false] {
+        if !keeps_blob {
+            let of = |bytes: &[u8]| Hash::of(bytes).to_hex();
+            two.taker.run(&["rm", "--force", &of(&old), &of(&new)]).succeeded();
+        }
+        let run = two.pull(&[&second, if keeps_blob { "out" } else { "other" }]);
+        let summary = run.succeeded().answers().pop().unwrap();
+        assert_eq!(summary["blobs"], if keeps_blob { 2 } else { 1 }, "{summary}");
+        let (copied, lan) =
+            (summary["copied"].as_u64().unwrap(), summary["tier"]["lan"].as_u64().unwrap());
+        assert!(lan < 100_000 && copied + lan >= new.len() as u64, "{summary}");
+        let why = two.taker.run(&["why", &Hash::of(&new).to_hex()]);
+        let base = if keeps_blob { Hash::of(&old).to_hex() } else { "deep/big".to_owned() };
+        assert!(why.succeeded().stdout.contains(&format!("older version {base}\n")), "{why:?}");
+        let out = two.taker.directory.path().join(if keeps_blob { "out" } else { "other" });
+        assert!(fs::read(out.join("deep/big")).unwrap() == new);
+        if keeps_blob {
+            // A second directory that still holds the first tree.
+            two.giver.file("d/deep/big", &old);
+            two.pull(&[&two.add("d"), "other"]).succeeded();
+        }
+    }
+}
+
+#[test]
 fn blob_that_nobody_has_is_named_by_its_path_and_the_directory_stays_as_it_was() {
     let two = Two::start();
     two.giver.file("d/a", "a");

@@ -58,14 +58,18 @@ fn print(
 
 /// Tells what was fetched: `fetched 3f9a1c20be  12 files and 1 manifest, 98 MiB in 0.21s`.
 fn told(hash: &str, report: &PullReport) -> String {
-    let PullReport { manifests, blobs, tier, find_s, fetch_s, .. } = report;
+    let PullReport { manifests, blobs, tier, copied, find_s, fetch_s, .. } = report;
     if *blobs == 0 && *manifests == 0 {
         return format!("fetched {}: nothing is missing", short_hash(hash));
     }
     let counted = |number: u64, what| count(usize::try_from(number).unwrap_or(usize::MAX), what);
     let (hash, bytes) = (short_hash(hash), size(tier.lan + tier.edge));
     let (files, manifests) = (counted(*blobs, "file"), counted(*manifests, "manifest"));
-    format!("fetched {hash}  {files} and {manifests}, {bytes} in {:.2}s", find_s + fetch_s)
+    let older = match copied {
+        0 => String::new(),
+        copied => format!(" and {} of older versions", size(*copied)),
+    };
+    format!("fetched {hash}  {files} and {manifests}, {bytes}{older} in {:.2}s", find_s + fetch_s)
 }
 
 fn with_hint(error: CommandError) -> CommandError {

@@ -352,6 +352,9 @@ pub struct PullReport {
     pub blobs: u64,
     /// The bytes of both, by the tier they came from.
     pub tier: TierBytes,
+    /// The bytes of them that were copied from older versions of the same files.
+    #[serde(default)]
+    pub copied: u64,
     /// How long the manifests took, in seconds.
     pub find_s: f64,
     /// How long the files took, in seconds.

@@ -2,6 +2,8 @@
 //!
 //! First the manifests are got, level by level, and the whole tree is checked; then what the store does not have of its
 //! files, as any list of blobs is; then it is checked out. Until the end nothing of it is evicted.
+//!
+//! Of a long file of which the directory has an older version, what that has of it is copied, and only the rest fetched.
 
 use std::path::PathBuf;
 
@@ -27,18 +29,23 @@ impl Inner {
 #[cfg(target_os = "linux")]
 mod linux {
     use std::collections::HashSet;
+    use std::path::Path;
     use std::time::Duration;
 
     use blobmesh_protocol::Hash;
+    use blobmesh_protocol::delta::is_worth;
     use blobmesh_protocol::tree::{LoadError, MANIFEST_BYTES_MAX, Manifest};
+    use futures::StreamExt as _;
     use tokio::sync::mpsc;
     use tokio::time::Instant;
 
     use super::*;
     use crate::compute;
     use crate::control::api::{Event, FileCount, GotRow, Progress, PullReport, TierBytes, Trouble};
+    use crate::delta::Base;
     use crate::driver::describe;
     use crate::service::blobs::PROGRESS_INTERVAL;
+    use crate::service::deltas::Delta;
     use crate::service::many::{List, TakeRow};
     use crate::service::{len_u64, parse, trees};
     use crate::store::{Hold, Store, StoreError};
@@ -47,6 +54,11 @@ mod linux {
 
     /// How many paths are named at most that nobody has.
     const PATHS_TOLD_MAX: usize = 5;
+    /// How many files are made of older versions at once, each with some 12 MiB of memory; and of one pull in all.
+    const DELTAS_AT_ONCE: usize = 4;
+    const DELTAS_MAX: usize = 4_096;
+    /// The least length of a file that is: a shorter one comes whole in the time of the questions.
+    const DELTA_LEN_MIN: u64 = 1 << 20;
 
     impl Inner {
         /// Gets what is missing of a tree, and checks it out. Dropping the future leaves what came in the store, and
@@ -67,21 +79,40 @@ mod linux {
                 deadline: timeout_ms.map(|ms| began + Duration::from_millis(ms)),
                 list: List::new(self, Tally::new(&exchange.events)),
                 holds: Vec::new(),
+                deltas: Vec::new(),
             };
             let manifests = pull.manifests(root).await?;
             let found = began.elapsed();
-            let blobs = pull.files(root).await?;
+            let blobs = pull.files(root, &dir).await?;
             let fetched = began.elapsed();
-            let tier = TierBytes { local: 0, ..pull.list.tier };
+            let tier = pull.list.tier;
             // The list has ended, and others need its share; what it has brought stays held.
-            let Pull { holds, list, .. } = pull;
+            let Pull { holds, list, deltas, .. } = pull;
             drop(list);
+            let (copied, by_delta) = self.tell_deltas(deltas);
+            let tier = TierBytes { local: 0, lan: tier.lan + by_delta, ..tier };
             let checkout = self.check_out(root, dir, wanted, exchange).await?;
             drop(holds);
             let (find_s, fetch_s) = (found.as_secs_f64(), (fetched - found).as_secs_f64());
             let seconds = began.elapsed().as_secs_f64();
-            let report = PullReport { manifests, blobs, tier, find_s, fetch_s, checkout, seconds };
+            let report =
+                PullReport { manifests, blobs, tier, copied, find_s, fetch_s, checkout, seconds };
             Ok(Answer::Pulled(Box::new(report)))
+        }
+
+        /// Puts deltas into the receipts of their blobs; returns how many bytes they copied, and how many they fetched.
+        fn tell_deltas(&self, deltas: Vec<(Hash, Delta)>) -> (u64, u64) {
+            let (mut copied, mut fetched) = (0, 0);
+            for (hash, delta) in deltas {
+                copied += delta.row.copied;
+                fetched += delta.row.fetched;
+                let whole = delta.whole.then(|| delta.receipt(hash));
+                if let Some(mut receipt) = whole.or_else(|| self.receipts.find(&hash.to_hex())) {
+                    delta.tell(&mut receipt);
+                    self.receipts.insert(receipt);
+                }
+            }
+            (copied, fetched)
         }
     }
 
@@ -92,6 +123,8 @@ mod linux {
         list: List<'a, Tally<'a>>,
         /// Keep what was got, or was there, from eviction.
         holds: Vec<Hold>,
+        /// What was made of older versions.
+        deltas: Vec<(Hash, Delta)>,
     }
 
     impl Pull<'_> {
@@ -107,7 +140,7 @@ mod linux {
             let mut met = HashSet::from([root]);
             let mut level = vec![Part { path: Vec::new(), hash: root, size: None }];
             while !level.is_empty() {
-                let here = self.get(level, "manifests").await?;
+                let here = self.get(level, "manifests", None).await?;
                 let store = self.node.store.clone();
                 let below = compute::run(move || level_below(&store, &here)).await?;
                 level = below.map_err(not_loaded)?;
@@ -117,16 +150,22 @@ mod linux {
         }
 
         /// Checks the tree, and gets the blobs of its files that are missing; returns how many were fetched.
-        async fn files(&mut self, root: Hash) -> Result<u64, Failure> {
+        async fn files(&mut self, root: Hash, dir: &Path) -> Result<u64, Failure> {
             let store = self.node.store.clone();
             let parts = compute::run(move || tree::files_of(&store, &root)).await??;
             self.list.taker.begin("fetch", true);
-            self.get(parts, "files").await?;
+            self.get(parts, "files", Some(dir)).await?;
             Ok(self.list.taker.fetched)
         }
 
-        /// Gets those of a tree's blobs that the store does not hold, and returns all of them.
-        async fn get(&mut self, parts: Vec<Part>, what: &str) -> Result<Vec<Part>, Failure> {
+        /// Gets those of a tree's blobs that the store does not hold, and returns all of them. In `older` there may be
+        /// older versions of them.
+        async fn get(
+            &mut self,
+            parts: Vec<Part>,
+            what: &str,
+            older: Option<&Path>,
+        ) -> Result<Vec<Part>, Failure> {
             let store = self.node.store.clone();
             let (parts, hold, missing) = compute::run(move || missing_of(&store, parts)).await??;
             self.holds.push(hold);
@@ -135,13 +174,106 @@ mod linux {
             }
             let bytes = missing.iter().filter_map(|part| part.size).sum();
             self.list.taker.expect(len_u64(missing.len()), bytes);
-            let hashes = missing.iter().map(|part| part.hash).collect();
+            let mut hashes: Vec<Hash> = missing.iter().map(|part| part.hash).collect();
+            if let Some(dir) = older {
+                hashes = self.get_by_deltas(hashes, &missing, dir).await?;
+            }
             self.list.get_missing(hashes, self.deadline).await?;
             match self.list.taker.failed.is_empty() {
                 true => Ok(parts),
                 false => Err(self.list.taker.failure(&missing, what)),
             }
         }
+    }
+
+    impl Pull<'_> {
+        /// Gets blobs, and makes those of which there are older versions out of these meanwhile, as far as they have
+        /// them. Returns those that are still missing.
+        async fn get_by_deltas(
+            &mut self,
+            hashes: Vec<Hash>,
+            missing: &[Part],
+            dir: &Path,
+        ) -> Result<Vec<Hash>, Failure> {
+            let dir = dir.to_owned();
+            let long = missing.iter().filter(|part| part.size >= Some(DELTA_LEN_MIN));
+            let long: Vec<Part> = long.cloned().collect();
+            let bases = compute::run(move || bases_of(&dir, long)).await?;
+            if bases.is_empty() {
+                return Ok(hashes);
+            }
+            let of_bases: HashSet<Hash> = bases.iter().map(|base| base.blob).collect();
+            let (with, without): (Vec<_>, Vec<_>) =
+                hashes.into_iter().partition(|hash| of_bases.contains(hash));
+            let (node, deadline) = (self.node, self.deadline);
+            let deltas = futures::stream::iter(bases)
+                .map(|base| delta_of(node, base, deadline))
+                .buffer_unordered(DELTAS_AT_ONCE)
+                .collect::<Vec<_>>();
+            let (deltas, rest) =
+                tokio::join!(deltas, self.list.get_missing(without, self.deadline));
+            rest?;
+            let mut whole = HashSet::new();
+            for (hash, delta) in deltas {
+                let Some(delta) = delta? else { continue };
+                if delta.whole {
+                    self.list.taker.made(delta.size);
+                    whole.insert(hash);
+                }
+                self.deltas.push((hash, delta));
+            }
+            Ok(with.into_iter().filter(|hash| !whole.contains(hash)).collect())
+        }
+    }
+
+    /// Is a blob, and an older version of it.
+    struct OfBase {
+        blob: Hash,
+        path: Vec<u8>,
+        older: Hash,
+        dir: PathBuf,
+    }
+
+    /// Returns those of some files of which the directory has an older version of their kind.
+    fn bases_of(dir: &Path, files: Vec<Part>) -> Vec<OfBase> {
+        if files.is_empty() {
+            return Vec::new();
+        }
+        let paths: Vec<&[u8]> = files.iter().map(|file| &file.path[..]).collect();
+        let older = tree::older_versions(dir, &paths);
+        let of_base = |(file, older): (Part, Option<(Hash, u64)>)| {
+            let (older, size) = older?;
+            let (blob, path, dir) = (file.hash, file.path, dir.to_owned());
+            let is_wanted = older != blob && is_worth(file.size?, size);
+            is_wanted.then_some(OfBase { blob, path, older, dir })
+        };
+        files.into_iter().zip(older).filter_map(of_base).take(DELTAS_MAX).collect()
+    }
+
+    /// Makes what can be made of a blob: out of the older blob where the store has it, else out of the file.
+    async fn delta_of(
+        node: &Inner,
+        of: OfBase,
+        deadline: Option<Instant>,
+    ) -> (Hash, Result<Option<Delta>, Failure>) {
+        let (store, blob) = (node.store.clone(), of.blob);
+        let (name, shown) = (of.older.to_hex(), tree::shown(&of.path));
+        let opened = compute::run(move || match store.open_blob(&of.older) {
+            Ok(Some(reader)) => Some((Base::Blob(reader), name)),
+            Ok(None) | Err(_) => {
+                let file = tree::open_older(&of.dir, &of.path).and_then(Base::of_file);
+                file.ok().map(|base| (base, shown))
+            }
+        });
+        let made = match opened.await {
+            Ok(Some(base)) => {
+                let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+                node.delta(blob, base, left).await
+            }
+            Ok(None) => Ok(None),
+            Err(lost) => Err(lost.into()),
+        };
+        (blob, made)
     }
 
     /// Holds blobs of a tree, and looks which of them are not in the store.
@@ -221,6 +353,14 @@ mod linux {
         fn expect(&mut self, files: u64, bytes: u64) {
             self.files_total += files;
             self.bytes_total += bytes;
+            self.tell();
+        }
+
+        /// Counts one that was made of an older version.
+        fn made(&mut self, size: u64) {
+            self.done += 1;
+            self.bytes += size;
+            self.fetched += 1;
             self.tell();
         }
 

@@ -22,6 +22,8 @@ mod target;
 #[cfg(test)]
 mod tests;
 
+use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -31,9 +33,9 @@ use blobmesh_protocol::tree::{Change, Item, Manifest, diff};
 
 use self::load::{Manifests, check_blobs};
 use self::stage::{Maker, size_of};
-use self::state::Row;
+use self::state::{Row, State};
 use self::target::{Found, Target};
-use super::beneath::Stamp;
+use super::beneath::{Dir, Stamp};
 use super::ways::{Stop, WayCounts, Ways};
 use crate::store::Store;
 
@@ -160,6 +162,27 @@ pub fn checkout(
 /// [`CheckoutError`] as [`checkout`] gives it.
 pub(crate) fn check_target(store: &Store, dir: &Path) -> Result<(), CheckoutError> {
     Target::at(dir, store.dir()).map(drop)
+}
+
+/// Returns what the checkout in `dir` has at each of some paths: blob and length of a file, as it was checked out. None
+/// where it has none, or the directory holds no checkout; whether the file is still that, nobody looks.
+pub(crate) fn older_versions(dir: &Path, paths: &[&[u8]]) -> Vec<Option<(Hash, u64)>> {
+    let state = Dir::open(dir).and_then(|dir| dir.open_below(state::DIR));
+    let state = state.and_then(|own| State::load(&own)).ok().flatten();
+    let older = |path: &&[u8]| match state.as_ref()?.row(path)?.item {
+        Item::File { hash, size, .. } => Some((hash, size)),
+        Item::Dir | Item::Symlink { .. } => None,
+    };
+    paths.iter().map(older).collect()
+}
+
+/// Opens a file of a checkout, never by way of a symbolic link.
+pub(crate) fn open_older(dir: &Path, path: &[u8]) -> io::Result<File> {
+    let (above, name) = match path.iter().rposition(|byte| *byte == b'/') {
+        Some(at) => (&path[..at], &path[at + 1..]),
+        None => (&b""[..], path),
+    };
+    Dir::open(dir)?.open_below(above)?.open_file(name)
 }
 
 fn bytes_of(changes: &[Change]) -> u64 {
