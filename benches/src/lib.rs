@@ -4,6 +4,7 @@
 
 pub mod ceiling;
 pub mod content;
+pub mod counted;
 pub mod dialogue;
 pub mod git;
 pub mod images;

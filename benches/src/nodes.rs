@@ -157,6 +157,14 @@ impl BenchNode {
         sides.run(&mut command).map(|(_, took)| took)
     }
 
+    /// Removes a blob, whether it is there or not.
+    ///
+    /// # Errors
+    /// When the command cannot be run.
+    pub fn remove(&self, hash: Hash) -> io::Result<()> {
+        self.command().args(["rm", "--force"]).arg(hash.to_hex()).output().map(drop)
+    }
+
     /// Returns the command that gets, without the blobs.
     pub fn getting(&self) -> Command {
         let mut command = self.command();

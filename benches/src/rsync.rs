@@ -16,8 +16,9 @@ const SOON: Duration = Duration::from_secs(10);
 pub struct Daemon {
     /// The daemon's process.
     pub process: Background,
+    /// The port at which it serves.
+    pub port: u16,
     rsync: std::path::PathBuf,
-    url: String,
 }
 
 impl Daemon {
@@ -41,8 +42,7 @@ impl Daemon {
         command.args(["--daemon", "--no-detach"]).arg(format!("--config={}", config.display()));
         let mut process = Background::start(&mut command)?;
         process.until("the rsync daemon", SOON, || is_open(port))?;
-        let url = format!("rsync://127.0.0.1:{port}/bench");
-        Ok(Self { process, rsync: rsync.to_owned(), url })
+        Ok(Self { process, port, rsync: rsync.to_owned() })
     }
 
     /// Fetches one file to `to`, and returns how long that took.
@@ -50,7 +50,7 @@ impl Daemon {
     /// # Errors
     /// When rsync fails.
     pub fn fetch(&self, sides: &Sides, name: &str, to: &Path) -> io::Result<Duration> {
-        self.rsync(sides, &["--whole-file"], &format!("/{name}"), to)
+        self.rsync(sides, (&["--whole-file"], self.port), &format!("/{name}"), to)
     }
 
     /// Fetches all that is served into the directory `to`, with times and modes.
@@ -58,13 +58,27 @@ impl Daemon {
     /// # Errors
     /// When rsync fails.
     pub fn fetch_all(&self, sides: &Sides, to: &Path) -> io::Result<Duration> {
-        self.rsync(sides, &["-a"], "/", to)
+        self.rsync(sides, (&["-a"], self.port), "/", to)
     }
 
-    fn rsync(&self, sides: &Sides, flags: &[&str], path: &str, to: &Path) -> io::Result<Duration> {
+    /// Makes the file `to`, which is of an older version, what is served, by way of a port that leads to the daemon's.
+    ///
+    /// # Errors
+    /// When rsync fails.
+    pub fn update(&self, sides: &Sides, port: u16, name: &str, to: &Path) -> io::Result<Duration> {
+        self.rsync(sides, (&["--no-whole-file"], port), &format!("/{name}"), to)
+    }
+
+    fn rsync(
+        &self,
+        sides: &Sides,
+        (flags, port): (&[&str], u16),
+        path: &str,
+        to: &Path,
+    ) -> io::Result<Duration> {
         let mut command = Command::new(&self.rsync);
         command.args(flags).arg(format!("--timeout={}", SOON.as_secs() * 6));
-        command.arg(format!("{}{path}", self.url)).arg(to);
+        command.arg(format!("rsync://127.0.0.1:{port}/bench{path}")).arg(to);
         sides.run(&mut command).map(|(_, took)| took)
     }
 }

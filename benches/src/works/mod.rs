@@ -1,6 +1,7 @@
 //! The works of `versus`: each one has blobmesh and its rivals do the same thing in turn.
 
 pub mod blob;
+pub mod delta;
 pub mod latency;
 pub mod memory;
 pub mod small;
@@ -28,7 +29,7 @@ use crate::rounds::{Contender, Round, Rows, Told, take_turns};
 
 /// All works, in the order in which they are done.
 pub const WORKS: &[Work] =
-    &[blob::WORK, small::WORK, latency::WORK, memory::WORK, tree::WORK, update::WORK];
+    &[blob::WORK, small::WORK, latency::WORK, memory::WORK, tree::WORK, update::WORK, delta::WORK];
 
 /// How the directories of a run begin.
 const ROOM_PREFIX: &str = "blobmesh-versus-";
