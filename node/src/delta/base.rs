@@ -3,9 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 
-use blobmesh_protocol::blob::GroupList;
 use blobmesh_protocol::delta::{BaseMap, Cutter, Stretch};
 
 use crate::store::{BlobReader, StoreError, read_exact_at};
@@ -51,10 +49,10 @@ impl Base {
         }
     }
 
-    /// Returns the list of its groups, where it is known without reading all of it.
-    pub(crate) fn list(&self) -> Option<Arc<GroupList>> {
+    /// Returns the blob that it is; none for a file.
+    pub(crate) fn blob(&self) -> Option<&BlobReader> {
         match self {
-            Self::Blob(reader) => reader.list().ok(),
+            Self::Blob(reader) => Some(reader),
             Self::File { .. } => None,
         }
     }

@@ -25,7 +25,7 @@ use tokio::time::timeout;
 use super::Base;
 use super::provider::{EDGES_BYTES_MAX, pieces_of};
 use crate::compute;
-use crate::store::{Partial, Store, StoreError};
+use crate::store::{BlobReader, Partial, Store, StoreError};
 use crate::transfer::requester::{confirm, raw_group};
 use crate::transfer::{FetchError, FrameIo};
 
@@ -207,14 +207,17 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Delta<'_, S> {
     /// Copies the groups that the base has at the same place.
     async fn copy_same(&mut self, partial: &Partial) -> Result<(), DeltaError> {
         let of_base = Arc::clone(self.base);
-        let base_list = compute::run(move || of_base.list()).await?;
-        let Some(base_list) = base_list else { return Ok(()) };
+        let base_list = compute::run(move || of_base.blob().map(BlobReader::list)).await?;
+        let Some(base_list) = base_list.transpose()? else { return Ok(()) };
         let held = partial.held();
         let runs = same_groups(&partial.list(), &base_list).into_iter();
         let missing = runs.flat_map(|run| held.missing_within(&run));
         for run in missing.flat_map(|run| parts_of(run, COPIED_AT_ONCE)) {
             let (partial, base) = (partial.clone(), Arc::clone(self.base));
-            self.made.copied += compute::run(move || copy_run(&partial, &base, run)).await??;
+            let copied = compute::run(move || {
+                base.blob().map_or(Ok(0), |base| partial.take_over(base, run))
+            });
+            self.made.copied += copied.await??;
         }
         Ok(())
     }
@@ -461,22 +464,6 @@ fn decode(batch: &Batch, pieces: Vec<Frame>) -> Result<Vec<u8>, FetchError> {
         decode_group(Codec::try_from(codec)?, payload, piece)?;
     }
     Ok(bytes)
-}
-
-/// Copies groups that the base has at the same place, and returns their bytes. Of one that is none after all, nothing
-/// is copied.
-fn copy_run(partial: &Partial, base: &Base, run: Range<u64>) -> Result<u64, DeltaError> {
-    let (size, mut group, mut copied) = (partial.list().size(), Vec::new(), 0);
-    for index in run {
-        group.resize(group_len(size, index), 0);
-        base.read(range_of(size, index).start, &mut group).map_err(DeltaError::Base)?;
-        match partial.write_group(index, &group) {
-            Ok(true) => copied += u64::try_from(group.len()).unwrap_or(0),
-            Ok(false) | Err(StoreError::BadGroup { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(copied)
 }
 
 /// Compares the keys of edges with what the base has there.

@@ -189,6 +189,28 @@ async fn requests_that_make_no_sense_are_refused_and_the_stream_goes_on() {
     assert!(matches!(provider.await.expect("no panic"), Err(ServeError::NoRequest)));
 }
 
+#[cfg(unix)]
+#[tokio::test]
+async fn group_of_the_base_that_has_rotted_is_fetched() {
+    use std::os::unix::fs::{FileExt, PermissionsExt};
+    let base = bytes(1, 20 * GROUP_LEN);
+    let mut blob = base.clone();
+    blob.extend(bytes(2, 10));
+    let two = Two::new(&base);
+    let hash = put(&two.sources.store, &blob);
+    let path = two.getter.blob_path(&Hash::of(&base));
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).expect("changed");
+    let file = std::fs::File::options().write(true).open(&path).expect("opened");
+    file.write_all_at(&[!base[300_000]], 300_000).expect("written");
+    let (end, made) = two.make(hash).await;
+    end.expect("made");
+    assert!(made.whole && (1_000..GROUP_LEN as u64).contains(&made.fetched), "{made:?}");
+    let read = two.getter.open_blob(&hash).expect("readable").expect("there");
+    let mut group = Vec::new();
+    read.read_group(4, &mut group).expect("right");
+    assert!(group == blob[4 * GROUP_LEN..5 * GROUP_LEN]);
+}
+
 fn list_of(bytes: &[u8]) -> GroupList {
     let mut hasher = BlobHasher::new();
     hasher.update(bytes);

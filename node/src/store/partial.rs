@@ -14,7 +14,7 @@
 //! So the group that proved the list should be the first that is written.
 
 use std::fs::{self, File, OpenOptions};
-use std::ops::DerefMut;
+use std::ops::{DerefMut, Range};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -26,7 +26,7 @@ use blobmesh_protocol::blob::{
 use super::error::StoreError;
 use super::files::{Class, PartialFile, make_dir, parent};
 use super::partials::Idle;
-use super::read::{FileMark, Known};
+use super::read::{BlobReader, FileMark, Known};
 use super::run::CheckedRun;
 use super::space::Reservation;
 use super::sys::{self, lock};
@@ -180,6 +180,37 @@ impl Partial {
         Ok(stored)
     }
 
+    /// Takes groups over from a blob that has them at the same place, and returns how many new bytes that made. Both then
+    /// share their blocks where the file system can. Each group is checked as by [`write_group`](Self::write_group); those
+    /// that are held, and those that are wrong, are left as they are.
+    ///
+    /// # Errors
+    /// As of reading the blob, and as of [`write_group`](Self::write_group).
+    pub(crate) fn take_over(
+        &self,
+        from: &BlobReader,
+        groups: Range<u64>,
+    ) -> Result<u64, StoreError> {
+        let (shared, mut new, mut buf) = (&self.0, 0, Vec::new());
+        let mut run = groups.start..groups.start;
+        for index in groups {
+            if lock(&shared.state).held.contains(index) {
+                continue;
+            }
+            buf.resize(group_len(shared.list.size(), index), 0);
+            from.read_unchecked_at(group_offset(index), &mut buf)?;
+            if shared.list.verify(index, &buf).is_err() {
+                continue;
+            }
+            if run.end != index {
+                new += shared.copy_run(from, run)?;
+                run = index..index;
+            }
+            run.end += 1;
+        }
+        Ok(new + shared.copy_run(from, run)?)
+    }
+
     /// Reads a held group into `buf`; false when it is not held, and `buf` is empty then.
     ///
     /// A group that was written before a restart is checked at its first read; one that has rotted is
@@ -288,6 +319,34 @@ impl Shared {
             state: Mutex::new(state),
             saving: Mutex::new(saved),
         })
+    }
+
+    /// Copies groups that were checked just now from the same place of a blob, whose file nobody writes to, and returns how
+    /// many new bytes that made.
+    fn copy_run(&self, from: &BlobReader, run: Range<u64>) -> Result<u64, StoreError> {
+        self.inner.ensure_open()?;
+        let bytes = group_offset(run.start)..group_offset(run.end).min(self.list.size());
+        let is_copied = from.file().is_some_and(|file| sys::copy_range(file, &self.file, &bytes));
+        let (mut new, mut is_due, mut buf) = (0, false, Vec::new());
+        for index in run {
+            if !is_copied {
+                buf.resize(group_len(self.list.size(), index), 0);
+                from.read_unchecked_at(group_offset(index), &mut buf)?;
+                if self.list.verify(index, &buf).is_err() {
+                    continue;
+                }
+                sys::write_all_at(&self.file, &buf, group_offset(index))
+                    .map_err(StoreError::io("write", &self.data_path()))?;
+            }
+            let (is_new, due) = self.mark(index);
+            let len = u64::try_from(group_len(self.list.size(), index)).unwrap_or(0);
+            new += if is_new { len } else { 0 };
+            is_due |= due;
+        }
+        if is_due {
+            self.save(Class::Cache)?;
+        }
+        Ok(new)
     }
 
     fn data_path(&self) -> std::path::PathBuf {

@@ -126,6 +126,29 @@ pub(super) fn reflink(target: &File, source: &File) -> bool {
     }
 }
 
+/// Copies a range of bytes to the same place of another file without bringing them here: by sharing blocks where the
+/// file system has that, as xfs and btrfs do; false where it cannot be done.
+pub(super) fn copy_range(from: &File, to: &File, range: &std::ops::Range<u64>) -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        let (mut read, mut written) = (range.start, range.start);
+        while read < range.end {
+            let len = usize::try_from(range.end - read).unwrap_or(usize::MAX);
+            let copied =
+                rustix::fs::copy_file_range(from, Some(&mut read), to, Some(&mut written), len);
+            if !copied.is_ok_and(|len| len > 0) {
+                return false;
+            }
+        }
+        true
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (from, to, range);
+        false
+    }
+}
+
 /// Renames `from` to `to`, which must not exist; fails with `AlreadyExists` otherwise.
 ///
 /// Two files that appear at `to` at the same time never replace each other.
