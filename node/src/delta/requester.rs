@@ -81,7 +81,7 @@ impl From<compute::WorkerLost> for DeltaError {
 /// Says what a delta came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Made {
-    /// The blob's length in bytes; none where it was not proven.
+    /// The blob's length in bytes; 0 until it is proven.
     pub(crate) size: u64,
     /// The bytes of the blob that were copied from the base.
     pub(crate) copied: u64,

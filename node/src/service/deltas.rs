@@ -74,7 +74,7 @@ impl Delta {
 
 impl Inner {
     /// Makes what can be made of a blob that a user wants, of the older version that the user named. None where the blob
-    /// is here already, or nobody can be asked.
+    /// is here already, or the node has no network.
     ///
     /// # Errors
     /// `File` where the older version is a file that cannot be read, `Usage` where it is no hash.
@@ -106,7 +106,8 @@ impl Inner {
         }
     }
 
-    /// Makes what can be made of a blob out of `base`. None where the blob is here already, or no driver is.
+    /// Makes what can be made of a blob out of `base`. None where the blob is here already, or the node has no
+    /// network.
     ///
     /// Dropping the future leaves what was made by then in the store.
     pub(super) async fn delta(
@@ -124,7 +125,8 @@ impl Inner {
         }
         let began = Instant::now();
         let limit = TIME_MIN + Duration::from_secs(base.size() / BYTES_PER_S);
-        let limit = timeout.map_or(limit, |timeout| timeout.min(limit));
+        // Whoever is in a hurry still has half of the time for the get.
+        let limit = timeout.map_or(limit, |timeout| limit.min(timeout / 2));
         let (mut made, mut peer, mut neighbours) = (Made::default(), None, 0);
         let base = Arc::new(base);
         let work = async {
