@@ -147,6 +147,9 @@ pub(crate) struct NodeArgs {
     /// The edge: dir:PATH, https://…, or s3://BUCKET?endpoint=…
     #[arg(long, value_name = "URL")]
     pub(crate) edge: Option<String>,
+    /// Certificates in PEM to check the edge's by, instead of the system's
+    #[arg(long, value_name = "FILE")]
+    pub(crate) edge_ca: Option<String>,
     /// Run without a mesh key, open to everybody who can connect
     #[arg(long)]
     pub(crate) open: bool,

@@ -19,6 +19,8 @@ pub struct NodeConfig {
     pub open: bool,
     /// Where blobs come from that no neighbour has; none does without the edge.
     pub edge: Option<EdgeConfig>,
+    /// A file of certificates in PEM that an edge's is to be checked by, instead of the system's.
+    pub edge_ca_file: Option<PathBuf>,
     /// The bound of the store in bytes of blobs; the least recently used go first.
     pub store_bytes_max: u64,
     /// The bound of one blob in bytes; a larger one is refused before memory is taken for it.
@@ -67,6 +69,7 @@ impl NodeConfig {
             adverts: true,
             open: false,
             edge: None,
+            edge_ca_file: None,
             store_bytes_max: Self::STORE_BYTES_MAX_DEFAULT,
             blob_bytes_max: Self::BLOB_BYTES_MAX_DEFAULT,
             lane_port: Some(0),

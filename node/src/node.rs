@@ -221,8 +221,11 @@ fn load_keys(config: &NodeConfig) -> Result<(Identity, MeshKey), Failure> {
 
 fn open_edge(config: &NodeConfig) -> Result<Option<Arc<Edge>>, Failure> {
     let Some(edge) = &config.edge else { return Ok(None) };
-    let edge_options =
-        EdgeOptions { blob_bytes_max: config.blob_bytes_max, ..EdgeOptions::default() };
+    let edge_options = EdgeOptions {
+        blob_bytes_max: config.blob_bytes_max,
+        ca_file: config.edge_ca_file.clone(),
+        ..EdgeOptions::default()
+    };
     let edge = Edge::new(edge, edge_options)
         .map_err(|error| Failure::new(error.trouble(), driver::describe(&error)))?;
     Ok(Some(Arc::new(edge)))

@@ -42,7 +42,21 @@ conformance!(s3:
     push_adds_a_missing_group_list, failed_source_leaves_no_blob, short_source_leaves_no_blob,
     list_of_another_blob_is_refused, progress_rises_to_the_size,
 );
+conformance!(s3_h2:
+    missing_blob_is_not_found, range_outside_of_the_blob_is_refused, unusable_group_list_counts_as_none,
+    blob_above_the_bound_is_refused, wrong_bytes_are_passed_on_for_the_caller_to_verify,
+    blobs_of_boundary_sizes_come_back, ranges_come_back_exactly, group_list_comes_back_and_is_proven,
+    pushed_blobs_come_back, second_push_uploads_nothing, push_replaces_a_blob_of_the_wrong_size,
+    push_adds_a_missing_group_list, failed_source_leaves_no_blob, short_source_leaves_no_blob,
+    list_of_another_blob_is_refused, progress_rises_to_the_size,
+);
 conformance!(public:
+    missing_blob_is_not_found, range_outside_of_the_blob_is_refused, unusable_group_list_counts_as_none,
+    blob_above_the_bound_is_refused, wrong_bytes_are_passed_on_for_the_caller_to_verify,
+    blobs_of_boundary_sizes_come_back, ranges_come_back_exactly, group_list_comes_back_and_is_proven,
+    public_url_is_read_only,
+);
+conformance!(public_h2:
     missing_blob_is_not_found, range_outside_of_the_blob_is_refused, unusable_group_list_counts_as_none,
     blob_above_the_bound_is_refused, wrong_bytes_are_passed_on_for_the_caller_to_verify,
     blobs_of_boundary_sizes_come_back, ranges_come_back_exactly, group_list_comes_back_and_is_proven,

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use edge_support::blobs::Blob;
 use edge_support::dead::{BlackHole, Expired, refusing};
 use edge_support::fault::Fault;
-use edge_support::place::{KEY_ID, Kind, Place, SECRET, impatient, quick, s3_at};
+use edge_support::place::{KEY_ID, Kind, Place, SECRET, impatient, quick, s3_at, trusting};
 use futures::future::join_all;
 use hyper::Method;
 use tempfile::TempDir;
@@ -175,8 +175,13 @@ fn rows() -> Vec<Row> {
 
 async fn ends_as_documented(fault: &str) {
     let row = rows().into_iter().find(|row| row.fault == fault).expect("it is documented");
-    for (kind, expected) in [(Kind::Public, &row.public), (Kind::S3, &row.bucket)] {
-        let stage = Stage::set(fault, kind).await;
+    let (http_1, http_2) = (&[][..], &["h2"][..]);
+    for (kind, protocols, expected) in [
+        (Kind::Public, http_1, &row.public),
+        (Kind::S3, http_1, &row.bucket),
+        (Kind::Public, http_2, &row.public),
+    ] {
+        let stage = Stage::set(fault, kind, protocols).await;
         let (ended, bytes) = stage.get(&stage.blob.hash()).await;
         let one = stage.requests();
         // A fault that a get overcomes says nothing of the next one.
@@ -186,7 +191,8 @@ async fn ends_as_documented(fault: &str) {
             assert!(ended.is_err() && bytes.is_empty(), "{fault} of {kind:?}, then {ended:?}");
         }
         let all = stage.requests();
-        let case = format!("{fault} of {kind:?}, {one} and {all} requests: {ended:?}");
+        let case =
+            format!("{fault} of {kind:?} over {protocols:?}, {one} and {all} requests: {ended:?}");
         let due: &[u8] = if ended.is_ok() { &stage.blob.bytes } else { &[] };
         assert!(bytes == due, "{} bytes came; {case}", bytes.len());
         assert_eq!(outcome(&ended), *expected, "{case}");
@@ -226,7 +232,7 @@ enum Dead {
 }
 
 impl Stage {
-    async fn set(fault: &str, kind: Kind) -> Self {
+    async fn set(fault: &str, kind: Kind, protocols: &[&str]) -> Self {
         let blob = Blob::of_len(LEN);
         let at = |host: String, scheme: &str| match kind {
             Kind::S3 => s3_at(format!("{scheme}://{host}"), Some((KEY_ID, SECRET))),
@@ -252,8 +258,8 @@ impl Stage {
                 (Dead::No, config, EdgeOptions { plain_http: true, ..quick() })
             }
             _ => {
-                let place = place(fault, kind).await;
-                let (config, options) = (place.config(), options(fault));
+                let place = place(fault, kind, protocols).await;
+                let (config, options) = (place.config(), trusting(place.front(), options(fault)));
                 return Self::start(fault, blob, config, options, (Some(place), Dead::No)).await;
             }
         };
@@ -331,8 +337,11 @@ fn others() -> impl Iterator<Item = Blob> {
     (1..BLOBS).map(|other| Blob::of_len(LEN + other))
 }
 
-async fn place(fault: &str, kind: Kind) -> Place {
-    let place = if kind == Kind::S3 { Place::s3().await } else { Place::public().await };
+async fn place(fault: &str, kind: Kind, protocols: &[&str]) -> Place {
+    let place = match kind {
+        Kind::S3 => Place::s3().await,
+        Kind::Public | Kind::Directory => Place::public_behind(protocols).await,
+    };
     let blobs: Vec<_> = std::iter::once(Blob::of_len(LEN)).chain(others()).collect();
     if fault != "missing" {
         join_all(blobs.iter().map(|blob| blob.seed(&place.root))).await;

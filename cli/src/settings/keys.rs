@@ -18,6 +18,7 @@ pub(crate) enum Key {
     StoreBytesMax,
     BlobBytesMax,
     EdgeUrl,
+    EdgeCaFile,
     EdgeAccessKeyId,
     EdgeSecret,
     EdgeSecretKeyFile,
@@ -54,7 +55,7 @@ const fn spec(key: Key, name: &'static str, env: &'static str, shape: Shape) -> 
 pub(crate) const SECRET: &str = "edge.secret_access_key";
 
 /// Every setting.
-pub(crate) const SPECS: [Spec; 14] = [
+pub(crate) const SPECS: [Spec; 15] = [
     spec(Key::Listen, "listen", "BLOBMESH_LISTEN", Shape::List),
     spec(Key::LanePort, "lane_port", "BLOBMESH_LANE_PORT", Shape::Port),
     spec(Key::UploadRateMax, "upload_rate_max", "BLOBMESH_UPLOAD_RATE_MAX", Shape::Text),
@@ -66,6 +67,7 @@ pub(crate) const SPECS: [Spec; 14] = [
     spec(Key::StoreBytesMax, "store.bytes_max", "BLOBMESH_STORE_BYTES_MAX", Shape::Size),
     spec(Key::BlobBytesMax, "store.blob_bytes_max", "BLOBMESH_STORE_BLOB_BYTES_MAX", Shape::Size),
     spec(Key::EdgeUrl, "edge.url", "BLOBMESH_EDGE_URL", Shape::Text),
+    spec(Key::EdgeCaFile, "edge.ca_file", "BLOBMESH_EDGE_CA_FILE", Shape::Text),
     spec(Key::EdgeAccessKeyId, "edge.access_key_id", "BLOBMESH_EDGE_ACCESS_KEY_ID", Shape::Text),
     spec(Key::EdgeSecret, SECRET, "BLOBMESH_EDGE_SECRET_ACCESS_KEY", Shape::Text),
     spec(

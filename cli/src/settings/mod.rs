@@ -123,6 +123,7 @@ fn overlay_flags(flags: &NodeArgs, values: &mut Values) -> Vec<&'static str> {
     put(Key::Mdns, "--no-mdns", flags.no_mdns.then_some(Value::Switch(false)));
     put(Key::Adverts, "--no-adverts", flags.no_adverts.then_some(Value::Switch(false)));
     put(Key::EdgeUrl, "--edge", flags.edge.clone().map(Value::Text));
+    put(Key::EdgeCaFile, "--edge-ca", flags.edge_ca.clone().map(Value::Text));
     put(Key::Open, "--open", flags.open.then_some(Value::Switch(true)));
     given
 }
@@ -161,6 +162,8 @@ impl Resolver<'_> {
         let base = self.base(Key::EdgeUrl);
         let edge = location.map(|location| location.with_credentials(credentials));
         node.edge = edge.map(|edge| absolute_edge(edge, &base));
+        let ca_file = self.text(Key::EdgeCaFile);
+        node.edge_ca_file = ca_file.map(|path| self.base(Key::EdgeCaFile).join(path));
         Ok(node)
     }
 
@@ -334,6 +337,7 @@ fn default_of(key: Key, node: &NodeConfig) -> Option<String> {
         Key::BlobBytesMax => shown_text(&format!("{}GiB", node.blob_bytes_max >> 30)),
         Key::Timeout
         | Key::EdgeUrl
+        | Key::EdgeCaFile
         | Key::EdgeAccessKeyId
         | Key::EdgeSecret
         | Key::EdgeSecretKeyFile => return None,

@@ -82,6 +82,17 @@ impl EdgeBody {
         }
     }
 
+    /// Returns whether the rest would better be asked for anew: this connection turned out to be slow, and what is
+    /// asked for now gets one of its own.
+    pub(crate) fn is_left_behind(&self) -> bool {
+        match &self.inner {
+            Inner::Remote { body, .. } => {
+                self.left > 0 && self.ahead.is_empty() && body.is_left_behind()
+            }
+            Inner::File { .. } => false,
+        }
+    }
+
     /// Takes bytes ahead of the reader, up to `len_max` and a piece more, and returns once they are there, no more
     /// come, or something went wrong, which [`chunk`](Self::chunk) tells in its turn.
     ///

@@ -318,6 +318,15 @@ pub enum ConfigError {
         /// The option's name.
         option: &'static str,
     },
+    /// The certificates to trust cannot be read.
+    #[error("the certificates in {} cannot be read", path.display())]
+    Certificates {
+        /// The file that was to hold them.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: Cause,
+    },
     /// The HTTP client could not be made; most often the system's certificates cannot be read.
     #[error("the HTTP client could not be set up")]
     Client {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use blobmesh_protocol::Hash;
 use futures::future::{join_all, try_join_all};
+use reqwest::Version;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
@@ -50,24 +51,28 @@ pub(super) async fn measure(remote: &Remote, blob: Option<Hash>) -> Vec<Finding>
     vec![distance, rate]
 }
 
-/// Tells how long connection, TLS and the first byte take.
+/// Tells how long connection, TLS and the first byte take, and which HTTP was spoken.
 async fn distance(remote: &Remote) -> Result<String, Failure> {
     let (mut tcp, mut cold, mut warm) = (Vec::new(), Vec::new(), Vec::new());
+    let mut version = Version::HTTP_11;
     for _ in 0..TRIES {
         tcp.push(connect(remote).await?);
         let fresh = remote.with_fresh_connections().map_err(|error| Failure::Unreachable {
             reach: Reach::Connect,
             source: Arc::new(error),
         })?;
-        cold.push(ask(&fresh).await?);
-        warm.push(ask(&fresh).await?);
+        cold.push(ask(&fresh).await?.0);
+        let (took, spoken) = ask(&fresh).await?;
+        warm.push(took);
+        version = spoken;
     }
     let [tcp, cold, warm] = [tcp, cold, warm].map(median);
     let tls = match remote.base().scheme() {
         "https" => format!(", TLS {}", millis(cold.saturating_sub(warm + tcp))),
         _ => String::new(),
     };
-    Ok(format!("connection {}{tls}, first byte {} (medians of {TRIES})", millis(tcp), millis(warm)))
+    let (tcp, warm) = (millis(tcp), millis(warm));
+    Ok(format!("connection {tcp}{tls}, first byte {warm} by {version:?} (medians of {TRIES})"))
 }
 
 /// Makes a connection and drops it.
@@ -88,14 +93,14 @@ async fn connect(remote: &Remote) -> Result<Duration, Failure> {
     }
 }
 
-/// Asks for what is not there, and returns how long the answer took.
-async fn ask(remote: &Remote) -> Result<Duration, Failure> {
+/// Asks for what is not there, and returns how long the answer took, and by which HTTP it came.
+async fn ask(remote: &Remote) -> Result<(Duration, Version), Failure> {
     let start = Instant::now();
     let answer = remote.probe(&blob_path(&nobodys_blob())).await?;
-    let took = start.elapsed();
+    let (took, version) = (start.elapsed(), answer.version());
     // Read to its end, so that the connection can be used again.
     remote.http().refusal(answer, remote.is_signed()).await;
-    Ok(took)
+    Ok((took, version))
 }
 
 /// Compares what one connection brings to what four do.
@@ -143,6 +148,8 @@ async fn rate_of(
     len: u64,
     connections: u64,
 ) -> Result<f64, EdgeError> {
+    // As a get does where one connection is slow: over HTTP/2 all of them would be one.
+    let remote = &if connections > 1 { remote.apart() } else { remote.clone() };
     // Connections are there before: their cost is told as the distance.
     join_all((0..connections).map(|_| ask(remote))).await;
     let part = len / connections;

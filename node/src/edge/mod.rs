@@ -35,6 +35,7 @@ mod s3;
 mod s3_transport;
 mod sign;
 mod source;
+mod spread;
 
 use std::future::Future;
 use std::io;

@@ -1,5 +1,6 @@
 //! Deadlines and bounds of the edge.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::error::ConfigError;
@@ -21,6 +22,9 @@ pub struct EdgeOptions {
     /// Over how much waiting the rate is measured; 10 s. Time in which the caller does not ask for
     /// bytes does not count.
     pub stall_window: Duration,
+    /// After how long without a byte a connection of HTTP/2 is asked whether it lives, and how long it may then take
+    /// to say so; 3 s. Without that a dead one would be used for ever: whatever is asked next goes over it, too.
+    pub life_interval: Duration,
     /// How long an S3 service may think after it has all bytes of a write; 60 s.
     pub write_timeout: Duration,
     /// The largest blob in bytes that is taken or pushed.
@@ -34,6 +38,9 @@ pub struct EdgeOptions {
     pub parts_at_once: usize,
     /// Whether `http://` is allowed to hosts other than this machine.
     pub plain_http: bool,
+    /// A file of certificates in PEM, up to 1 MiB, that are trusted instead of the system's; for an edge with a
+    /// certificate of one's own.
+    pub ca_file: Option<PathBuf>,
     /// How often it is asked again, and when it is left alone.
     pub policy: PolicyOptions,
 }
@@ -118,12 +125,14 @@ impl Default for EdgeOptions {
             first_byte_timeout: Duration::from_secs(5),
             rate_min: 64 << 10,
             stall_window: Duration::from_secs(10),
+            life_interval: Duration::from_secs(3),
             write_timeout: Duration::from_secs(60),
             blob_bytes_max: NodeConfig::BLOB_BYTES_MAX_DEFAULT,
             multipart_above: 64 << 20,
             part_len: 16 << 20,
             parts_at_once: 4,
             plain_http: false,
+            ca_file: None,
             policy: PolicyOptions::default(),
         }
     }
@@ -136,6 +145,7 @@ impl EdgeOptions {
             ("connect_timeout", !self.connect_timeout.is_zero()),
             ("first_byte_timeout", !self.first_byte_timeout.is_zero()),
             ("stall_window", !self.stall_window.is_zero()),
+            ("life_interval", !self.life_interval.is_zero()),
             ("write_timeout", !self.write_timeout.is_zero()),
             ("part_len", (1..=64 << 20).contains(&self.part_len)),
             ("multipart_above", self.multipart_above <= 64 << 20),

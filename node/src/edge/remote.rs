@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use blobmesh_protocol::Hash;
 use bytes::Bytes;
-use reqwest::header::{HeaderValue, RANGE};
+use reqwest::header::{CONTENT_LENGTH, HeaderValue, RANGE};
 use reqwest::{Method, Request, Response, StatusCode, Url};
 use tracing::debug;
 
 use super::answer::{self, Failure, Promise};
 use super::body::EdgeBody;
 use super::error::{Action, Breach, ConfigError, EdgeError, Reach, Task};
-use super::http::{Body, Http};
+use super::http::Http;
 use super::sign::Signer;
 use super::{blob_path, groups_path};
 
@@ -35,6 +35,11 @@ impl Remote {
     /// Returns the same with no connection to the edge yet; for measurements.
     pub(super) fn with_fresh_connections(&self) -> Result<Self, ConfigError> {
         Ok(Self { http: self.http.fresh()?, ..self.clone() })
+    }
+
+    /// Returns the same with a connection for each request under way; for measurements.
+    pub(super) fn apart(&self) -> Self {
+        Self { http: self.http.apart(), ..self.clone() }
     }
 
     pub(super) fn http(&self) -> &Http {
@@ -122,7 +127,7 @@ impl Remote {
         let range = range.map(|range| range.start..range.end.min(size_max));
         let opened = self.open(&blob_path(hash), range.as_ref(), size_max).await;
         let (promise, answer) = opened.map_err(|failure| failure.during(task))?;
-        let body = Body::new(self.http.options(), promise.range.end - promise.range.start);
+        let body = self.http.body(&answer, promise.range.end - promise.range.start);
         Ok(EdgeBody::remote(promise, answer, body, task))
     }
 
@@ -138,9 +143,14 @@ impl Remote {
             // Not among the signed headers, which need be no more than S3 asks for.
             request.headers_mut().insert(RANGE, range_header(range)?);
         }
-        let answer = self.http.send(request).await?;
+        let mut answer = self.http.send(request).await?;
         let status = answer.status();
         if status.is_success() {
+            if answer.content_length() == Some(0) {
+                // Over HTTP/2 an answer may end with its head, and need not say that nothing follows.
+                let length = answer.headers_mut().entry(CONTENT_LENGTH);
+                length.or_insert(HeaderValue::from_static("0"));
+            }
             let promise = answer::promise(status, answer.headers(), range, size_max)
                 .map_err(Failure::Breach)?;
             return Ok((promise, answer));

@@ -212,6 +212,10 @@ impl<P: Report> Fetch<'_, P> {
         while index < run.end {
             let len = group_len(size, index);
             while held.len() < len {
+                if body.is_left_behind() && body.range != (0..size) {
+                    let from = index * GROUP_LEN + len_u64(&held);
+                    body = sink.attend(self.taken_up(&body, from)).await??;
+                }
                 let chunk = sink.attend(body.chunk()).await??.ok_or(FetchError::Short)?;
                 held.extend_from_slice(&chunk);
             }
@@ -222,6 +226,16 @@ impl<P: Report> Fetch<'_, P> {
             index += 1;
         }
         Ok(())
+    }
+
+    /// Asks for the rest of a body from a byte on, over a better connection.
+    async fn taken_up(&self, body: &EdgeBody, from: u64) -> Result<EdgeBody, FetchError> {
+        let rest = self.edge.read(&self.hash, Some(from..body.range.end)).await?;
+        if rest.range.start == from && rest.size == body.size {
+            Ok(rest)
+        } else {
+            Err(FetchError::Short)
+        }
     }
 
     /// Takes a body into quarantine, which opens only for the right hash, and what lies behind its end, too.

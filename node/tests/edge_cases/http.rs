@@ -21,7 +21,22 @@ conformance!(s3:
     web_page_is_no_blob, encoded_body_is_refused, redirect_elsewhere_is_not_followed,
     head_that_is_not_known_is_asked_as_a_read,
 );
+conformance!(s3_h2:
+    edge_that_never_answers_is_given_up, dripping_body_is_given_up, body_cut_in_the_middle_is_told,
+    failure_of_a_moment_is_temporary_and_passes, pause_asked_for_is_told,
+    wrong_partial_answers_are_refused, whole_blob_is_taken_where_a_range_was_asked,
+    web_page_is_no_blob, encoded_body_is_refused, redirect_elsewhere_is_not_followed,
+    head_that_is_not_known_is_asked_as_a_read,
+);
 conformance!(public:
+    edge_that_never_answers_is_given_up, dripping_body_is_given_up, body_cut_in_the_middle_is_told,
+    failure_of_a_moment_is_temporary_and_passes, pause_asked_for_is_told,
+    wrong_partial_answers_are_refused, whole_blob_is_taken_where_a_range_was_asked,
+    web_page_is_no_blob, encoded_body_is_refused, redirect_elsewhere_is_not_followed,
+    head_that_is_not_known_is_asked_as_a_read,
+    redirect_loop_ends, redirect_within_the_origin_is_followed,
+);
+conformance!(public_h2:
     edge_that_never_answers_is_given_up, dripping_body_is_given_up, body_cut_in_the_middle_is_told,
     failure_of_a_moment_is_temporary_and_passes, pause_asked_for_is_told,
     wrong_partial_answers_are_refused, whole_blob_is_taken_where_a_range_was_asked,

@@ -3,3 +3,4 @@
 mod bucket;
 mod doctor;
 mod http;
+mod http2;

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -14,13 +15,16 @@ use hyper::header::{CONTENT_RANGE, RANGE};
 use hyper::http::request::Parts;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
 use s3s::service::S3Service;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
 
 use super::fault::Fault;
+use super::tls::acceptor;
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) type ReplyBody = UnsyncBoxBody<Bytes, BoxError>;
@@ -53,6 +57,7 @@ impl Upstream {
 /// Listens before an upstream; ends when dropped.
 pub(crate) struct Front {
     address: SocketAddr,
+    scheme: &'static str,
     shared: Arc<Shared>,
     task: JoinHandle<()>,
 }
@@ -64,11 +69,22 @@ struct Shared {
     /// The fault of every request from now on.
     always: Mutex<Option<Fault>>,
     seen: Mutex<Vec<Parts>>,
+    /// Connections so far.
+    connections: AtomicUsize,
 }
 
 impl Front {
-    /// Begins to listen on a free port of this machine.
+    /// Begins to listen on a free port of this machine, for HTTP/1.1 without TLS.
     pub(crate) async fn start(upstream: Upstream) -> Self {
+        Self::start_with(upstream, None).await
+    }
+
+    /// Begins to listen for TLS, and offers these protocols.
+    pub(crate) async fn start_tls(upstream: Upstream, protocols: &[&str]) -> Self {
+        Self::start_with(upstream, Some(acceptor(protocols))).await
+    }
+
+    async fn start_with(upstream: Upstream, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let shared = Arc::new(Shared {
@@ -76,14 +92,26 @@ impl Front {
             faults: Mutex::default(),
             always: Mutex::default(),
             seen: Mutex::default(),
+            connections: AtomicUsize::new(0),
         });
-        let task = tokio::spawn(accept(listener, Arc::clone(&shared)));
-        Self { address, shared, task }
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let task = tokio::spawn(accept(listener, tls, Arc::clone(&shared)));
+        Self { address, scheme, shared, task }
     }
 
     /// Returns the URL of the front.
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("{}://{}", self.scheme, self.address)
+    }
+
+    /// Returns whether the front speaks TLS, with a certificate that is not the system's.
+    pub(crate) fn is_tls(&self) -> bool {
+        self.scheme == "https"
+    }
+
+    /// Returns how many connections were made so far.
+    pub(crate) fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::Relaxed)
     }
 
     /// Injects a fault into the next request of that method; faults of one method queue up.
@@ -132,22 +160,33 @@ impl Shared {
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
     // Dropped with this task, and all connections with it.
     let mut connections = JoinSet::new();
     while let Ok((socket, _)) = listener.accept().await {
         // The S3 server writes head and body apart, which would wait for each other otherwise.
         socket.set_nodelay(true).expect("a TCP socket");
-        let shared = Arc::clone(&shared);
+        shared.connections.fetch_add(1, Ordering::Relaxed);
+        let (shared, tls) = (Arc::clone(&shared), tls.clone());
         let service = service_fn(move |request| {
             let shared = Arc::clone(&shared);
             async move { Ok::<_, Infallible>(shared.answer(request).await) }
         });
         connections.spawn(async move {
-            let mut builder = hyper::server::conn::http1::Builder::new();
-            builder.timer(TokioTimer::new());
+            let mut builder = Builder::new(TokioExecutor::new());
+            builder.http1().timer(TokioTimer::new());
+            builder.http2().timer(TokioTimer::new());
             // A connection that a fault breaks ends with an error, as it should.
-            let _ended = builder.serve_connection(TokioIo::new(socket), service).await;
+            match tls {
+                None => {
+                    let builder = builder.http1_only();
+                    let _ended = builder.serve_connection(TokioIo::new(socket), service).await;
+                }
+                Some(tls) => {
+                    let Ok(stream) = tls.accept(socket).await else { return };
+                    let _ended = builder.serve_connection(TokioIo::new(stream), service).await;
+                }
+            }
         });
     }
 }

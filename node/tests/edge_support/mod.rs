@@ -6,3 +6,4 @@ pub(crate) mod dead;
 pub(crate) mod fault;
 pub(crate) mod front;
 pub(crate) mod place;
+pub(crate) mod tls;

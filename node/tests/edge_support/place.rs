@@ -12,6 +12,7 @@ use s3s_fs::FileSystem;
 use tempfile::TempDir;
 
 use super::front::{Front, Upstream};
+use super::tls::certificate_file;
 
 pub(crate) const KEY_ID: &str = "AKIDCANARY";
 pub(crate) const SECRET: &str = "hunter2canary";
@@ -53,6 +54,7 @@ impl Place {
 
     /// Makes the same edge again with other options.
     pub(crate) fn edge_with(&self, options: EdgeOptions) -> Edge {
+        let options = self.front.as_ref().map_or(options.clone(), |front| trusting(front, options));
         Edge::new(&self.config(), options).expect("an edge")
     }
 
@@ -67,7 +69,7 @@ impl Place {
 
     /// Makes an edge to the same bucket with another key pair, or none.
     pub(crate) fn edge_as(&self, pair: Option<(&str, &str)>) -> Edge {
-        Edge::new(&s3_config(self.front(), pair), quick()).expect("an edge")
+        Edge::new(&s3_config(self.front(), pair), trusting(self.front(), quick())).expect("an edge")
     }
 
     #[expect(clippy::unused_async, reason = "the same signature as the other kinds")]
@@ -80,25 +82,60 @@ impl Place {
     }
 
     pub(crate) async fn s3() -> Self {
+        Self::s3_behind(&[]).await
+    }
+
+    /// A bucket over HTTP/2.
+    pub(crate) async fn s3_h2() -> Self {
+        Self::s3_behind(&["h2", "http/1.1"]).await
+    }
+
+    pub(crate) async fn public() -> Self {
+        Self::public_behind(&[]).await
+    }
+
+    /// A public URL over HTTP/2.
+    pub(crate) async fn public_h2() -> Self {
+        Self::public_behind(&["h2", "http/1.1"]).await
+    }
+
+    /// A public URL behind TLS that offers these protocols; none is plain HTTP/1.1.
+    pub(crate) async fn public_behind(protocols: &[&str]) -> Self {
+        let home = tempfile::tempdir().expect("a directory");
+        let root = home.path().to_owned();
+        let front = front(Upstream::Folder(root.clone()), protocols).await;
+        let config = EdgeConfig::Public { url: front.url() };
+        let edge = Edge::new(&config, trusting(&front, quick())).expect("an edge");
+        Self { edge, kind: Kind::Public, root, front: Some(front), _home: home }
+    }
+
+    async fn s3_behind(protocols: &[&str]) -> Self {
         let home = tempfile::tempdir().expect("a directory");
         let root = home.path().join(BUCKET).join("ci/main");
         std::fs::create_dir_all(&root).expect("a bucket");
         let files = FileSystem::new(home.path()).expect("a file system");
         let mut builder = S3ServiceBuilder::new(files);
         builder.set_auth(SimpleAuth::from_single(KEY_ID, SECRET));
-        let front = Front::start(Upstream::S3(builder.build())).await;
+        let front = front(Upstream::S3(builder.build()), protocols).await;
         let config = s3_config(&front, Some((KEY_ID, SECRET)));
-        let edge = Edge::new(&config, quick()).expect("an edge");
+        let edge = Edge::new(&config, trusting(&front, quick())).expect("an edge");
         Self { edge, kind: Kind::S3, root, front: Some(front), _home: home }
     }
+}
 
-    pub(crate) async fn public() -> Self {
-        let home = tempfile::tempdir().expect("a directory");
-        let root = home.path().to_owned();
-        let front = Front::start(Upstream::Folder(root.clone())).await;
-        let config = EdgeConfig::Public { url: front.url() };
-        let edge = Edge::new(&config, quick()).expect("an edge");
-        Self { edge, kind: Kind::Public, root, front: Some(front), _home: home }
+async fn front(upstream: Upstream, protocols: &[&str]) -> Front {
+    match protocols {
+        [] => Front::start(upstream).await,
+        protocols => Front::start_tls(upstream, protocols).await,
+    }
+}
+
+/// Has an edge trust the certificate of a front that has one.
+pub(crate) fn trusting(front: &Front, options: EdgeOptions) -> EdgeOptions {
+    if front.is_tls() {
+        EdgeOptions { ca_file: Some(certificate_file()), ..options }
+    } else {
+        options
     }
 }
 

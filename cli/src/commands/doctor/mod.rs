@@ -61,7 +61,7 @@ async fn check(
     } else {
         report.add(finding("multicast", Verdict::Ok, "not needed: mDNS is off"))?;
     }
-    report.all(edge::check(node.edge.as_ref(), edge_blob).await)
+    report.all(edge::check(node, edge_blob).await)
 }
 
 /// Prints findings as they come, and counts them.
