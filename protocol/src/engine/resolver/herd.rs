@@ -41,6 +41,9 @@ const OVERDUE_EVERYTHING: Duration = Duration::from_secs(600);
 const RENEW_PART: u32 = 2;
 /// A claim that has held for long holds for as long again without a word, but no longer than this.
 const LEASE_MOST: Duration = Duration::from_secs(20);
+/// The first request is for so many ranges. The list that the next ones wait for comes behind what the edge's kernel
+/// has of the first, and a round trip later; one range may be over by then, and nothing under way.
+const FIRST_RANGES: u64 = 2;
 /// Up to so many neighbours that fetch the blob too, each asks for two ranges at once: with more the edge's
 /// link is full anyhow.
 const FEW: usize = 4;
@@ -246,7 +249,7 @@ impl Resolver {
     pub(super) fn first_of_edge(&self, hash: Hash, shell: &Shell) -> Option<Range<u64>> {
         let running = self.resolutions.get(&hash)?;
         let whole = running.swarm.is_none() && running.receipt.size.is_some();
-        (!whole && !running.herd.unlisted).then(|| 0..range_groups(shell))
+        (!whole && !running.herd.unlisted).then(|| 0..FIRST_RANGES * range_groups(shell))
     }
 
     /// Asks the edge for ranges that nobody else brings, as many at once as are of use.
