@@ -3,27 +3,25 @@
 //! A getter has an edge far away and some peers that are no help: dead, slow, lying, coming and going, or
 //! silent. In turn `curl` and a node get the same blob of the edge, from the same host. Each get has fresh
 //! nodes, so that none bears a grudge or has learned; its file is written too, as curl's is.
+//!
+//! Both come through the same [door](Door) of the edge: TLS and HTTP/2, as from R2 and most others. That a lone get
+//! is fast through the other one, too, plain HTTP/1.1, is measured beside it.
 
-use std::{
-    path::Path,
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use super::{
     Experiment, Trial, lan,
-    office::{self, EDGE_FLAGS, Edge, Original, median, milliseconds},
+    office::{self, Edge, Original, Rivals, median, milliseconds},
 };
 use crate::netns::{
-    command,
+    edge::Door,
     error::Error,
     lab::{Host, Topology},
     metric::{Bound, MetricSpec, share},
     process::Node,
     relay::{Layout, Link, Rate, Side},
-    tools,
 };
 
 /// The experiment.
@@ -39,6 +37,7 @@ pub static EXPERIMENT: Experiment = Experiment {
         EXTRA_MS_LYING,
         EXTRA_MS_FLAPPING,
         EXTRA_MS_SILENT,
+        EXTRA_MS_NONE_HTTP1,
         CURL_S,
         EXTRA_LIMIT_MS,
         EXTRA_OVER_LIMIT_NONE,
@@ -47,6 +46,8 @@ pub static EXPERIMENT: Experiment = Experiment {
         EXTRA_OVER_LIMIT_LYING,
         EXTRA_OVER_LIMIT_FLAPPING,
         EXTRA_OVER_LIMIT_SILENT,
+        EXTRA_OVER_LIMIT_NONE_HTTP1,
+        CURL_HTTP1_S,
         ASKED_SHARE,
         FAILED,
         WRONG_BYTES,
@@ -96,13 +97,65 @@ enum Adversary {
     Silent,
 }
 
-const ADVERSARIES: [(Adversary, &str, &MetricSpec, &MetricSpec); 6] = [
-    (Adversary::None, "no peers", &EXTRA_MS_NONE, &EXTRA_OVER_LIMIT_NONE),
-    (Adversary::Dead, "all peers are cut off", &EXTRA_MS_DEAD, &EXTRA_OVER_LIMIT_DEAD),
-    (Adversary::Slow, "all peers are slow", &EXTRA_MS_SLOW, &EXTRA_OVER_LIMIT_SLOW),
-    (Adversary::Lying, "all filters lie", &EXTRA_MS_LYING, &EXTRA_OVER_LIMIT_LYING),
-    (Adversary::Flapping, "all peers flap", &EXTRA_MS_FLAPPING, &EXTRA_OVER_LIMIT_FLAPPING),
-    (Adversary::Silent, "the holder is silent", &EXTRA_MS_SILENT, &EXTRA_OVER_LIMIT_SILENT),
+/// Is what gets are compared with curl beside, and where their extra time is told.
+struct Cell {
+    adversary: Adversary,
+    door: Door,
+    step: &'static str,
+    extra: &'static MetricSpec,
+    over_limit: &'static MetricSpec,
+}
+
+const CELLS: [Cell; 7] = [
+    Cell {
+        adversary: Adversary::None,
+        door: Door::Tls,
+        step: "no peers",
+        extra: &EXTRA_MS_NONE,
+        over_limit: &EXTRA_OVER_LIMIT_NONE,
+    },
+    Cell {
+        adversary: Adversary::Dead,
+        door: Door::Tls,
+        step: "all peers are cut off",
+        extra: &EXTRA_MS_DEAD,
+        over_limit: &EXTRA_OVER_LIMIT_DEAD,
+    },
+    Cell {
+        adversary: Adversary::Slow,
+        door: Door::Tls,
+        step: "all peers are slow",
+        extra: &EXTRA_MS_SLOW,
+        over_limit: &EXTRA_OVER_LIMIT_SLOW,
+    },
+    Cell {
+        adversary: Adversary::Lying,
+        door: Door::Tls,
+        step: "all filters lie",
+        extra: &EXTRA_MS_LYING,
+        over_limit: &EXTRA_OVER_LIMIT_LYING,
+    },
+    Cell {
+        adversary: Adversary::Flapping,
+        door: Door::Tls,
+        step: "all peers flap",
+        extra: &EXTRA_MS_FLAPPING,
+        over_limit: &EXTRA_OVER_LIMIT_FLAPPING,
+    },
+    Cell {
+        adversary: Adversary::Silent,
+        door: Door::Tls,
+        step: "the holder is silent",
+        extra: &EXTRA_MS_SILENT,
+        over_limit: &EXTRA_OVER_LIMIT_SILENT,
+    },
+    Cell {
+        adversary: Adversary::None,
+        door: Door::Plain,
+        step: "no peers, and an edge without HTTP/2",
+        extra: &EXTRA_MS_NONE_HTTP1,
+        over_limit: &EXTRA_OVER_LIMIT_NONE_HTTP1,
+    },
 ];
 
 const EXTRA_MS_NONE: MetricSpec = extra(
@@ -125,11 +178,21 @@ const EXTRA_MS_SILENT: MetricSpec = extra(
     "extra_ms_silent",
     "the same with one peer that holds the blob, and is stopped while its kernel goes on to accept",
 );
+const EXTRA_MS_NONE_HTTP1: MetricSpec = extra(
+    "extra_ms_none_http1",
+    "as `extra_ms_none`, node and curl both by plain HTTP/1.1: ranges at once are connections",
+);
 const CURL_S: MetricSpec = MetricSpec {
     name: "curl_s",
     unit: "s",
     bound: None,
-    about: "`curl -o` of the same blob from the same host, the median of all pairs",
+    about: "`curl -o` of the same blob from the same host by HTTP/2, the median of all pairs",
+};
+const CURL_HTTP1_S: MetricSpec = MetricSpec {
+    name: "curl_http1_s",
+    unit: "s",
+    bound: None,
+    about: "the same by plain HTTP/1.1",
 };
 const EXTRA_LIMIT_MS: MetricSpec = MetricSpec {
     name: "extra_limit_ms",
@@ -149,6 +212,10 @@ const EXTRA_OVER_LIMIT_FLAPPING: MetricSpec =
     over_limit("extra_over_limit_flapping", "`extra_ms_flapping` over `extra_limit_ms`");
 const EXTRA_OVER_LIMIT_SILENT: MetricSpec =
     over_limit("extra_over_limit_silent", "`extra_ms_silent` over `extra_limit_ms`");
+const EXTRA_OVER_LIMIT_NONE_HTTP1: MetricSpec = MetricSpec {
+    bound: None,
+    ..over_limit("extra_over_limit_none_http1", "`extra_ms_none_http1` over `extra_limit_ms`")
+};
 const ASKED_SHARE: MetricSpec = MetricSpec {
     name: "asked_share",
     unit: "share",
@@ -187,26 +254,26 @@ fn layout(nodes: u8) -> Layout {
 }
 
 fn run(trial: &mut Trial<'_, '_>) -> Result<(), Error> {
-    let curl = tools::curl()?;
     let edge = Edge::start(trial)?;
     let original = edge.push(trial, trial.blob_bytes / BLOB_PART, 1)?;
     let mut seen = Seen::default();
+    let rivals = Rivals::new(trial)?;
     let mut extras = Vec::new();
-    for (adversary, step, metric, over_limit) in ADVERSARIES {
-        trial.report.step(step);
+    for cell in &CELLS {
+        trial.report.step(cell.step);
         let mut extra_ms = Vec::new();
         for pair in 1..=PAIRS.min(trial.repeats_max) {
-            set_wires(trial, adversary.uplink())?;
-            let curl_time = get_by_curl(trial, &curl, &original)?;
-            let get_time = get_beside(trial, adversary, pair, &original, &mut seen)?;
-            seen.curl_s.push(curl_time.as_secs_f64());
+            set_wires(trial, cell.adversary.uplink())?;
+            let curl_time = rivals.get_by_curl(trial, cell.door, &original, GET_LIMIT)?;
+            let get_time = get_beside(trial, (&rivals, cell), pair, &original, &mut seen)?;
+            seen.curl_s_of(cell.door).push(curl_time.as_secs_f64());
             extra_ms.push(
                 get_time.map_or(f64::NAN, |time| milliseconds(time) - milliseconds(curl_time)),
             );
         }
         let extra_ms = median(extra_ms);
-        trial.report.record(metric, extra_ms)?;
-        extras.push((over_limit, extra_ms));
+        trial.report.record(cell.extra, extra_ms)?;
+        extras.push((cell.over_limit, extra_ms));
     }
     tell(trial, seen, extras)
 }
@@ -223,6 +290,7 @@ fn tell(
     for (metric, extra_ms) in extras {
         trial.report.record(metric, extra_ms / limit_ms)?;
     }
+    trial.report.record(&CURL_HTTP1_S, median(seen.curl_http1_s))?;
     trial.report.record(&ASKED_SHARE, share(seen.asked, seen.with_peers))?;
     trial.report.record(&FAILED, share(seen.failed, 1))?;
     trial.report.record(&WRONG_BYTES, share(seen.wrong_bytes, 1))?;
@@ -239,10 +307,20 @@ fn limit_ms(curl_s: f64) -> f64 {
 #[derive(Default)]
 struct Seen {
     curl_s: Vec<f64>,
+    curl_http1_s: Vec<f64>,
     with_peers: u64,
     asked: u64,
     failed: u64,
     wrong_bytes: u64,
+}
+
+impl Seen {
+    fn curl_s_of(&mut self, door: Door) -> &mut Vec<f64> {
+        match door {
+            Door::Tls => &mut self.curl_s,
+            Door::Plain => &mut self.curl_http1_s,
+        }
+    }
 }
 
 impl Adversary {
@@ -265,42 +343,22 @@ impl Adversary {
     }
 }
 
-/// Has curl get the blob into a file; returns how long its command took.
-fn get_by_curl(trial: &Trial<'_, '_>, curl: &Path, original: &Original) -> Result<Duration, Error> {
-    let output = trial.setting.lab.path().join("curl.output");
-    let mut words = trial.setting.lab.command(trial.setting.lab.host(1)?, curl);
-    words.args(["--silent", "--show-error", "--fail", "--output"]).arg(&output);
-    words.arg(original.url());
-    let took = time_of(trial, words)?;
-    // A baseline that is not the whole blob is none.
-    match original.wrong_bytes_in(&output)? {
-        0 => Ok(took),
-        wrong => {
-            let problem = format!("{wrong} wrong bytes");
-            Err(Error::Answer { command: "curl".to_owned(), problem })
-        }
-    }
-}
-
-fn time_of(trial: &Trial<'_, '_>, words: Command) -> Result<Duration, Error> {
-    let started = Instant::now();
-    command::run(words, b"", GET_LIMIT, trial.setting.stop)?.success()?;
-    Ok(started.elapsed())
-}
-
 /// Has a fresh node get the blob beside adversaries; returns how long its command took, none where it failed.
 fn get_beside(
     trial: &Trial<'_, '_>,
-    adversary: Adversary,
+    (rivals, cell): (&Rivals, &Cell),
     pair: u8,
     original: &Original,
     seen: &mut Seen,
 ) -> Result<Option<Duration>, Error> {
+    let adversary = cell.adversary;
     let (peers, holders) = adversary.peers(trial.nodes - 1);
-    let suffix = format!("-{adversary:?}-{pair}").to_lowercase();
+    let suffix = format!("-{adversary:?}-{:?}-{pair}", cell.door).to_lowercase();
     // The wires are those of the get only: peers that meet over slow ones would be slow to begin.
     set_wires(trial, LAN_RATE)?;
-    let mut nodes = lan::start_with(trial, 1..=1 + peers, &suffix, &EDGE_FLAGS)?;
+    let flags = rivals.flags(cell.door);
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let mut nodes = lan::start_with(trial, 1..=1 + peers, &suffix, &flags)?;
     let peers = nodes.split_off(1);
     let holders = peers.get(..holders).unwrap_or_default();
     holders.iter().try_for_each(|holder| original.add_to(holder))?;

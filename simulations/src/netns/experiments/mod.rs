@@ -16,6 +16,7 @@ use super::{
 
 pub mod adversaries;
 pub mod dht_only;
+pub mod edge_loss;
 pub mod herd;
 pub mod holders_fail;
 pub mod impairment;
@@ -40,6 +41,7 @@ pub static CATALOGUE: &[&Experiment] = &[
     &herd::EXPERIMENT,
     &herd::KILL,
     &adversaries::EXPERIMENT,
+    &edge_loss::EXPERIMENT,
     &lan_against_edge::EXPERIMENT,
     &remote_git::EXPERIMENT,
 ];

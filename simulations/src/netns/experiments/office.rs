@@ -12,19 +12,21 @@ use crate::{
     netns::{
         blob,
         client::Receipt,
-        edge::{self, EdgeServer, Filler, Served},
+        command,
+        edge::{self, Door, EdgeServer, Filler, Served},
         error::Error,
         lab::Host,
         machine::Processors,
         metric::share,
         process::Node,
         relay::{Counters, Layout, Link, Site},
+        tools,
     },
     plan::{self, Distribution},
 };
 
-/// The flags of a node that knows the edge.
-pub(super) const EDGE_FLAGS: [&str; 2] = ["--edge", edge::URL];
+/// The flags of a node that knows the edge by its plain door.
+pub(super) const EDGE_FLAGS: [&str; 2] = ["--edge", Door::Plain.url()];
 
 /// Makes an office of equal hosts, and behind its uplink an edge whose own wire is no limit.
 pub(super) fn layout(nodes: u8, link: Link, uplink: Link) -> Layout {
@@ -99,8 +101,8 @@ impl Original {
     }
 
     /// Returns where the edge has it, for whoever is no node.
-    pub(super) fn url(&self) -> String {
-        format!("{}/{}", edge::URL, edge::path_of(&self.hash))
+    pub(super) fn url(&self, door: Door) -> String {
+        format!("{}/{}", door.url(), edge::path_of(&self.hash))
     }
 
     /// Adds it at a node, which must give it the hash that it has.
@@ -127,6 +129,65 @@ impl Original {
         let differing = blob::differing(output, &self.path)?;
         fs::remove_file(output).map_err(Error::file("remove", output))?;
         Ok(differing)
+    }
+}
+
+/// Is what both sides of a comparison need.
+pub(super) struct Rivals {
+    curl: PathBuf,
+    /// The certificate by which they know the edge.
+    certificate: PathBuf,
+}
+
+impl Rivals {
+    pub(super) fn new(trial: &Trial<'_, '_>) -> Result<Self, Error> {
+        Ok(Self { curl: tools::curl()?, certificate: edge::certificate(trial.setting)? })
+    }
+
+    /// Has curl get the blob into a file; returns how long its command took.
+    pub(super) fn get_by_curl(
+        &self,
+        trial: &Trial<'_, '_>,
+        door: Door,
+        original: &Original,
+        limit: Duration,
+    ) -> Result<Duration, Error> {
+        let output = trial.setting.lab.path().join("curl.output");
+        let mut words = trial.setting.lab.command(trial.setting.lab.host(1)?, &self.curl);
+        words.args(["--silent", "--show-error", "--fail", "--write-out", "%{http_version}"]);
+        words.arg("--cacert").arg(&self.certificate).arg("--output").arg(&output);
+        words.arg(original.url(door));
+        let started = Instant::now();
+        let finished = command::run(words, b"", limit, trial.setting.stop)?.success()?;
+        let took = started.elapsed();
+        let version = finished.stdout.trim();
+        // A baseline that is not the whole blob is none, nor is one by another protocol.
+        match original.wrong_bytes_in(&output)? {
+            0 if version == version_of(door) => Ok(took),
+            wrong => {
+                let problem = format!("{wrong} wrong bytes, by HTTP/{version}");
+                Err(Error::Answer { command: "curl".to_owned(), problem })
+            }
+        }
+    }
+
+    /// Returns the flags of a node that goes through a door.
+    pub(super) fn flags(&self, door: Door) -> Vec<String> {
+        let certificate = self.certificate.display().to_string();
+        match door {
+            Door::Plain => EDGE_FLAGS.map(str::to_owned).to_vec(),
+            Door::Tls => {
+                ["--edge", door.url(), "--edge-ca", &certificate].map(str::to_owned).to_vec()
+            }
+        }
+    }
+}
+
+/// Returns the version of HTTP that curl is to say it spoke.
+const fn version_of(door: Door) -> &'static str {
+    match door {
+        Door::Plain => "1.1",
+        Door::Tls => "2",
     }
 }
 

@@ -57,7 +57,7 @@ pub(super) fn flags_of(plan: &Plan, node: &ScriptNode) -> Vec<String> {
     }
     flags.push("--no-adverts".to_owned());
     if plan.edge.is_some() {
-        flags.extend(["--edge".to_owned(), edge::URL.to_owned()]);
+        flags.extend(["--edge".to_owned(), edge::Door::Plain.url().to_owned()]);
     }
     flags
 }
