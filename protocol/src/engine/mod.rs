@@ -141,6 +141,12 @@ impl Engine {
         self.shell.pop_output()
     }
 
+    /// Returns whether [`poll_output`](Self::poll_output) has something.
+    #[must_use]
+    pub fn has_output(&self) -> bool {
+        self.shell.has_output()
+    }
+
     /// Returns when the engine wants to hear [`Input::Timeout`] if nothing else happens before, and
     /// why, for the log.
     #[must_use]

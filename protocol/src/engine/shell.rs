@@ -89,6 +89,10 @@ impl Shell {
         self.outputs.pop_front()
     }
 
+    pub(crate) fn has_output(&self) -> bool {
+        !self.outputs.is_empty()
+    }
+
     pub(crate) fn start_timer(&mut self, after: Duration, timer: Timer) -> TimerKey {
         let key = TimerKey(self.now + after, self.next_serial());
         self.timers.insert((key.0, key.1), timer);
