@@ -21,6 +21,7 @@ pub struct Random {
     /// Names the stream: what it was forked from, and by which label. Draws do not change it.
     key: [u8; 32],
     generator: Pcg64,
+    drawn: u64,
 }
 
 impl Random {
@@ -42,11 +43,17 @@ impl Random {
 
     fn of_key(key: [u8; 32]) -> Self {
         let seed = blake3::keyed_hash(&key, DRAWS);
-        Self { key, generator: Pcg64::from_seed(*seed.as_bytes()) }
+        Self { key, generator: Pcg64::from_seed(*seed.as_bytes()), drawn: 0 }
+    }
+
+    /// Returns how often [`draw`](Self::draw) was called, by whatever is drawn.
+    pub fn drawn(&self) -> u64 {
+        self.drawn
     }
 
     /// Draws any number.
     pub fn draw(&mut self) -> u64 {
+        self.drawn += 1;
         self.generator.next_u64()
     }
 

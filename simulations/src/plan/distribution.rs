@@ -47,6 +47,44 @@ pub enum Shape {
     },
 }
 
+/// Is the least that comes of some draws of a stream, one after another.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Least {
+    /// Their least unit.
+    unit: f64,
+    /// The least number of the normal distribution that two of them make which follow each other.
+    normal: f64,
+    /// A first unit of such two that is no larger makes none below that.
+    harmless: f64,
+}
+
+impl Least {
+    /// Is that of no draws.
+    pub const NONE: Self = Self { unit: 1.0, normal: 0.0, harmless: 0.0 };
+
+    /// Takes in that two units follow each other.
+    pub fn take_in(&mut self, first: f64, second: f64) {
+        self.unit = self.unit.min(second);
+        if first > self.harmless {
+            let normal = normal_of(first, second);
+            if normal < self.normal {
+                self.normal = normal;
+                // Its radius, which the number of the normal distribution is within.
+                self.harmless = 1.0 - libm::exp(-normal * normal * 0.5 * (1.0 - 1e-9));
+            }
+        }
+    }
+
+    /// Returns the least of these draws and of others.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            unit: self.unit.min(other.unit),
+            normal: self.normal.min(other.normal),
+            harmless: self.harmless.max(other.harmless),
+        }
+    }
+}
+
 impl Distribution {
     /// Makes the distribution that is always `value`.
     pub const fn constant(value: u64) -> Self {
@@ -56,6 +94,25 @@ impl Distribution {
     /// Makes the distribution between two values, each as likely.
     pub const fn uniform(min: u64, max: u64) -> Self {
         Self { shape: Shape::Uniform, min, max }
+    }
+
+    /// Returns a number that no draw is below of a stream whose draws are bounded so.
+    pub fn least_of(&self, least: Least) -> u64 {
+        // The functions of `libm` may be wrong in their last bit.
+        let lower = |value: f64| whole(value * (1.0 - 1e-9));
+        let drawn = match self.shape {
+            Shape::Constant(value) => value,
+            Shape::Uniform => self.min,
+            Shape::Lognormal { median, sigma } if sigma >= 0.0 => {
+                lower(median as f64 * libm::exp(sigma * least.normal))
+            }
+            Shape::Lognormal { .. } => self.min,
+            Shape::Exponential { mean } => lower(mean as f64 * waited(least.unit)),
+            Shape::Weibull { scale, shape } => {
+                lower(scale as f64 * libm::pow(waited(least.unit), 1.0 / shape))
+            }
+        };
+        drawn.max(self.min).min(self.max)
     }
 
     /// Draws a number. What falls outside of `min` and `max` is moved to the nearer of them, so a low
@@ -79,14 +136,24 @@ impl Distribution {
 /// Draws from the normal distribution of mean 0 and deviation 1 by the method of Box and Muller, which
 /// takes two draws whatever they are.
 fn normal(random: &mut Random) -> f64 {
-    let radius = libm::sqrt(2.0 * exponential(random));
-    radius * libm::cos(TAU * random.unit())
+    let first = random.unit();
+    normal_of(first, random.unit())
+}
+
+fn normal_of(first: f64, second: f64) -> f64 {
+    let radius = libm::sqrt(2.0 * waited(first));
+    radius * libm::cos(TAU * second)
 }
 
 /// Draws from the exponential distribution of mean 1.
 fn exponential(random: &mut Random) -> f64 {
+    waited(random.unit())
+}
+
+/// Returns the number of the exponential distribution of mean 1 that so large a share of its numbers is below.
+fn waited(unit: f64) -> f64 {
     // A unit is below 1, so there is no logarithm of zero.
-    -libm::log(1.0 - random.unit())
+    -libm::log(1.0 - unit)
 }
 
 /// Rounds to the nearest whole number; what is too large becomes the largest.
@@ -189,6 +256,43 @@ mod tests {
         }
         // The wrong way round is no panic; a plan refuses it.
         assert_eq!(draws(&Distribution::uniform(5, 3), 1), [3]);
+    }
+
+    #[test]
+    fn no_draw_is_below_the_least_of_its_stream_and_that_is_not_far_below() {
+        let million = 1_000_000;
+        for shape in [
+            Shape::Constant(million),
+            Shape::Lognormal { median: million, sigma: 0.4 },
+            Shape::Exponential { mean: million },
+            Shape::Weibull { scale: million, shape: 0.5 },
+        ] {
+            for seed in 0..100 {
+                let (mut random, mut ahead) = (Random::new(seed), Random::new(seed));
+                // Streams are used for other things, too: draws begin anywhere.
+                for _ in 0..seed % 3 {
+                    random.draw();
+                }
+                let drawn: Vec<u64> = (0..50).map(|_| wide(shape).draw(&mut random)).collect();
+                let (mut least, mut last) = (Least::NONE, 0.0);
+                for _ in 0..random.drawn() {
+                    let unit = ahead.unit();
+                    least.take_in(std::mem::replace(&mut last, unit), unit);
+                }
+                let (bound, drawn) = (wide(shape).least_of(least), drawn.into_iter().min());
+                let drawn = drawn.expect("fifty");
+                assert!(bound <= drawn, "{shape:?}, seed {seed}: {bound} {drawn}");
+                // Units that belong to no draw may be less than those that do.
+                if matches!(shape, Shape::Constant(_) | Shape::Lognormal { .. }) {
+                    assert!(bound > drawn / 2, "{shape:?}, seed {seed}: {bound} {drawn}");
+                }
+            }
+        }
+        let short = Distribution { shape: Shape::Constant(5), min: 7, max: 9 };
+        assert_eq!(
+            (short.least_of(Least::NONE), Distribution::uniform(3, 5).least_of(Least::NONE)),
+            (7, 3)
+        );
     }
 
     #[test]

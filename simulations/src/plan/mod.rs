@@ -19,7 +19,7 @@ mod units;
 
 pub use assert::{Checked, Verdict};
 pub use canned::{CANNED, Canned};
-pub use distribution::{Distribution, Shape};
+pub use distribution::{Distribution, Least, Shape};
 pub use error::{PlanError, Problem};
 pub use popularity::Zipf;
 pub use reference::reference;
