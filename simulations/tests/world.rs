@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use blobmesh_protocol::{Config, Hash};
+use blobmesh_simulations::fuzz;
 use blobmesh_simulations::outcome::Outcome;
 use blobmesh_simulations::plan::{Canned, Plan};
 use blobmesh_simulations::world::{Calibration, NodeSpec, RunOptions, World, run_plan};
@@ -30,6 +31,49 @@ fn two_nodes_find_each_blob_where_it_is() {
 fn same_seed_gives_the_same_outcome_in_one_process() {
     assert_eq!(two_nodes(7), two_nodes(7));
     assert_ne!(two_nodes(7).event_log_hash, two_nodes(8).event_log_hash);
+}
+
+/// Each canned plan, made small.
+const SMALL: [(&str, &[&str]); 11] = [
+    ("two-nodes", &[]),
+    ("flash-crowd", &["group.runner.count=20", "blobs.image.size=\"64MiB\""]),
+    ("office-morning", &["group.laptop.count=12"]),
+    ("partition-heal", &["group.desk.count=40", "workload.gets=5"]),
+    ("malicious", &["group.node.count=20", "workload.gets=10"]),
+    ("churn", &["group.runner.count=20", "workload.gets=10"]),
+    ("dht-hops", &["group.node.count=40"]),
+    ("edge-savings", &["group.node.count=30", "workload.gets=10"]),
+    ("ci-five-jobs", &[]),
+    ("kraken-2600", &["group.host.count=12", "blobs.layer.size=\"64MiB\""]),
+    ("faasnet-1000", &["group.vm.count=10"]),
+];
+
+#[test]
+fn the_number_of_threads_changes_no_outcome() {
+    for (name, settings) in SMALL {
+        let mut source = Canned::find(name).expect("a canned plan").source().expect("it is right");
+        settings.iter().for_each(|setting| source.set(setting).expect(setting));
+        let plan = source.plan().expect("it is right");
+        assert_same_on_threads(&plan, name);
+    }
+}
+
+/// Faults, churn and misbehaviour of every kind, in worlds that are drawn.
+#[test]
+fn the_number_of_threads_changes_no_random_world() {
+    for seed in 0..24 {
+        assert_same_on_threads(&fuzz::random_plan(seed), &format!("seed {seed}"));
+    }
+}
+
+fn assert_same_on_threads(plan: &Plan, name: &str) {
+    let outcome = |threads| {
+        let options = RunOptions { threads, ..RunOptions::default() };
+        run_plan(plan, &options, |_| {}).expect("an outcome")
+    };
+    let (one, two) = (outcome(1), outcome(2));
+    assert_eq!(two.event_log_hash, one.event_log_hash, "{name} on two threads");
+    assert!(two == one, "{name} on two threads has another outcome");
 }
 
 #[test]

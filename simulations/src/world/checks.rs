@@ -164,11 +164,14 @@ impl World {
 
 /// Returns which bound of its own configuration a node is beyond.
 fn broken_bound(host: &Host) -> Option<String> {
-    let (config, engine) = (&host.spec.config, host.engine.as_ref()?);
+    let config = &host.spec.config;
+    if !host.is_up() {
+        return None;
+    }
     if host.serves.len() > config.serves_max + SERVES_ASKED_MAX {
         return Some(format!("{} services", host.serves.len()));
     }
-    let resolutions = engine.resolutions();
+    let resolutions = host.resolutions;
     if resolutions > config.resolutions_max {
         return Some(format!("{resolutions} resolutions"));
     }

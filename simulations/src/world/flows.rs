@@ -49,7 +49,7 @@ pub(super) struct PipeId(usize);
 /// Names a flow; a number is never used for two flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct FlowId {
-    slot: usize,
+    pub(super) slot: usize,
     life: u64,
 }
 
@@ -270,14 +270,36 @@ impl Flows {
         }
         self.open_marks();
         let flow = self.flows.get_mut(slot)?;
-        flow.advance(now);
-        flow.marked = now;
-        // The moment was rounded up to whole nanoseconds, and the bytes are what was meant; a flow without
-        // limit is there at once.
-        if flow.rate.is_infinite() || flow.mark - flow.done < 1.0 {
-            flow.done = flow.mark;
-        }
+        (flow.done, flow.since, flow.marked) = (flow.done_when_due(now), now, now);
         Some(FlowId { slot, life: flow.life })
+    }
+
+    /// Returns until when it is known which flows reach their marks, `until` at the latest: so long rates stay as they
+    /// are, whatever happens from now on, and no flow that begins has a mark.
+    pub(super) fn known_until(&mut self, now: Time, until: Time) -> Time {
+        if self.free.len() == self.flows.len() {
+            // Nobody waits for a flow but whoever begins one.
+            return until;
+        }
+        let calm = self.settle_at.map_or(self.settle_after, |at| at.min(self.settle_after));
+        let known = calm.min(until).max(now);
+        let flows = &self.flows;
+        self.marks.open_before(known, |slot| flows.get(slot).and_then(|flow| flow.mark_at));
+        known
+    }
+
+    /// Returns the flows that reach their marks before a moment, in order, if that moment is
+    /// [known](Self::known_until).
+    pub(super) fn due_before(&self, until: Time) -> impl Iterator<Item = (Time, FlowId)> + '_ {
+        self.marks.before(until).filter_map(|(at, slot)| {
+            let life = self.flows.get(slot)?.life;
+            Some((at, FlowId { slot, life }))
+        })
+    }
+
+    /// Returns the bytes that a flow will have carried when it reaches its mark.
+    pub(super) fn done_when_due(&self, at: Time, id: FlowId) -> f64 {
+        self.get(id).map_or(0.0, |flow| flow.done_when_due(at))
     }
 
     fn get(&self, id: FlowId) -> Option<&Flow> {
@@ -573,6 +595,14 @@ impl Flow {
         let done = self.done + self.rate.min(f64::MAX) * seconds;
         // A flow without limit is at its mark at once, not beyond it.
         done.min(self.mark.max(self.done))
+    }
+
+    /// Returns the bytes that it has carried when it reaches its mark, or has been silent for so long.
+    fn done_when_due(&self, now: Time) -> f64 {
+        let done = self.done_at(now);
+        // The moment was rounded up to whole nanoseconds, and the bytes are what was meant; a flow without
+        // limit is there at once.
+        if self.rate.is_infinite() || self.mark - done < 1.0 { self.mark } else { done }
     }
 
     fn advance(&mut self, now: Time) {

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use blobmesh_protocol::engine::{Engine, Input, LookResult, Output, ServeVerdict, Source};
 use blobmesh_protocol::id::{FetchId, LookId, ServeId, WantId};
+use blobmesh_protocol::stats::Stats;
 use blobmesh_protocol::{Hash, PeerId, Time};
 
+use super::ahead::{self, Made, Ticket, Told};
 use super::edge::Connections;
 use super::flows::PipeId;
 use super::links::Link;
@@ -18,12 +20,26 @@ use super::{Ended, Event, NodeIndex, NodeSpec, World};
 #[derive(Debug)]
 pub(super) struct Host {
     pub(super) spec: NodeSpec,
-    /// None while the node is down.
-    pub(super) engine: Option<Engine>,
+    /// None while the node is down, or its engine is away.
+    engine: Option<Box<Engine>>,
+    /// The work that the engine is away for.
+    pub(super) away: Option<Ticket>,
+    /// The moment of what it was told last before the world came to it.
+    pub(super) ahead_of: Time,
+    /// The engine's counters before that, while somebody may ask for them.
+    pub(super) stats_before: Option<Stats>,
+    /// What the engine was told before the world came to it.
+    told: Option<Told>,
+    /// How many hashes it resolves.
+    pub(super) resolutions: usize,
+    /// How many events of the node were seen before they happen, and the last look that saw one of its flows reach its
+    /// mark before its events.
+    pub(super) seen: usize,
+    pub(super) marked: u64,
     /// Counts the node's starts and ends, so that what was meant for an earlier life is known.
     pub(super) life: u32,
     /// When the engine is woken next.
-    wakes_at: Option<Time>,
+    pub(super) wakes_at: Option<Time>,
     pub(super) up: Option<PipeId>,
     pub(super) down: Option<PipeId>,
     pub(super) store: Store,
@@ -67,6 +83,13 @@ impl Host {
             store: Store::new(spec.cache),
             spec,
             engine: None,
+            away: None,
+            ahead_of: Time::ZERO,
+            stats_before: None,
+            told: None,
+            resolutions: 0,
+            seen: 0,
+            marked: 0,
             life: 0,
             wakes_at: None,
             up,
@@ -82,7 +105,22 @@ impl Host {
     }
 
     pub(super) fn is_up(&self) -> bool {
-        self.engine.is_some()
+        self.engine.is_some() || self.away.is_some()
+    }
+
+    /// Returns whether the next thing that befalls the engine was told it already.
+    pub(super) fn is_ahead(&self) -> bool {
+        self.away.is_some() || self.told.is_some()
+    }
+
+    /// Takes the engine away, to be told something.
+    pub(super) fn lend_engine(&mut self) -> Option<Box<Engine>> {
+        self.engine.take()
+    }
+
+    /// Returns the engine's counters; none of a node that is down.
+    pub(super) fn stats(&self) -> Option<Stats> {
+        self.stats_before.or_else(|| self.engine.as_ref().map(|engine| engine.stats()))
     }
 }
 
@@ -93,8 +131,9 @@ impl World {
         host.life += 1;
         let seed = self.random.fork("engine", u64::try_from(node).unwrap_or(0));
         let seed = seed.fork("life", u64::from(host.life)).draw();
-        host.engine = Some(Engine::new(host.spec.config.clone(), peer_of(node), seed, self.now));
-        host.wakes_at = None;
+        let engine = Engine::new(host.spec.config.clone(), peer_of(node), seed, self.now);
+        host.engine = Some(Box::new(engine));
+        (host.wakes_at, host.resolutions) = (None, 0);
         let (site, held) = (host.spec.site, host.store.blobs().collect::<Vec<_>>());
         if let Some(dht) = &mut self.dht {
             dht.join(node);
@@ -111,11 +150,13 @@ impl World {
     /// Ends a node; its store stays, or goes with it.
     pub(super) fn stop(&mut self, node: NodeIndex, keeps_store: bool) {
         self.abandon_transfers(node);
+        self.call_back(node);
         let Some(host) = self.hosts.get_mut(node) else { return };
-        let Some(engine) = host.engine.take() else { return };
+        let Some(stats) = host.stats() else { return };
+        (host.engine, host.told) = (None, None);
         host.life += 1;
         host.will_discover = false;
-        self.tally.add_stats(&engine.stats());
+        self.tally.add_stats(&stats);
         self.checks.forget(node);
         let wants = std::mem::take(&mut host.wants);
         let links = std::mem::take(&mut host.links);
@@ -136,15 +177,63 @@ impl World {
         }
     }
 
-    /// Tells an engine what happened, and does what it decides.
+    /// Tells an engine what happened, unless it was told ahead, and does what it decides.
     pub(super) fn tell(&mut self, node: NodeIndex, input: Input) {
         let now = self.now;
+        if self.was_told(node) {
+            return self.follow(node);
+        }
         let Some(engine) = self.engine_mut(node) else { return };
         engine.handle(now, input);
-        while let Some(output) = self.engine_mut(node).and_then(Engine::poll_output) {
+        self.follow(node);
+    }
+
+    /// Returns whether an engine was told ahead of what befalls it now.
+    pub(super) fn was_told(&mut self, node: NodeIndex) -> bool {
+        self.call_back(node);
+        let told = self.hosts.get(node).and_then(|host| host.told.as_ref());
+        let Some(at) = told.map(|told| told.at) else { return false };
+        if at != self.now {
+            self.foreseen_wrong(node, self.now, at);
+        }
+        true
+    }
+
+    /// Writes down that an engine was told ahead of a moment, and that something befalls it before.
+    pub(super) fn foreseen_wrong(&mut self, node: NodeIndex, now: Time, at: Time) {
+        self.checks.violate(format!("{now}: node {node} was told ahead of {at}"));
+    }
+
+    /// Does what an engine decided that was told of what befalls it now, and sees that it is woken.
+    pub(super) fn follow(&mut self, node: NodeIndex) {
+        let Some(host) = self.hosts.get_mut(node) else { return };
+        if let Some(told) = host.told.take() {
+            let Told { at, made, end } = told;
+            host.told = end.map(|made| Told { at, made: *made, end: None });
+            host.stats_before = None;
+            return self.follow_made(node, made);
+        }
+        let Some(engine) = &host.engine else { return };
+        let made = Made::in_place(engine);
+        self.follow_made(node, made);
+    }
+
+    /// Does what an engine has made of something.
+    fn follow_made(&mut self, node: NodeIndex, made: Made) {
+        for output in made.outputs {
             self.perform(node, output);
         }
-        self.plan_timeout(node);
+        if made.more {
+            while let Some(output) = self.engine_mut(node).and_then(Engine::poll_output) {
+                self.perform(node, output);
+            }
+        }
+        if let Some(host) = self.hosts.get_mut(node) {
+            host.resolutions = made.resolutions;
+        }
+        if let Some(at) = made.timeout {
+            self.wake_at(node, at);
+        }
     }
 
     pub(super) fn timeout(&mut self, node: NodeIndex) {
@@ -154,23 +243,30 @@ impl World {
             return;
         }
         host.wakes_at = None;
-        // What it was to be woken for may have been taken back.
-        let due = host.engine.as_ref().and_then(Engine::poll_timeout);
-        if due.is_some_and(|(at, _)| at > self.now) {
-            return self.plan_timeout(node);
+        if self.was_told(node) {
+            return self.follow(node);
         }
-        self.tell(node, Input::Timeout);
+        let Some(host) = self.hosts.get(node) else { return };
+        let due = host.engine.as_ref().is_some_and(|engine| ahead::is_due(engine, self.now));
+        if due { self.tell(node, Input::Timeout) } else { self.follow(node) }
+    }
+
+    /// Has an engine come back that is away.
+    pub(super) fn call_back(&mut self, node: NodeIndex) {
+        let Some(host) = self.hosts.get_mut(node) else { return };
+        let (Some(ticket), Some(ahead)) = (host.away.take(), &mut self.ahead) else { return };
+        if let Some(done) = ahead.take(ticket) {
+            (host.engine, host.told) = (Some(done.engine), Some(done.told));
+        }
     }
 
     fn engine_mut(&mut self, node: NodeIndex) -> Option<&mut Engine> {
-        self.hosts.get_mut(node)?.engine.as_mut()
+        self.hosts.get_mut(node)?.engine.as_deref_mut()
     }
 
-    /// Wakes an engine at its next timeout, unless that is planned already.
-    fn plan_timeout(&mut self, node: NodeIndex) {
+    /// Wakes an engine at a moment, unless that is planned already.
+    fn wake_at(&mut self, node: NodeIndex, at: Time) {
         let Some(host) = self.hosts.get_mut(node) else { return };
-        let Some(engine) = &host.engine else { return };
-        let Some((at, _)) = engine.poll_timeout() else { return };
         let at = at.max(self.now);
         if host.wakes_at.is_none_or(|wakes_at| wakes_at > at) {
             host.wakes_at = Some(at);

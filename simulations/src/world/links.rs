@@ -3,7 +3,8 @@
 //! Messages of a link keep their order. What is under way when a link ends is lost with it; what is
 //! under way across a partition waits for nothing and is lost, too.
 
-use std::rc::Rc;
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use blobmesh_protocol::engine::Input;
@@ -13,7 +14,7 @@ use blobmesh_protocol::{PeerId, Time};
 
 use super::flows::{Flows, PipeId};
 use super::{Calibration, Event, NodeIndex, World, host};
-use crate::plan::{Behaviour, Distribution, Site, SiteId};
+use crate::plan::{Behaviour, Distribution, Least, Site, SiteId};
 use crate::random::Random;
 
 /// The payload of one TCP segment on Ethernet.
@@ -37,6 +38,58 @@ pub(super) struct Link {
 pub(super) struct Sites {
     sites: Vec<SiteState>,
     random: Random,
+    outlook: Outlook,
+}
+
+/// Draws from a stream ahead of it, to know what its next draws are not below.
+#[derive(Debug)]
+struct Outlook {
+    ahead: Random,
+    spans: VecDeque<Span>,
+    /// The unit that was drawn last.
+    last: f64,
+}
+
+/// Is a number of draws in a row.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    /// How many were drawn at its end, since the stream began.
+    end: u64,
+    least: Least,
+}
+
+/// How many draws a span has, and of how many spans the bounds are known, that of the next draw included. What happens
+/// in the time that can be seen ahead draws some hundreds of times.
+const SPAN_LEN: u64 = 512;
+const SPANS: usize = 8;
+
+impl Outlook {
+    fn new(random: &Random) -> Self {
+        Self { ahead: random.clone(), spans: VecDeque::new(), last: 0.0 }
+    }
+
+    /// Returns what none of the thousands of draws is below that come after so many.
+    fn least(&mut self, drawn: u64) -> Least {
+        while self.spans.front().is_some_and(|span| span.end <= drawn) {
+            self.spans.pop_front();
+        }
+        while self.spans.len() < SPANS {
+            let span = self.next_span();
+            if span.end > drawn {
+                self.spans.push_back(span);
+            }
+        }
+        self.spans.iter().fold(Least::NONE, |least, span| least.and(span.least))
+    }
+
+    fn next_span(&mut self) -> Span {
+        let mut least = Least::NONE;
+        for _ in 0..SPAN_LEN {
+            let unit = self.ahead.unit();
+            least.take_in(std::mem::replace(&mut self.last, unit), unit);
+        }
+        Span { end: self.ahead.drawn(), least }
+    }
 }
 
 #[derive(Debug)]
@@ -83,7 +136,8 @@ impl Route {
 
 impl Sites {
     pub(super) fn new(random: &Random) -> Self {
-        Self { sites: Vec::new(), random: random.fork("links", 0) }
+        let random = random.fork("links", 0);
+        Self { sites: Vec::new(), outlook: Outlook::new(&random), random }
     }
 
     pub(super) fn add(&mut self, site: &Site, model: &Calibration, flows: &mut Flows) -> SiteId {
@@ -103,6 +157,11 @@ impl Sites {
             members: Vec::new(),
         });
         SiteId(self.sites.len() - 1)
+    }
+
+    /// Returns how often something was drawn.
+    pub(super) fn drawn(&self) -> u64 {
+        self.random.drawn()
     }
 
     /// Draws how long a node of a site takes to see the others; none where there is no multicast.
@@ -151,6 +210,20 @@ impl Sites {
         let mut drawn: Vec<_> = chosen.iter().filter_map(|at| members.get(*at).copied()).collect();
         self.random.shuffle(&mut drawn);
         drawn
+    }
+
+    /// Returns how long it takes at least until anything that befalls a node befalls another one because of that:
+    /// the shortest way that is drawn the next thousands of times. Also returns after how many draws it is to be asked
+    /// for again; until then it holds for thousands of draws to come.
+    pub(super) fn foresight(&mut self) -> (Duration, u64) {
+        let drawn = self.random.drawn();
+        let bounds = self.outlook.least(drawn);
+        let least = |state: &SiteState| {
+            let discovery = state.discovery.as_ref().map_or(u64::MAX, |of| of.least_of(bounds));
+            state.latency.least_of(bounds).min(discovery)
+        };
+        let least = self.sites.iter().map(least).min().unwrap_or(0);
+        (Duration::from_nanos(least), drawn + SPAN_LEN)
     }
 
     fn latency(&mut self, site: SiteId) -> (Duration, f64) {
@@ -304,7 +377,7 @@ impl World {
         self.probe_told(node, &message);
         let open = self.hosts.get(node).and_then(|host| host.links.get(&other));
         let Some(id) = open.filter(|link| link.open).map(|link| link.id) else { return };
-        let len = frame.bytes.len();
+        let len = frame.len;
         let arrives = self.message_arrival(node, other, len);
         let lost = self.are_apart(node, other);
         let told = (!lost).then_some(arrives);
@@ -341,17 +414,23 @@ impl World {
     }
 
     /// Returns a message as it travels.
-    fn frame_of(&mut self, message: &Message) -> Option<Rc<Frame>> {
+    fn frame_of(&mut self, message: &Message) -> Option<Arc<Frame>> {
         if let Some((_, frame)) = self.last_sent.iter().flatten().find(|(last, _)| last == message)
         {
-            return Some(Rc::clone(frame));
+            return Some(Arc::clone(frame));
         }
-        let frame = Rc::new(Frame::new(message.encode().ok()?));
+        let frame = Arc::new(Frame::new(&message.encode().ok()?));
         self.last_sent.rotate_right(1);
         if let Some(oldest) = self.last_sent.first_mut() {
-            *oldest = Some((message.clone(), Rc::clone(&frame)));
+            *oldest = Some((message.clone(), Arc::clone(&frame)));
         }
         Some(frame)
+    }
+
+    /// Returns whether a link stands over which a frame comes.
+    pub(super) fn gets_through(&self, node: NodeIndex, from: NodeIndex, id: LinkId) -> bool {
+        let link = self.hosts.get(node).and_then(|host| host.links.get(&from));
+        link.is_some_and(|link| link.id == id && link.open)
     }
 
     pub(super) fn frame_arrived(
@@ -361,8 +440,12 @@ impl World {
         id: LinkId,
         frame: &Frame,
     ) {
-        let linked = self.hosts.get(node).and_then(|host| host.links.get(&from));
-        if linked.is_none_or(|link| link.id != id || !link.open) {
+        if self.is_ahead(node) {
+            // It was seen that the frame gets through.
+            self.was_told(node);
+            return self.follow(node);
+        }
+        if !self.gets_through(node, from, id) {
             return;
         }
         let Some(message) = frame.message.clone() else { return };
@@ -378,22 +461,23 @@ impl World {
 /// Is a control frame as it travels, and what every receiver makes of its bytes.
 #[derive(Debug)]
 pub(super) struct Frame {
-    pub(super) bytes: Vec<u8>,
+    /// How many bytes.
+    pub(super) len: usize,
     /// The first eight bytes of the hash of the bytes, for the log.
     pub(super) sum: u64,
-    message: Option<Message>,
+    pub(super) message: Option<Message>,
 }
 
 impl Frame {
-    fn new(bytes: Vec<u8>) -> Self {
-        let hash = blake3::hash(&bytes);
+    fn new(bytes: &[u8]) -> Self {
+        let hash = blake3::hash(bytes);
         let sum = hash.as_bytes().iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte));
         let mut reader = FrameReader::new(message::body_len_max);
-        let frame = reader.poll_frame(&mut bytes.as_slice());
+        let frame = reader.poll_frame(&mut &bytes[..]);
         let message = frame
             .ok()
             .flatten()
             .and_then(|frame| Message::decode(frame.kind, &frame.body).ok().flatten());
-        Self { bytes, sum, message }
+        Self { len: bytes.len(), sum, message }
     }
 }

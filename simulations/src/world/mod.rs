@@ -6,12 +6,13 @@
 //! Bytes of blobs are counted, not made; what a model of a misbehaving peer sends is verified as a node
 //! verifies it.
 //!
-//! One world runs on one thread, in one order, in whole nanoseconds, and takes all chance from one
-//! seed: two runs of one seed give the same [`log_hash`](World::log_hash). Nothing here reads a clock.
+//! One world runs in one order, in whole nanoseconds, and takes all chance from one seed: two runs of one seed
+//! give the same [`log_hash`](World::log_hash), however many threads work at it. Nothing here reads a clock.
 //!
 //! A world is filled by hand ([`World::add_node`], [`World::link`], [`World::get`]) or from a
 //! [`Plan`](crate::plan::Plan) ([`run_plan`]).
 
+mod ahead;
 mod calibration;
 mod checks;
 mod connections;
@@ -20,6 +21,7 @@ mod discovery;
 mod edge;
 mod faults;
 mod flows;
+mod foresight;
 mod host;
 mod links;
 mod log;
@@ -35,7 +37,7 @@ mod workload;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use blobmesh_protocol::engine::Input;
@@ -53,12 +55,14 @@ pub use tally::{Messages, Traffic};
 use crate::outcome::Detail;
 use crate::plan::{self, Behaviour, Site, SiteId};
 use crate::random::Random;
+use ahead::Ahead;
 use checks::Checks;
 use connections::Connections;
 use dht::Dht;
 use edge::Edge;
 use faults::Faults;
 use flows::Flows;
+use foresight::Foresight;
 use host::Host;
 use links::{Frame, LinkId, Sites};
 use log::EventLog;
@@ -138,7 +142,7 @@ enum Event {
     Frames {
         from: NodeIndex,
         link: LinkId,
-        frame: Rc<Frame>,
+        frame: Arc<Frame>,
     },
     /// The node has time to look for neighbours.
     Discover,
@@ -204,6 +208,9 @@ pub struct World {
     random: Random,
     now: Time,
     queue: Queue<Planned>,
+    /// Threads that work ahead, if there are any.
+    ahead: Option<Ahead>,
+    foresight: Foresight,
     flows: Flows,
     sites: Sites,
     connections: Connections,
@@ -223,7 +230,7 @@ pub struct World {
     steps: u64,
     serial: u64,
     /// What was sent last: the same few words go to many.
-    last_sent: [Option<(Message, Rc<Frame>)>; 3],
+    last_sent: [Option<(Message, Arc<Frame>)>; 3],
     /// Nodes that misbehave, by behaviour.
     malicious: BTreeSet<(NodeIndex, Behaviour)>,
 }
@@ -246,6 +253,8 @@ impl World {
             random,
             now: Time::ZERO,
             queue: Queue::new(),
+            ahead: None,
+            foresight: Foresight::default(),
             flows: Flows::default(),
             connections: Connections::default(),
             hosts: Vec::new(),
@@ -352,9 +361,10 @@ impl World {
                 break;
             }
             self.now = at;
+            self.look_ahead(end);
             self.step();
             if self.steps.is_multiple_of(ASKED_EVERY) && !more(self) {
-                return;
+                return self.call_all_back();
             }
         }
         self.now = end;
@@ -382,8 +392,7 @@ impl World {
 
     /// Returns the counters of a node's engine; none of a node that is down.
     pub fn stats(&self, node: NodeIndex) -> Stats {
-        let engine = self.hosts.get(node).and_then(|host| host.engine.as_ref());
-        engine.map(blobmesh_protocol::Engine::stats).unwrap_or_default()
+        self.hosts.get(node).and_then(Host::stats).unwrap_or_default()
     }
 
     /// Returns the invariants that did not hold so far, in words.
@@ -409,7 +418,13 @@ impl World {
             }
             return;
         }
-        let Some((_, Planned { node, life, event })) = self.queue.pop() else { return };
+        let Some((_, Planned { node, life, event }, of)) = self.queue.pop() else { return };
+        if of.is_some() && event.is_bar() {
+            self.foresight.bar(false);
+        }
+        if let Some(host) = of.and_then(|node| self.hosts.get_mut(node)) {
+            host.seen -= 1;
+        }
         // What was meant for an earlier life of a node befalls nobody.
         if self.hosts.get(node).is_some_and(|host| host.life != life) {
             return;
@@ -451,13 +466,29 @@ impl World {
     }
 
     fn schedule_at(&mut self, at: Time, node: NodeIndex, event: Event) {
-        let life = self.hosts.get(node).map_or(0, |host| host.life);
-        self.queue.push(at, Planned { node, life, event });
+        let (life, ahead_of) =
+            self.hosts.get(node).map_or((0, Time::ZERO), |host| (host.life, host.ahead_of));
+        if at < ahead_of {
+            self.foreseen_wrong(node, at, ahead_of);
+        }
+        self.plan(at, Planned { node, life, event });
     }
 
     /// Plans an event that befalls the world, not a node.
     fn schedule_own(&mut self, at: Time, event: Event) {
-        self.queue.push(at, Planned { node: NodeIndex::MAX, life: 0, event });
+        self.plan(at, Planned { node: NodeIndex::MAX, life: 0, event });
+    }
+
+    fn plan(&mut self, at: Time, planned: Planned) {
+        let (node, is_bar) = (planned.node, planned.event.is_bar());
+        if self.queue.push(at, node, planned) {
+            if is_bar {
+                self.foresight.bar(true);
+            }
+            if let Some(host) = self.hosts.get_mut(node) {
+                host.seen += 1;
+            }
+        }
     }
 
     fn next_serial(&mut self) -> u64 {
@@ -467,7 +498,7 @@ impl World {
 
     fn record(&mut self, node: NodeIndex, event: &Event) {
         if let Event::Frames { from, frame, .. } = event {
-            self.log.frame(self.now, (node, *from), frame.bytes.len(), frame.sum);
+            self.log.frame(self.now, (node, *from), frame.len, frame.sum);
         } else {
             self.log.line(self.now, node, format_args!("{event:?}"));
         }

@@ -24,6 +24,8 @@ pub struct RunOptions {
     pub detail: Detail,
     /// Where the event log goes, if anywhere.
     pub event_log: Option<PathBuf>,
+    /// How many threads work at the run; none is as one. They make no difference to what happens.
+    pub threads: usize,
 }
 
 /// Says why a run gave no outcome.
@@ -61,6 +63,7 @@ pub fn run_plan(
 ) -> Result<Outcome, RunError> {
     let mut stage = Stage::new(plan, options)?;
     stage.set();
+    stage.world.work_on(options.threads);
     let end = Time::ZERO + plan.duration;
     let whole = stage.world.workloads.is_empty();
     while stage.world.next_at().is_some_and(|at| at <= end) {

@@ -8,12 +8,13 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
-use blobmesh_protocol::blob::{GROUP_LEN, group_len};
+use blobmesh_protocol::blob::{GROUP_LEN, group_count, group_len};
 use blobmesh_protocol::engine::{FetchOutcome, Input};
 use blobmesh_protocol::id::{FetchId, ServeId};
 use blobmesh_protocol::wire::small::SMALL_BYTES_MAX;
 use blobmesh_protocol::{Hash, PeerId, Time};
 
+use super::ahead::Task;
 use super::flows::FlowId;
 use super::links::Route;
 use super::{Event, NodeIndex, World, host};
@@ -107,7 +108,8 @@ struct Window {
 #[derive(Debug, Default)]
 pub(super) struct Transfers {
     running: BTreeMap<TransferId, Transfer>,
-    by_flow: BTreeMap<FlowId, TransferId>,
+    /// The transfers by the slots of their flows.
+    by_flow: Vec<Option<(FlowId, TransferId)>>,
 }
 
 impl Transfers {
@@ -133,6 +135,21 @@ impl Transfers {
 
     fn get_mut(&mut self, id: TransferId) -> Option<&mut Transfer> {
         self.running.get_mut(&id)
+    }
+
+    /// Returns the transfer of a flow.
+    pub(super) fn of_flow(&self, flow: FlowId) -> Option<TransferId> {
+        let (own, id) = self.by_flow.get(flow.slot).copied().flatten()?;
+        (own == flow).then_some(id)
+    }
+
+    fn set_flow(&mut self, flow: FlowId, id: Option<TransferId>) {
+        if self.by_flow.len() <= flow.slot {
+            self.by_flow.resize(flow.slot + 1, None);
+        }
+        if let Some(place) = self.by_flow.get_mut(flow.slot) {
+            *place = id.map(|id| (flow, id));
+        }
     }
 }
 
@@ -332,7 +349,7 @@ impl World {
         let rate = if apart { 0.0 } else { allowed };
         let first = wanted.min(GROUP_LEN);
         let flow = self.flows.start(self.now, &route.path, rate, first);
-        self.transfers.by_flow.insert(flow, id);
+        self.transfers.set_flow(flow, Some(id));
         let Some(transfer) = self.transfers.get_mut(id) else { return };
         (transfer.pieces, transfer.wanted, transfer.mark) = (pieces, wanted, first);
         (transfer.flow, transfer.window, transfer.limit) = (Some(flow), window, limit);
@@ -390,7 +407,7 @@ impl World {
 
     /// Takes in that a flow has reached its mark.
     pub(super) fn flow_due(&mut self, flow: FlowId) {
-        let Some(id) = self.transfers.by_flow.get(&flow).copied() else { return };
+        let Some(id) = self.transfers.of_flow(flow) else { return };
         let Some(transfer) = self.transfers.running.get_mut(&id) else { return };
         // One that is slow is told of before its mark.
         let done = transfer.mark.min(whole_bytes(self.flows.done(self.now, flow)));
@@ -420,6 +437,35 @@ impl World {
             self.plan_progress(id, flow);
         }
         self.check(node);
+    }
+
+    /// Returns whose flow reaches its mark at a moment, and what its engine will be told then: bytes, and the end of
+    /// the fetch if that is certain to follow. Nothing where that cannot be said before.
+    pub(super) fn foresee_flow(&self, at: Time, flow: FlowId) -> Option<(NodeIndex, Option<Task>)> {
+        let transfer = self.transfers.get(self.transfers.of_flow(flow)?)?;
+        let (node, hash, size) = (transfer.node, transfer.hash, transfer.size);
+        if transfer.small || transfer.wrong {
+            return Some((node, None));
+        }
+        let done = transfer.mark.min(whole_bytes(self.flows.done_when_due(at, flow)));
+        let Some(groups) = transfer.next_groups(done) else { return Some((node, None)) };
+        let store = &self.hosts.get(node)?.store;
+        let held = store.part(&hash).map_or(0, |(_, _, groups)| groups.held());
+        let missing = group_count(size).saturating_sub(held);
+        // More than these groups are missing, so that this range is not the last one.
+        let is_part = transfer.groups.is_some()
+            && store.size(&hash).is_none()
+            && missing > groups.end - groups.start;
+        let fetch = transfer.fetch;
+        let end = (done >= transfer.wanted && is_part)
+            .then_some(Input::FetchEnded { fetch, outcome: FetchOutcome::Part });
+        let bytes = run_len(size, &groups);
+        let input = Input::Progress { fetch, bytes, groups, size };
+        let task = match end {
+            Some(end) => Task::Last(Box::new([input, end])),
+            None => Task::Input(Box::new(input)),
+        };
+        Some((node, Some(task)))
     }
 
     /// Takes in that all bytes of a transfer came. The last one of its blob still has to be put under its
@@ -584,7 +630,7 @@ impl World {
     fn close_flow(&mut self, id: TransferId) {
         let Some(transfer) = self.transfers.get_mut(id) else { return };
         let Some(flow) = transfer.flow.take() else { return };
-        self.transfers.by_flow.remove(&flow);
+        self.transfers.set_flow(flow, None);
         let carried = self.flows.stop(self.now, flow);
         let Some(transfer) = self.transfers.get(id) else { return };
         let (node, from, window) = (transfer.node, transfer.from, transfer.window);
@@ -630,6 +676,24 @@ impl World {
 }
 
 impl Transfer {
+    /// Returns the groups of which the last byte comes while bytes up to `done` come, if they are one run; an empty
+    /// run if there are none.
+    fn next_groups(&self, done: u64) -> Option<Range<u64>> {
+        let (mut stored, mut whole) = (self.stored, 0..0);
+        for group in self.pieces.iter().cloned().flatten() {
+            stored += u64::try_from(group_len(self.size, group)).unwrap_or(0);
+            if stored > done {
+                break;
+            }
+            match whole.end {
+                _ if whole.start == whole.end => whole = group..group + 1,
+                end if end == group => whole.end = group + 1,
+                _ => return None,
+            }
+        }
+        Some(whole)
+    }
+
     /// Returns the bytes that came and were told of.
     pub(super) fn bytes(&self) -> u64 {
         self.told

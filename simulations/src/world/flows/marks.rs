@@ -27,6 +27,24 @@ impl Marks {
         self.open.first().map(|(at, _)| *at)
     }
 
+    /// Returns until when all marks are known exactly, if not for ever.
+    pub(super) fn known_until(&self) -> Option<Time> {
+        let (slice, _) = self.later.first_key_value()?;
+        Some(Time::from_nanos(slice.saturating_mul(SLICE_NANOS)))
+    }
+
+    /// Opens slices that begin before a moment.
+    pub(super) fn open_before(&mut self, until: Time, mark_of: impl Fn(usize) -> Option<Time>) {
+        while self.known_until().is_some_and(|known| known < until) {
+            self.open_next(&mark_of);
+        }
+    }
+
+    /// Returns the known marks before a moment, in order.
+    pub(super) fn before(&self, until: Time) -> impl Iterator<Item = (Time, usize)> + '_ {
+        self.open.iter().copied().take_while(move |(at, _)| *at < until)
+    }
+
     /// Moves a flow's mark; a later one is left where it is and counts no more, as its flow has another.
     pub(super) fn replace(&mut self, old: Option<Time>, new: Option<Time>, slot: usize) {
         let (old_slice, new_slice) = (old.map(slice_of), new.map(slice_of));
@@ -52,12 +70,16 @@ impl Marks {
 
     /// Opens slices until one has a mark that still counts: `mark_of` says where that of a slot is.
     pub(super) fn open(&mut self, mark_of: impl Fn(usize) -> Option<Time>) {
-        while self.open.is_empty() {
-            let Some((slice, slots)) = self.later.pop_first() else { return };
-            self.open_to = slice;
-            let marks = slots.into_iter().filter_map(|slot| Some((mark_of(slot)?, slot)));
-            self.open.extend(marks.filter(|(at, _)| slice_of(*at) == slice));
+        while self.open.is_empty() && !self.later.is_empty() {
+            self.open_next(&mark_of);
         }
+    }
+
+    fn open_next(&mut self, mark_of: &impl Fn(usize) -> Option<Time>) {
+        let Some((slice, slots)) = self.later.pop_first() else { return };
+        self.open_to = slice;
+        let marks = slots.into_iter().filter_map(|slot| Some((mark_of(slot)?, slot)));
+        self.open.extend(marks.filter(|(at, _)| slice_of(*at) == slice));
     }
 }
 
@@ -86,6 +108,15 @@ mod tests {
             }
             marks.open(|slot| of[slot]);
             assert_eq!(marks.next_at(), of.iter().flatten().min().copied());
+            if random.chance(0.1) {
+                let until = Time::from_nanos(now + random.between(0, 3 * SLICE_NANOS));
+                marks.open_before(until, |slot| of[slot]);
+                let known = marks.known_until().map_or(until, |known| known.min(until));
+                let mut due: Vec<_> = of.iter().flatten().filter(|at| **at < known).collect();
+                due.sort();
+                assert!(marks.before(known).map(|(at, _)| at).eq(due.into_iter().copied()));
+                assert_eq!(known, until);
+            }
             if random.chance(0.2)
                 && let Some(at) = marks.next_at()
             {

@@ -1,0 +1,397 @@
+//! Threads that work ahead of the world: each takes an engine with the next thing that befalls it, and has the
+//! engine take that in.
+//!
+//! What befalls an engine next is known a while before the world comes to it ([`super::foresight`]), and what the
+//! engine makes of it depends on nothing else. So a thread does the work meanwhile, and the world finds it done.
+//! Nothing here decides anything: with no thread, or with ten, an engine takes in the same, in the same order.
+//!
+//! Work lies in a ring of places. It is taken in the order in which it was given, by the threads and by the world
+//! too, where it waits for something that is not done.
+
+use std::panic;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use blobmesh_protocol::Time;
+use blobmesh_protocol::engine::{Engine, Input, Output};
+use blobmesh_protocol::stats::Stats;
+
+use super::links::Frame;
+use super::{NodeIndex, host};
+
+/// How much work there is at most that was given and not taken back: several times what is known ahead in a
+/// world of thousands of nodes.
+const PLACES: usize = 256;
+/// How often a thread without work looks for some before it sleeps: for some hundreds of microseconds. To wake one
+/// takes as long as an engine takes for ten events, and work comes again and again.
+const SPINS: u32 = 10_000;
+
+/// Is what befalls an engine next. Work crosses from one processor's cache into another's and back, so it is small.
+#[derive(Debug)]
+pub(super) enum Task {
+    /// A message of a neighbour.
+    Message { from: NodeIndex, frame: Arc<Frame> },
+    /// The moment that it wanted to be woken at.
+    Timeout,
+    /// Anything else.
+    Input(Box<Input>),
+    /// The last bytes of a fetch, and its end.
+    Last(Box<[Input; 2]>),
+}
+
+/// Is an engine with what befalls it.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub(super) engine: Box<Engine>,
+    pub(super) at: Time,
+    pub(super) task: Task,
+}
+
+/// Is an engine that took in what befell it.
+#[derive(Debug)]
+pub(super) struct Done {
+    pub(super) engine: Box<Engine>,
+    pub(super) told: Told,
+}
+
+/// Says what an engine was told ahead, and what it made of it.
+#[derive(Debug)]
+pub(super) struct Told {
+    /// The moment at which it befalls it.
+    pub(super) at: Time,
+    pub(super) made: Made,
+    /// What it made of the end of the fetch whose last bytes it was told of, if it was told of that, too.
+    pub(super) end: Option<Box<Made>>,
+}
+
+/// Is what an engine makes of something.
+#[derive(Debug)]
+pub(super) struct Made {
+    /// What was taken from it already, and whether it has more.
+    pub(super) outputs: Vec<Output>,
+    pub(super) more: bool,
+    /// When it wants to be woken.
+    pub(super) timeout: Option<Time>,
+    /// How many hashes it resolves.
+    pub(super) resolutions: usize,
+}
+
+/// Names work that was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ticket(usize);
+
+/// Has threads work ahead. See the [module](self).
+#[derive(Debug)]
+pub(super) struct Ahead {
+    ring: Arc<Ring>,
+    threads: Vec<JoinHandle<()>>,
+    /// How much was given, whether it was started or not.
+    given: usize,
+}
+
+#[derive(Debug)]
+struct Ring {
+    places: Vec<Place>,
+    /// The counters of the engine of each place before it was told.
+    before: Vec<Mutex<Stats>>,
+    /// How much was given, and how much of it was taken by somebody who does it.
+    given: Count,
+    taken: Count,
+    /// How many threads sleep.
+    asleep: Count,
+    over: AtomicBool,
+}
+
+/// Is a number in a line of the cache that is its own.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Count(AtomicUsize);
+
+/// Is a place of the ring, in lines of the cache that are its own, too.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Place {
+    /// Whether what it holds is done.
+    is_done: AtomicBool,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+enum Held {
+    #[default]
+    Nothing,
+    Work(Work),
+    Done(Done),
+}
+
+impl Ahead {
+    /// Starts so many threads.
+    pub(super) fn start(threads: usize) -> Self {
+        let ring = Arc::new(Ring {
+            places: (0..PLACES).map(|_| Place::default()).collect(),
+            before: (0..PLACES).map(|_| Mutex::default()).collect(),
+            given: Count::default(),
+            taken: Count::default(),
+            asleep: Count::default(),
+            over: AtomicBool::new(false),
+        });
+        let thread = |_| {
+            let ring = Arc::clone(&ring);
+            thread::spawn(move || ring.work())
+        };
+        Self { threads: (0..threads).map(thread).collect(), ring, given: 0 }
+    }
+
+    /// Returns whether there is room for more work.
+    pub(super) fn has_room(&self) -> bool {
+        matches!(*self.ring.place(self.given).held(), Held::Nothing)
+    }
+
+    /// Gives work, of which [`has_room`](Self::has_room) said that there is room for it. Nobody begins it before
+    /// [`start_given`](Self::start_given).
+    pub(super) fn give(&mut self, work: Work) -> Ticket {
+        let ticket = Ticket(self.given);
+        let place = self.ring.place(ticket.0);
+        place.is_done.store(false, Ordering::Relaxed);
+        *place.held() = Held::Work(work);
+        self.given = ticket.0.wrapping_add(1);
+        ticket
+    }
+
+    /// Lets what was given begin.
+    pub(super) fn start_given(&self) {
+        if self.ring.given.0.load(Ordering::Relaxed) == self.given {
+            return;
+        }
+        self.ring.given.0.store(self.given, Ordering::SeqCst);
+        if self.ring.asleep.0.load(Ordering::SeqCst) > 0 {
+            self.threads.iter().for_each(|thread| thread.thread().unpark());
+        }
+    }
+
+    /// Returns the counters of an engine before it was told what is named by a ticket that was taken, and after
+    /// which nothing was given.
+    pub(super) fn stats_before(&self, ticket: Ticket) -> Stats {
+        *self.ring.before(ticket.0)
+    }
+
+    /// Takes work back that is done; until it is, does what nobody has begun.
+    pub(super) fn take(&mut self, ticket: Ticket) -> Option<Done> {
+        let mut idle = 0_u32;
+        self.start_given();
+        while !self.ring.place(ticket.0).is_done.load(Ordering::Acquire) {
+            if self.ring.do_next() {
+                continue;
+            }
+            idle = idle.saturating_add(1);
+            if idle < SPINS {
+                std::hint::spin_loop();
+            } else {
+                thread::yield_now();
+                self.pass_on_panic();
+            }
+        }
+        match std::mem::take(&mut *self.ring.place(ticket.0).held()) {
+            Held::Done(done) => Some(done),
+            Held::Nothing | Held::Work(_) => None,
+        }
+    }
+
+    /// Panics as a thread did: its engine is gone, and this world with it.
+    fn pass_on_panic(&mut self) {
+        if let Some(ended) = self.threads.iter().position(JoinHandle::is_finished)
+            && let Err(panic) = self.threads.swap_remove(ended).join()
+        {
+            panic::resume_unwind(panic);
+        }
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.ring.over.store(true, Ordering::SeqCst);
+        for thread in self.threads.drain(..) {
+            thread.thread().unpark();
+            // It ended, or it panicked and that was told already.
+            let _ended = thread.join();
+        }
+    }
+}
+
+impl Ring {
+    fn place(&self, number: usize) -> &Place {
+        // A power of two, so that numbers may begin again at 0.
+        &self.places[number % PLACES]
+    }
+
+    fn before(&self, number: usize) -> MutexGuard<'_, Stats> {
+        self.before[number % PLACES].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does work until it is over.
+    fn work(&self) {
+        let mut idle = 0_u32;
+        while !self.over.load(Ordering::SeqCst) {
+            idle = if self.do_next() { 0 } else { idle + 1 };
+            if idle >= SPINS {
+                self.sleep();
+                idle = 0;
+            } else if idle > 0 {
+                std::hint::spin_loop();
+            }
+        }
+    }
+
+    /// Sleeps until there is work. Whoever gives some looks for sleepers after that, and a sleeper for work after
+    /// it said that it sleeps: one of the two sees the other.
+    fn sleep(&self) {
+        self.asleep.0.fetch_add(1, Ordering::SeqCst);
+        if !self.has_work() && !self.over.load(Ordering::SeqCst) {
+            thread::park();
+        }
+        self.asleep.0.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn has_work(&self) -> bool {
+        self.taken.0.load(Ordering::SeqCst) != self.given.0.load(Ordering::SeqCst)
+    }
+
+    /// Does the next work that nobody has begun, and returns whether there was any.
+    fn do_next(&self) -> bool {
+        let number = self.taken.0.load(Ordering::Relaxed);
+        if number == self.given.0.load(Ordering::Acquire) {
+            return false;
+        }
+        let next = number.wrapping_add(1);
+        let took = self
+            .taken
+            .0
+            .compare_exchange(number, next, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok();
+        if took {
+            let place = self.place(number);
+            let held = std::mem::take(&mut *place.held());
+            if let Held::Work(work) = held {
+                *self.before(number) = work.engine.stats();
+                let done = work.done();
+                *place.held() = Held::Done(done);
+                place.is_done.store(true, Ordering::Release);
+            }
+        }
+        true
+    }
+}
+
+impl Place {
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Work {
+    /// Has the engine take it in.
+    fn done(self) -> Done {
+        let Self { mut engine, at, task } = self;
+        let mut end = None;
+        let made = match task {
+            Task::Message { from, frame } => {
+                if let Some(message) = frame.message.clone() {
+                    engine.handle(at, Input::Message { peer: host::peer_of(from), message });
+                }
+                Made::in_place(&engine)
+            }
+            Task::Timeout => {
+                if is_due(&engine, at) {
+                    engine.handle(at, Input::Timeout);
+                }
+                Made::in_place(&engine)
+            }
+            Task::Input(input) => {
+                engine.handle(at, *input);
+                Made::in_place(&engine)
+            }
+            Task::Last(inputs) => {
+                let [last, ended] = *inputs;
+                engine.handle(at, last);
+                let outputs = std::iter::from_fn(|| engine.poll_output()).collect();
+                let made = Made { outputs, ..Made::in_place(&engine) };
+                end = (!made.stops_fetches()).then(|| {
+                    engine.handle(at, ended);
+                    Box::new(Made::in_place(&engine))
+                });
+                made
+            }
+        };
+        Done { engine, told: Told { at, made, end } }
+    }
+}
+
+impl Made {
+    /// Returns what an engine makes of what it was told, and leaves it there.
+    pub(super) fn in_place(engine: &Engine) -> Self {
+        let timeout = engine.poll_timeout().map(|(at, _)| at);
+        let (outputs, more) = (Vec::new(), engine.has_output());
+        Self { outputs, more, timeout, resolutions: engine.resolutions() }
+    }
+
+    /// Returns whether it lets fetches go: groups of theirs come into the store at that, and what ends then may
+    /// end otherwise.
+    fn stops_fetches(&self) -> bool {
+        self.outputs.iter().any(|output| matches!(output, Output::StopFetch { .. }))
+    }
+}
+
+/// Returns whether an engine that is woken has something to do: what it was to be woken for may have been taken
+/// back.
+pub(super) fn is_due(engine: &Engine, now: Time) -> bool {
+    engine.poll_timeout().is_none_or(|(at, _)| at <= now)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use blobmesh_protocol::id::WantId;
+    use blobmesh_protocol::{Config, Hash};
+
+    use super::*;
+
+    fn engine(number: usize) -> Box<Engine> {
+        Box::new(Engine::new(Config::default(), host::peer_of(number), 1, Time::ZERO))
+    }
+
+    fn work(number: usize) -> Work {
+        let hash = Hash::of(&number.to_le_bytes());
+        let input = Input::Get { want: WantId(7), hash, timeout: Some(Duration::from_secs(1)) };
+        let at = Time::from_nanos(5);
+        Work { engine: engine(number), at, task: Task::Input(Box::new(input)) }
+    }
+
+    /// Returns what an engine made of its want.
+    fn looks_for(mut done: Done) -> Vec<Hash> {
+        let look = |output| if let Output::Look { hash, .. } = output { Some(hash) } else { None };
+        std::iter::from_fn(|| done.engine.poll_output()).filter_map(look).collect()
+    }
+
+    #[test]
+    fn work_is_done_once_and_comes_back_to_whoever_gave_it_whatever_the_order() {
+        for threads in 0..3 {
+            let mut ahead = Ahead::start(threads);
+            for round in 0..3 {
+                let tickets: Vec<_> = (0..PLACES).map(|number| ahead.give(work(number))).collect();
+                assert!(!ahead.has_room());
+                ahead.start_given();
+                let mut order: Vec<usize> = (0..PLACES).collect();
+                order.rotate_left(round * 50);
+                for number in order {
+                    let done = ahead.take(tickets[number]).expect("it was given");
+                    let gets = (ahead.stats_before(tickets[number]).gets, done.engine.stats().gets);
+                    assert_eq!(gets, (0, 1));
+                    assert_eq!(looks_for(done), [Hash::of(&number.to_le_bytes())]);
+                }
+                assert!(ahead.has_room());
+            }
+        }
+    }
+}
