@@ -44,12 +44,23 @@ pub enum Next {
     Lost,
 }
 
+/// Says how many threads there are.
+#[derive(Clone, Copy, Debug)]
+pub struct Shares {
+    /// How many runs go on at once at most; one at least.
+    pub jobs: usize,
+    /// How many threads work at all of them: those beyond one for each run are shared among the runs that go
+    /// on at once.
+    pub threads: usize,
+}
+
 /// Is a number of runs under way.
 #[derive(Debug)]
 pub struct Batch {
     shared: Arc<Shared>,
     ended: Receiver<Box<Finished>>,
     taken: u64,
+    threads: usize,
 }
 
 #[derive(Debug)]
@@ -67,7 +78,12 @@ struct Shared {
 
 impl Batch {
     /// Starts the runs of all cells, each with the plan's seed and the `seeds - 1` after it.
-    pub fn start(cells: Vec<Cell>, seeds: u32, options: RunOptions, threads: usize) -> Self {
+    pub fn start(cells: Vec<Cell>, seeds: u32, options: RunOptions, shares: Shares) -> Self {
+        let total = (cells.len() as u64).saturating_mul(u64::from(seeds));
+        let most = usize::try_from(total).unwrap_or(usize::MAX);
+        let jobs = shares.jobs.clamp(1, most.max(1));
+        let options = RunOptions { threads: (shares.threads / jobs).max(1), ..options };
+        let threads = jobs * options.threads;
         let shared = Arc::new(Shared {
             cells,
             seeds: u64::from(seeds),
@@ -78,12 +94,16 @@ impl Batch {
             running: Mutex::default(),
         });
         let (tell, ended) = sync_channel(1);
-        let most = usize::try_from(shared.total()).unwrap_or(usize::MAX);
-        for _ in 0..threads.clamp(1, most.max(1)) {
+        for _ in 0..jobs {
             let (shared, tell) = (Arc::clone(&shared), tell.clone());
             thread::spawn(move || shared.work(&tell));
         }
-        Self { shared, ended, taken: 0 }
+        Self { shared, ended, taken: 0, threads }
+    }
+
+    /// Returns how many threads work at the runs.
+    pub fn threads(&self) -> usize {
+        self.threads
     }
 
     /// Waits so long for a run to end.
@@ -222,9 +242,13 @@ mod tests {
         "group.node.count" = [2, 3, 4]
     "#;
 
-    fn batch(seeds: u32, threads: usize) -> Batch {
+    fn batch(seeds: u32, jobs: usize) -> Batch {
+        shared(seeds, Shares { jobs, threads: 1 })
+    }
+
+    fn shared(seeds: u32, shares: Shares) -> Batch {
         let source = Source::parse("small.toml", PLAN).unwrap();
-        Batch::start(cells(&source).unwrap(), seeds, RunOptions::default(), threads)
+        Batch::start(cells(&source).unwrap(), seeds, RunOptions::default(), shares)
     }
 
     /// Takes all outcomes: cell, seed and hash, in the order of cells and seeds.
@@ -253,7 +277,24 @@ mod tests {
 
     #[test]
     fn the_number_of_threads_changes_no_outcome() {
-        assert_eq!(all(batch(2, 1)), all(batch(2, 5)));
+        let one = all(batch(2, 1));
+        assert_eq!(one, all(batch(2, 5)));
+        assert_eq!(one, all(shared(2, Shares { jobs: 1, threads: 3 })));
+    }
+
+    #[test]
+    fn runs_that_go_on_at_once_share_the_threads() {
+        let threads = |jobs, threads| {
+            let batch = shared(1, Shares { jobs, threads });
+            (batch.shared.options.threads, batch.threads())
+        };
+        // Three runs: no more go on at once.
+        assert_eq!(threads(1, 4), (4, 4));
+        assert_eq!(threads(2, 4), (2, 4));
+        assert_eq!(threads(64, 4), (1, 3));
+        assert_eq!(threads(64, 64), (21, 63));
+        assert_eq!(threads(2, 1), (1, 2));
+        assert_eq!(threads(0, 0), (1, 1));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use blobmesh_simulations::batch::{Batch, Finished, Next};
+use blobmesh_simulations::batch::{Batch, Finished, Next, Shares};
 use blobmesh_simulations::output::progress::{LINE_EVERY, Progress, Step};
 use blobmesh_simulations::output::{
     self, Head, Keep, Kind, Record, Run, Settings, Writer, commit, file, memory_peak_bytes,
@@ -30,6 +30,8 @@ pub(super) struct Order {
     pub(super) cells: Vec<Cell>,
     /// How many seeds each cell runs with.
     pub(super) seeds: u32,
+    /// How many of the runs go on at once, and how many threads work at all of them.
+    pub(super) jobs: usize,
     pub(super) threads: usize,
     pub(super) options: RunOptions,
     pub(super) keep: Keep,
@@ -94,11 +96,11 @@ pub(super) fn conduct(order: Order) -> ExitCode {
 fn carry_out(order: Order) -> Result<PathBuf, Error> {
     let interrupt = Interrupt::on_signals();
     let started = Instant::now();
-    let Order { kind, text, plan, cells, seeds, threads, options, keep, place, json: _ } = order;
+    let Order { kind, text, plan, cells, seeds, jobs, threads, options, keep, place, .. } = order;
     let mut writer = Writer::create(&place, kind)?;
     let settings: Vec<Settings> =
         cells.iter().map(|cell| cell.settings.iter().cloned().collect()).collect();
-    let mut batch = Batch::start(cells, seeds, options, threads);
+    let mut batch = Batch::start(cells, seeds, options, Shares { jobs, threads });
     let mut progress = Progress::on_terminal(started);
     loop {
         if let Some(signal) = interrupt.signal() {
@@ -121,6 +123,7 @@ fn carry_out(order: Order) -> Result<PathBuf, Error> {
         plan_text: &text,
         commit: commit(),
         wall: started.elapsed(),
+        threads: Some(batch.threads()),
         memory_peak_bytes: memory_peak_bytes(),
     })?;
     report::write(staged.path(), None)?;

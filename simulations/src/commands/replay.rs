@@ -148,6 +148,7 @@ mod linux {
             plan_text: text,
             commit: output::commit(),
             wall,
+            threads: None,
             memory_peak_bytes: output::memory_peak_bytes(),
         };
         let place = writer.finish(&head)?.publish()?;

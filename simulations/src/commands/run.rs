@@ -1,7 +1,9 @@
 //! `blobmesh-sim run`: runs a plan as it stands.
 
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::thread;
 
 use blobmesh_simulations::output::{Keep, Kind, default_directory};
 use blobmesh_simulations::plan::{Cell, Plan};
@@ -19,6 +21,9 @@ pub(crate) struct Run {
     /// Put a value into the plan first, as group.runner.count=30; may be repeated
     #[arg(long, value_name = "PATH=VALUE")]
     set: Vec<String>,
+    /// How many threads work at the run; the result is the same with any number [default: one for each processor]
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZero<usize>>,
     /// Where the results go [default: blobmesh-sim-out/NAME-seedN]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -38,6 +43,8 @@ pub(crate) fn execute(run: &Run) -> ExitCode {
     };
     let plan = Plan { seed: run.seed.unwrap_or(plan.seed), ..plan };
     let place = run.out.clone();
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let threads = run.threads.map_or(processors, usize::from);
     let cell = Cell { name: "plan".to_owned(), settings: Vec::new(), plan: plan.clone() };
     conduct(Order {
         kind: Kind::Run,
@@ -46,7 +53,8 @@ pub(crate) fn execute(run: &Run) -> ExitCode {
         plan,
         cells: vec![cell],
         seeds: 1,
-        threads: 1,
+        jobs: 1,
+        threads,
         options: RunOptions { event_log: run.event_log.clone(), ..RunOptions::default() },
         keep: Keep::Rows,
         json: run.json,

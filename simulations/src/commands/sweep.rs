@@ -18,7 +18,7 @@ pub(crate) struct Sweep {
     /// How many seeds each cell runs with, from the plan's seed up [default: the plan's sweep.repeat]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     repeat: Option<u32>,
-    /// How many worlds run at once [default: one for each processor]
+    /// How many worlds run at once; fewer than processors share them [default: one for each processor]
     #[arg(long, value_name = "N")]
     jobs: Option<NonZero<usize>>,
     /// The first seed, in place of the plan's
@@ -55,7 +55,8 @@ pub(crate) fn execute(sweep: &Sweep) -> ExitCode {
         kind: Kind::Sweep,
         text,
         seeds: sweep.repeat.unwrap_or(plan.sweep.repeat),
-        threads: sweep.jobs.map_or(processors, usize::from),
+        jobs: sweep.jobs.map_or(processors, usize::from),
+        threads: processors,
         place: place.unwrap_or_else(|| default_directory(Kind::Sweep, &plan.name, plan.seed)),
         plan,
         cells,

@@ -66,6 +66,8 @@ pub struct Head<'a> {
     pub commit: String,
     /// How long all took in real time.
     pub wall: Duration,
+    /// How many threads worked at the runs in all; none where none of ours did.
+    pub threads: Option<usize>,
     /// See [`memory_peak_bytes`](super::memory_peak_bytes).
     pub memory_peak_bytes: Option<u64>,
 }
@@ -331,6 +333,7 @@ fn manifest(kind: Kind, head: &Head<'_>, runs: Vec<RunFacts>) -> Manifest {
         events_per_second: if wall_seconds > 0.0 { events as f64 / wall_seconds } else { 0.0 },
         wall_seconds,
         virtual_seconds: Duration::from_nanos(ended).as_secs_f64(),
+        threads: head.threads,
         memory_peak_bytes: head.memory_peak_bytes,
         memory_per_node_bytes: head
             .memory_peak_bytes

@@ -57,6 +57,9 @@ pub struct Manifest {
     pub wall_seconds: f64,
     /// Virtual time, of the longest run.
     pub virtual_seconds: f64,
+    /// How many threads worked at the runs in all; none where none of ours did.
+    #[serde(default)]
+    pub threads: Option<usize>,
     /// The most memory that the program had, where the system tells.
     pub memory_peak_bytes: Option<u64>,
     /// That over the nodes; none of a sweep, whose runs share it.

@@ -303,6 +303,7 @@ fn head(plan: &Plan) -> Head<'_> {
         plan_text: PLAN_TEXT,
         commit: "0123456789abcdef0123456789abcdef01234567".to_owned(),
         wall: Duration::from_millis(2600),
+        threads: Some(2),
         memory_peak_bytes: Some(183 << 20),
     }
 }

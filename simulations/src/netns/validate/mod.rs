@@ -249,6 +249,7 @@ fn finish(writer: Writer, wall: Duration) -> Result<Record, Error> {
         plan_text: &text,
         commit: output::commit(),
         wall,
+        threads: None,
         memory_peak_bytes: output::memory_peak_bytes(),
     };
     Ok(Record::open(&writer.finish(&head)?.publish()?)?)
