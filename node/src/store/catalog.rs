@@ -17,9 +17,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use blobmesh_protocol::Hash;
 
 use super::error::StoreError;
-use super::files::{Files, class_of};
+use super::files::{Class, Files, class_of};
 use super::flush::Signal;
-use super::index::{Index, Row, Totals};
+use super::index::{Home, Index, Row, Totals};
+use super::packs::{Packs, Spot};
 use super::space::{Reservation, Space};
 use super::sys::lock;
 
@@ -35,6 +36,7 @@ const ACCESSES_EVERY: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Catalog {
     files: Files,
+    packs: Arc<Packs>,
     index: Index,
     space: Arc<Space>,
     accesses: Mutex<Accesses>,
@@ -55,7 +57,13 @@ struct Accesses {
 impl Catalog {
     /// Makes the catalog of an open index for a store of at most `bytes_max` bytes; the totals are
     /// counted when they are not known.
-    pub(super) fn new(files: Files, index: Index, totals: Option<Totals>, bytes_max: u64) -> Self {
+    pub(super) fn new(
+        files: Files,
+        packs: Arc<Packs>,
+        index: Index,
+        totals: Option<Totals>,
+        bytes_max: u64,
+    ) -> Self {
         let totals = totals.unwrap_or_else(|| {
             let mut counted = Totals::default();
             let walk = index.for_each_row(|_, row| {
@@ -67,6 +75,7 @@ impl Catalog {
         });
         Self {
             files,
+            packs,
             index,
             space: Space::new(bytes_max, totals),
             accesses: Mutex::new(Accesses { pending: HashMap::new(), written: Instant::now() }),
@@ -79,6 +88,11 @@ impl Catalog {
     /// Returns the files of the store.
     pub(super) fn files(&self) -> &Files {
         &self.files
+    }
+
+    /// Returns the packs of the store.
+    pub(super) fn packs(&self) -> &Arc<Packs> {
+        &self.packs
     }
 
     /// Returns the bytes the index takes on disk.
@@ -140,8 +154,15 @@ impl Catalog {
 
     fn look(&self, hash: &Hash) -> Result<(Located, Source), StoreError> {
         let row = self.row(hash);
-        if let Some(row) = row.filter(|row| row.inline) {
-            return Ok((Located::Here(row), Source::Index));
+        match row.map(|row| (row, row.home)) {
+            Some((row, Home::Index)) => return Ok((Located::Here(row), Source::Index)),
+            Some((row, Home::Pack(spot))) => {
+                let covers = self.packs.covers(spot, row.size);
+                let covers = covers.map_err(StoreError::io("read", &self.files.path("packs")))?;
+                let located = if covers { Located::Here(row) } else { Located::Lost(row) };
+                return Ok((located, Source::Index));
+            }
+            Some((_, Home::File)) | None => {}
         }
         Ok(match (row, self.file_meta(hash)?) {
             (Some(row), Some(meta)) if meta.len() == row.size => {
@@ -154,20 +175,41 @@ impl Catalog {
     }
 
     /// Writes a row, in the index as far as it works, and counts it instead of what was reserved for
-    /// it. The caller holds the stripe.
+    /// it. What lay in a pack and now lies elsewhere is given up there. The caller holds the stripe.
     pub(super) fn put(&self, hash: &Hash, row: &Row, reservation: Option<Reservation>) {
         let old = self.row(hash);
         self.index.put_row(hash, row).ok();
         self.space.settle(old.map(|old| old.size), Some(row.size), reservation);
+        if let Some(old) = old.filter(|old| old.home != row.home) {
+            self.leave_pack(&old);
+        }
         self.signal.dirty();
     }
 
-    /// Drops a row, which may be in the index or not, and with it the bytes that lie there. The caller
-    /// holds the stripe.
+    /// Writes the row of a blob in a pack, counts it, and says whether it did: not where the blob has a row, or the
+    /// index takes none, without which nobody would find it. The caller holds the stripe.
+    pub(super) fn put_member(&self, hash: &Hash, row: &Row, reservation: Reservation) -> bool {
+        if !matches!(self.index.put_new_row(hash, row), Ok(true)) {
+            return false;
+        }
+        self.space.settle(None, Some(row.size), Some(reservation));
+        self.signal.dirty();
+        true
+    }
+
+    fn leave_pack(&self, row: &Row) {
+        if let Home::Pack(spot) = row.home {
+            self.packs.free(spot, row.size);
+        }
+    }
+
+    /// Drops a row, which may be in the index or not, and with it the bytes that lie there or in a pack. The
+    /// caller holds the stripe.
     pub(super) fn forget(&self, hash: &Hash, row: &Row) {
         self.index.remove(hash).ok();
         lock(&self.accesses).pending.remove(hash);
         self.space.settle(Some(row.size), None, None);
+        self.leave_pack(row);
         self.signal.dirty();
     }
 
@@ -221,10 +263,15 @@ impl Catalog {
     /// Gives a file without a row its row, if it is there.
     pub(super) fn adopt(&self, hash: &Hash) -> Result<Located, StoreError> {
         let _stripe = self.stripe(hash);
-        if let Some(row) = self.row(hash) {
+        let row = self.row(hash);
+        let packed = row.filter(|row| matches!(row.home, Home::Pack(_)));
+        if let Some(row) = row.filter(|_| packed.is_none()) {
             return Ok(Located::Here(row));
         }
-        let Some(meta) = self.file_meta(hash)? else { return Ok(Located::Absent) };
+        // A file that is there beside a packed blob is the later one: of an add that was cut short.
+        let Some(meta) = self.file_meta(hash)? else {
+            return Ok(packed.map_or(Located::Absent, Located::Here));
+        };
         let row = self.row_of_file(&meta);
         // An index that takes no rows must not count the same blob again and again.
         if self.index_is_good() {
@@ -233,16 +280,38 @@ impl Catalog {
         Ok(Located::Here(row))
     }
 
-    /// Drops a row whose file is gone. Returns whether it did.
-    pub(super) fn drop_if_gone(&self, hash: &Hash) -> bool {
+    /// Gives a member of a pack without a row its row, if its bytes are right, and gives up one whose blob lies
+    /// elsewhere. Returns whether it was adopted.
+    pub(super) fn adopt_member(&self, hash: &Hash, spot: Spot, size: u64) -> bool {
         let _stripe = self.stripe(hash);
-        match (self.row(hash), self.file_meta(hash)) {
-            (Some(row), Ok(None)) if !row.inline => {
-                self.forget(hash, &row);
+        let home = Home::Pack(spot);
+        match self.row(hash) {
+            Some(row) if row.home == home => false,
+            None if self.packs.is_right(hash, spot, size) => {
+                let accessed = self.now();
+                self.put(hash, &Row { size, accessed, class: Class::Cache, home }, None);
                 true
             }
-            _ => false,
+            Some(_) | None => {
+                self.packs.free(spot, size);
+                false
+            }
         }
+    }
+
+    /// Drops a row whose bytes are gone. Returns whether it did.
+    pub(super) fn drop_if_gone(&self, hash: &Hash) -> bool {
+        let _stripe = self.stripe(hash);
+        let Some(row) = self.row(hash) else { return false };
+        let gone = match row.home {
+            Home::Index => false,
+            Home::File => matches!(self.file_meta(hash), Ok(None)),
+            Home::Pack(spot) => matches!(self.packs.names(hash, spot, row.size), Ok(false)),
+        };
+        if gone {
+            self.forget(hash, &row);
+        }
+        gone
     }
 
     /// Marks the index as open, durably, so that an end without [`close`](Self::close) shows.
@@ -320,7 +389,7 @@ impl Catalog {
             // A time in the future would protect the blob from eviction until then.
             accessed: modified.min(self.now()),
             class: class_of(meta),
-            inline: false,
+            home: Home::File,
         }
     }
 }
@@ -353,11 +422,12 @@ mod tests {
         let (files, _) = Files::prepare(dir.path()).expect("prepare");
         files.furnish().expect("furnish");
         let hash = Hash::of(b"x");
-        files.replace(&files.blob(&hash), b"x", super::super::files::Class::Cache).expect("write");
+        files.replace(&files.blob(&hash), b"x", Class::Cache).expect("write");
         let file = fs::File::open(files.blob(&hash)).expect("open");
         file.set_modified(SystemTime::now() + Duration::from_secs(1 << 30)).expect("time");
         let (index, _) = Index::open(&dir.path().join("index.sled"));
-        let catalog = Catalog::new(files, index, None, 100);
+        let packs = Packs::load(files.path("packs"), true).expect("packs");
+        let catalog = Catalog::new(files, packs, index, None, 100);
         let Located::Here(row) = catalog.locate(&hash).expect("locate") else {
             panic!("it is there")
         };
@@ -368,8 +438,10 @@ mod tests {
     fn moments_are_all_different_and_rise() {
         let dir = tempfile::tempdir().expect("a directory");
         let (files, _) = Files::prepare(dir.path()).expect("prepare");
+        files.furnish().expect("furnish");
         let (index, _) = Index::open(&dir.path().join("index.sled"));
-        let catalog = Catalog::new(files, index, None, 100);
+        let packs = Packs::load(files.path("packs"), true).expect("packs");
+        let catalog = Catalog::new(files, packs, index, None, 100);
         let moments: Vec<u64> = (0..1000).map(|_| catalog.now()).collect();
         assert!(moments.windows(2).all(|pair| pair[0] < pair[1]));
     }

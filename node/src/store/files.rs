@@ -6,6 +6,7 @@
 //! blobs/ab/cdef…       whole blobs, raw; the path below `blobs/` is the edge's too
 //! outboard/ab/cdef…    group lists of blobs of more than one group; rebuilt when missing
 //! partial/ab/cdef….*   data, bits and groups of blobs that are still being fetched
+//! packs/0000002a       small fetched blobs that came together; see `packs`
 //! rotten/cdef…         blobs whose bytes were found wrong, kept for a look, a few at most
 //! tmp/                 everything begins here; emptied when the store is opened
 //! pins.json            what users protect from eviction
@@ -79,7 +80,7 @@ impl Files {
 
     /// Makes the directories of a locked store, and empties `tmp/`; returns how many files it had.
     pub(super) fn furnish(&self) -> Result<u64, StoreError> {
-        for name in ["blobs", "outboard", "partial", "rotten", "tmp"] {
+        for name in ["blobs", "outboard", "packs", "partial", "rotten", "tmp"] {
             let path = self.root.join(name);
             make_dir(&path).map_err(StoreError::io("create", &path))?;
         }

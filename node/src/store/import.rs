@@ -17,7 +17,7 @@ use blobmesh_protocol::blob::{BlobHasher, GroupList};
 use super::catalog::Located;
 use super::error::StoreError;
 use super::files::{Class, TempFile, set_class};
-use super::index::Row;
+use super::index::{Home, Row};
 use super::read::write_outboard;
 use super::space::Reservation;
 use super::{Added, Inner, Store, sys};
@@ -278,9 +278,9 @@ impl Inner {
         write_outboard(self.catalog.files(), list)?;
         publish(&self.catalog.files().blob(&hash), class)?;
         self.recent.forget(&hash);
-        let row = Row { size, accessed: self.catalog.now(), class, inline: false };
+        let row = Row { size, accessed: self.catalog.now(), class, home: Home::File };
         self.catalog.put(&hash, &row, reservation.take());
-        if old.is_some_and(|old| old.inline) {
+        if old.is_some_and(|old| old.home == Home::Index) {
             self.catalog.remove_inline(&hash);
         }
         Ok(Added { hash, size, existed: old.is_some() })
@@ -310,7 +310,8 @@ impl Inner {
         if !self.catalog.put_inline(&hash, bytes) {
             return Ok(None);
         }
-        let row = Row { size, accessed: self.catalog.now(), class: Class::Cache, inline: true };
+        let row =
+            Row { size, accessed: self.catalog.now(), class: Class::Cache, home: Home::Index };
         self.catalog.put(&hash, &row, reservation.take());
         Ok(Some(Added { hash, size, existed: false }))
     }

@@ -29,6 +29,7 @@ use blobmesh_protocol::Hash;
 
 use super::RebuildReason;
 use super::files::Class;
+use super::packs::Spot;
 use super::sys;
 
 /// The memory sled may use for its cache, in bytes; its resident size is 3 to 4 times this.
@@ -52,36 +53,60 @@ pub(super) struct Row {
     pub(super) accessed: u64,
     /// What it is promised: durable if it was added or pinned.
     pub(super) class: Class,
-    /// Whether the bytes lie in the index and not in a file.
-    pub(super) inline: bool,
+    /// Where the bytes lie.
+    pub(super) home: Home,
+}
+
+/// Says where the bytes of a blob lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Home {
+    /// In a file of its own.
+    File,
+    /// In the index.
+    Index,
+    /// In a pack, with others.
+    Pack(Spot),
 }
 
 const ROW_LEN: usize = 17;
 const FLAG_DURABLE: u8 = 1;
 const FLAG_INLINE: u8 = 2;
+/// A [`Spot`] follows the row.
+const FLAG_PACKED: u8 = 4;
 
 impl Row {
-    fn encode(&self) -> [u8; ROW_LEN] {
-        let mut bytes = [0; ROW_LEN];
-        bytes[0] =
-            flag(FLAG_DURABLE, self.class == Class::Durable) | flag(FLAG_INLINE, self.inline);
-        bytes[1..9].copy_from_slice(&self.size.to_le_bytes());
-        bytes[9..].copy_from_slice(&self.accessed.to_le_bytes());
+    fn encode(&self) -> Vec<u8> {
+        let home = match self.home {
+            Home::File => 0,
+            Home::Index => FLAG_INLINE,
+            Home::Pack(_) => FLAG_PACKED,
+        };
+        let mut bytes = Vec::with_capacity(ROW_LEN + Spot::LEN);
+        bytes.push(flag(FLAG_DURABLE, self.class == Class::Durable) | home);
+        bytes.extend_from_slice(&self.size.to_le_bytes());
+        bytes.extend_from_slice(&self.accessed.to_le_bytes());
+        if let Home::Pack(spot) = &self.home {
+            bytes.extend_from_slice(&spot.encode());
+        }
         bytes
     }
 
     /// Reads what [`encode`](Self::encode) wrote; `None` for anything else.
     fn decode(bytes: &[u8]) -> Option<Self> {
         let (&flags, rest) = bytes.split_first()?;
-        let (size, accessed) = rest.split_at_checked(8)?;
-        if flags > (FLAG_DURABLE | FLAG_INLINE) {
-            return None;
-        }
+        let (size, rest) = rest.split_at_checked(8)?;
+        let (accessed, spot) = rest.split_at_checked(8)?;
+        let home = match (flags & !FLAG_DURABLE, spot) {
+            (0, []) => Home::File,
+            (FLAG_INLINE, []) => Home::Index,
+            (FLAG_PACKED, spot) => Home::Pack(Spot::decode(spot)?),
+            _ => return None,
+        };
         Some(Self {
             size: u64::from_le_bytes(size.try_into().ok()?),
             accessed: u64::from_le_bytes(accessed.try_into().ok()?),
             class: if flags & FLAG_DURABLE == 0 { Class::Cache } else { Class::Durable },
-            inline: flags & FLAG_INLINE != 0,
+            home,
         })
     }
 }
@@ -216,7 +241,15 @@ impl Index {
 
     /// Writes the row of a blob over any other.
     pub(super) fn put_row(&self, hash: &Hash, row: &Row) -> Result<(), IndexFault> {
-        self.call(|trees| trees.rows.insert(hash.as_bytes(), &row.encode()).map(drop))
+        self.call(|trees| trees.rows.insert(hash.as_bytes(), row.encode()).map(drop))
+    }
+
+    /// Writes the row of a blob that has none; false if it has one.
+    pub(super) fn put_new_row(&self, hash: &Hash, row: &Row) -> Result<bool, IndexFault> {
+        let none: Option<&[u8]> = None;
+        let put =
+            |trees: &Trees| trees.rows.compare_and_swap(hash.as_bytes(), none, Some(row.encode()));
+        Ok(self.call(put)?.is_ok())
     }
 
     /// Removes the row of a blob, and its bytes if they lie here.
@@ -488,7 +521,7 @@ fn sync_files(dir: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    const ROW: Row = Row { size: 7, accessed: 9, class: Class::Durable, inline: false };
+    const ROW: Row = Row { size: 7, accessed: 9, class: Class::Durable, home: Home::File };
 
     fn filled(dir: &Path, rows: u8) {
         let (index, found) = Index::open(dir);
@@ -507,11 +540,15 @@ mod tests {
 
     #[test]
     fn rows_and_seals_survive_a_round_trip_and_refuse_damage() {
-        let other = Row { class: Class::Cache, inline: true, ..ROW };
-        for row in [ROW, other] {
-            assert_eq!(Row::decode(&row.encode()), Some(row));
+        let inline = Row { class: Class::Cache, home: Home::Index, ..ROW };
+        let spot = Spot { pack: 1 << 30, head: 513, entry: 99, block: 65_535 };
+        let packed = Row { home: Home::Pack(spot), ..inline };
+        for row in [ROW, inline, packed] {
+            let bytes = row.encode();
+            assert_eq!(Row::decode(&bytes), Some(row));
+            assert_eq!(Row::decode(&bytes[..bytes.len() - 1]), None);
+            assert_eq!(Row::decode(&[&bytes[..], &[0]].concat()), None);
         }
-        assert_eq!(Row::decode(&ROW.encode()[..16]), None);
         assert_eq!(Row::decode(&[8; ROW_LEN]), None, "an unknown flag");
         let totals = Totals { blobs: 3, bytes: 5 };
         assert_eq!(decode_seal(&encode_seal(Some(totals))), Some(Some(totals)));

@@ -12,6 +12,7 @@ use blobmesh_protocol::Hash;
 
 use super::Store;
 use super::error::StoreError;
+use super::packs::Member;
 use super::read::BlobReader;
 
 /// Is where the bytes of a lent blob are.
@@ -19,8 +20,21 @@ use super::read::BlobReader;
 pub enum Lent {
     /// In its file. Nobody may write to it.
     File(File),
-    /// In the index, from where they were read.
+    /// Among others in a file.
+    Packed(LentMember),
+    /// In memory, where they were read from the index.
     Bytes(Vec<u8>),
+}
+
+/// Is a part of a file that holds other blobs, too, and does not change while this lives.
+#[derive(Debug)]
+pub struct LentMember(Member);
+
+impl LentMember {
+    /// Returns the file, to which nobody may write, and from which byte on the blob lies in it.
+    pub fn place(&self) -> (&File, u64) {
+        self.0.place()
+    }
 }
 
 /// Says whether a blob can be lent.
@@ -44,15 +58,20 @@ impl Store {
     /// [`StoreError::Io`] where the file system does not say.
     pub fn is_lendable(&self, hash: &Hash, size: u64) -> Result<Lendable, StoreError> {
         self.inner.ensure_open()?;
-        match fs::symlink_metadata(self.blob_path(hash)) {
-            Ok(meta) if meta.is_file() && meta.len() == size => Ok(Lendable::Yes),
-            // In the index, cut short by a power cut, or not what a manifest says: who knows rows tells.
-            _ => Ok(match self.find(hash)? {
-                Some(found) if found.size == size => Lendable::Yes,
-                Some(found) => Lendable::OtherLength { found: found.size },
-                None => Lendable::Absent,
-            }),
+        if !self.inner.catalog.packs().lends() && self.is_file(hash, size) {
+            return Ok(Lendable::Yes);
         }
+        // In a pack or the index, cut short by a power cut, or not what a manifest says: who knows rows tells.
+        Ok(match self.find(hash)? {
+            Some(found) if found.size == size => Lendable::Yes,
+            Some(found) => Lendable::OtherLength { found: found.size },
+            None => Lendable::Absent,
+        })
+    }
+
+    fn is_file(&self, hash: &Hash, size: u64) -> bool {
+        fs::symlink_metadata(self.blob_path(hash))
+            .is_ok_and(|meta| meta.is_file() && meta.len() == size)
     }
 
     /// Opens a blob of `size` bytes to be copied; none if there is none of that length. Its bytes are not checked.
@@ -61,18 +80,45 @@ impl Store {
     /// [`StoreError::Io`] where it cannot be opened.
     pub fn lend(&self, hash: &Hash, size: u64) -> Result<Option<Lent>, StoreError> {
         self.inner.ensure_open()?;
+        let packs = self.inner.catalog.packs();
+        let mut lent = None;
+        if packs.lends() {
+            lent = self.lend_member(hash, size)?;
+        }
+        if lent.is_none() {
+            lent = self.lend_file(hash, size)?;
+        }
+        if lent.is_none() && !packs.lends() {
+            lent = self.lend_member(hash, size)?;
+        }
+        packs.lent(matches!(lent, Some(Lent::Packed(_))));
+        if lent.is_some() {
+            return Ok(lent);
+        }
+        let bytes = self.inner.catalog.inline(hash);
+        let bytes = bytes.filter(|bytes| u64::try_from(bytes.len()) == Ok(size));
+        Ok(bytes.map(Lent::Bytes))
+    }
+
+    fn lend_file(&self, hash: &Hash, size: u64) -> Result<Option<Lent>, StoreError> {
         let path = self.blob_path(hash);
         let file = match File::open(&path) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let bytes = self.inner.catalog.inline(hash);
-                let bytes = bytes.filter(|bytes| u64::try_from(bytes.len()) == Ok(size));
-                return Ok(bytes.map(Lent::Bytes));
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(StoreError::io("open", &path)(error)),
         };
         let meta = file.metadata().map_err(StoreError::io("read", &path))?;
         Ok((meta.is_file() && meta.len() == size).then_some(Lent::File(file)))
+    }
+
+    fn lend_member(&self, hash: &Hash, size: u64) -> Result<Option<Lent>, StoreError> {
+        let member = self.inner.open_member(hash)?;
+        let Some(member) = member.filter(|member| member.len() == size) else { return Ok(None) };
+        // Its blocks may be empty since a power cut, and nothing else shows it. Wrong bytes take it out.
+        if self.inner.catalog.packs().is_doubtful(member.spot()) && !self.verify(hash)? {
+            return Ok(None);
+        }
+        Ok(Some(Lent::Packed(LentMember(member))))
     }
 
     /// Returns where the file of a blob is, if it has one.

@@ -1,7 +1,8 @@
 //! The store: the blobs of this node, on its disk.
 //!
-//! **Files are the truth.** A whole blob is one file under its hash; the index (sled, in `index.rs` only)
-//! is made again from the files whenever it is missing or ruined, and a lookup that misses it looks at
+//! **Files are the truth.** A whole blob is one file under its hash, but for small fetched ones that came together and
+//! share a pack ([`packs`]); the index (sled, in `index.rs` only)
+//! is made again from files and packs whenever it is missing or ruined, and a lookup that misses it looks at
 //! the files. Users' pins lie in a file of their own.
 //!
 //! **Two classes.** An added or pinned blob is *durable*: it survives a power cut once the call has
@@ -31,6 +32,7 @@ mod import;
 mod index;
 mod lend;
 mod lock;
+mod packs;
 mod partial;
 mod partials;
 mod pins;
@@ -63,8 +65,9 @@ pub(crate) use self::sys::read_exact_at;
 
 use self::catalog::{Catalog, Located};
 use self::files::{Class, Files};
-use self::index::{Index, Row};
+use self::index::{Home, Index, Row};
 use self::lock::StoreLock;
+use self::packs::Packs;
 use self::partials::Partials;
 use self::pins::Pins;
 use self::read::Recent;
@@ -244,7 +247,11 @@ impl Store {
         let temps_removed = files.furnish()?;
         let pins = Pins::load(&files)?;
         let (index, found) = Index::open(&files.path("index.sled"));
-        let catalog = Arc::new(Catalog::new(files, index, found.totals, config.bytes_max));
+        let packs = files.path("packs");
+        let packs = Packs::load(packs.clone(), found.totals.is_some())
+            .map_err(StoreError::io("list", &packs))?;
+        let catalog = Catalog::new(files, packs, index, found.totals, config.bytes_max);
+        let catalog = Arc::new(catalog);
         let partials = Partials::load(catalog.files(), catalog.space())?;
         let report = OpenReport {
             clean: new || found.totals.is_some(),
@@ -446,6 +453,10 @@ impl Store {
         self.inner.ensure_open()?;
         self.inner.sweep.wait();
         let collected = self.inner.trim()?;
+        let packs = self.inner.catalog.packs();
+        packs
+            .remove_empty()
+            .map_err(StoreError::io("list", &self.inner.catalog.files().path("packs")))?;
         self.inner.catalog.compact_index();
         Ok(collected)
     }
@@ -489,7 +500,7 @@ impl Inner {
         let files = self.catalog.files();
         self.catalog.forget(hash, row);
         self.recent.forget(hash);
-        if !row.inline {
+        if row.home == Home::File {
             fs::remove_file(files.outboard(hash)).ok();
             remove_if_there(&files.blob(hash))?;
         }

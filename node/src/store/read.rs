@@ -19,7 +19,8 @@ use super::catalog::Located;
 use super::error::StoreError;
 use super::files::{Class, Files};
 use super::hot::Hot;
-use super::index::Row;
+use super::index::{Home, Row};
+use super::packs::{Member, Spot};
 use super::space::Lease;
 use super::sys::{self, lock};
 use super::{Inner, Store};
@@ -45,18 +46,27 @@ impl FileMark {
     }
 }
 
+/// Tells whether bytes lie where they did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mark {
+    File(FileMark),
+    Index,
+    /// A place in a pack is written once.
+    Pack(Spot),
+}
+
 /// Holds what is known of one blob's bytes: its list, and which groups were found right.
 #[derive(Debug)]
 pub(super) struct Known {
-    /// The file this is known of; none for bytes in the index.
-    mark: Option<FileMark>,
+    /// The bytes this is known of.
+    mark: Mark,
     size: u64,
     list: Mutex<Option<Arc<GroupList>>>,
     verified: Mutex<GroupSet>,
 }
 
 impl Known {
-    fn new(mark: Option<FileMark>, size: u64) -> Arc<Self> {
+    fn new(mark: Mark, size: u64) -> Arc<Self> {
         let verified = Mutex::new(GroupSet::new(group_count(size)));
         Arc::new(Self { mark, size, list: Mutex::new(None), verified })
     }
@@ -65,7 +75,7 @@ impl Known {
     pub(super) fn checked(mark: FileMark, list: Arc<GroupList>, verified: GroupSet) -> Arc<Self> {
         let size = list.size();
         let list = Mutex::new(Some(list));
-        Arc::new(Self { mark: Some(mark), size, list, verified: Mutex::new(verified) })
+        Arc::new(Self { mark: Mark::File(mark), size, list, verified: Mutex::new(verified) })
     }
 
     /// Returns the bytes of memory this may take.
@@ -90,8 +100,8 @@ struct RecentBlobs {
 }
 
 impl Recent {
-    /// Returns what is known of a blob, if its file is the one it is known of.
-    fn of(&self, hash: &Hash, mark: Option<FileMark>, size: u64) -> Arc<Known> {
+    /// Returns what is known of a blob, if its bytes are those it is known of.
+    fn of(&self, hash: &Hash, mark: Mark, size: u64) -> Arc<Known> {
         let mut blobs = lock(&self.blobs);
         blobs.turn += 1;
         let turn = blobs.turn;
@@ -161,6 +171,7 @@ pub struct BlobReader {
 enum Bytes {
     File(File),
     Inline(Vec<u8>),
+    Packed(Member),
 }
 
 impl Store {
@@ -210,18 +221,47 @@ impl Inner {
         Ok(Some(BlobReader { inner, hash: *hash, bytes, known, _lease: lease }))
     }
 
-    fn open_bytes(
-        &self,
-        hash: &Hash,
-        row: &Row,
-    ) -> Result<Option<(Bytes, Option<FileMark>)>, StoreError> {
-        if row.inline {
-            let bytes = self.inline_of(hash, row);
-            if bytes.is_none() {
-                self.drop_lost(hash);
+    fn open_bytes(&self, hash: &Hash, row: &Row) -> Result<Option<(Bytes, Mark)>, StoreError> {
+        match row.home {
+            Home::File => self.open_file(hash, row),
+            Home::Index => {
+                let bytes = self.inline_of(hash, row);
+                if bytes.is_none() {
+                    self.drop_lost(hash);
+                }
+                Ok(bytes.map(|bytes| (Bytes::Inline(bytes), Mark::Index)))
             }
-            return Ok(bytes.map(|bytes| (Bytes::Inline(bytes), None)));
+            Home::Pack(_) => {
+                let member = self.open_member(hash)?;
+                Ok(member.filter(|member| member.len() == row.size).map(|member| {
+                    let mark = Mark::Pack(member.spot());
+                    (Bytes::Packed(member), mark)
+                }))
+            }
         }
+    }
+
+    /// Opens a blob that lies in a pack, as its row says at the moment; none if it does not lie in one.
+    pub(super) fn open_member(&self, hash: &Hash) -> Result<Option<Member>, StoreError> {
+        let packs = self.catalog.packs();
+        loop {
+            let age = packs.age();
+            let Some((row, Home::Pack(spot))) = self.catalog.row(hash).map(|row| (row, row.home))
+            else {
+                return Ok(None);
+            };
+            let path = || self.catalog.files().path("packs");
+            let member = packs.open(spot, row.size);
+            let member = member.map_err(|error| StoreError::io("read", &path())(error))?;
+            // Where something went meanwhile, it may have been this, and the blocks are nobody's.
+            if packs.age() == age || self.catalog.row(hash).is_some_and(|now| now.home == row.home)
+            {
+                return Ok(member);
+            }
+        }
+    }
+
+    fn open_file(&self, hash: &Hash, row: &Row) -> Result<Option<(Bytes, Mark)>, StoreError> {
         let path = self.catalog.files().blob(hash);
         let file = match File::open(&path) {
             Ok(file) => file,
@@ -230,7 +270,7 @@ impl Inner {
         };
         let meta = file.metadata().map_err(StoreError::io("read", &path))?;
         let whole = meta.len() == row.size;
-        Ok(whole.then(|| (Bytes::File(file), Some(FileMark::of(&meta)))))
+        Ok(whole.then(|| (Bytes::File(file), Mark::File(FileMark::of(&meta)))))
     }
 
     /// Returns the bytes of a blob that lie in the index, if they have the right length.
@@ -259,7 +299,9 @@ impl Inner {
         let stripe = self.catalog.stripe(hash);
         // Somebody may have stored it again since we looked.
         let lost = match self.catalog.locate_held(hash) {
-            Ok(Located::Here(row)) if row.inline && self.inline_of(hash, &row).is_none() => {
+            Ok(Located::Here(row))
+                if row.home == Home::Index && self.inline_of(hash, &row).is_none() =>
+            {
                 Some(row)
             }
             Ok(Located::Lost(row)) => Some(row),
@@ -267,7 +309,9 @@ impl Inner {
         };
         if let Some(row) = lost {
             tracing::warn!(blob = %hash.fmt_short(), "a blob was cut short and is dropped");
-            self.catalog.files().set_aside(hash, row.class == Class::Durable);
+            if row.home == Home::File {
+                self.catalog.files().set_aside(hash, row.class == Class::Durable);
+            }
             self.catalog.forget(hash, &row);
             self.recent.forget(hash);
         }
@@ -278,22 +322,25 @@ impl Inner {
     }
 
     /// Takes a blob with wrong bytes out of the store, unless it was replaced since.
-    fn condemn(&self, hash: &Hash, mark: Option<FileMark>) {
+    fn condemn(&self, hash: &Hash, mark: Mark) {
         if self.ensure_open().is_err() {
             // The files belong to the next holder of the lock, who will find it too.
             return;
         }
         let stripe = self.catalog.stripe(hash);
-        let same = match (self.catalog.row(hash), mark) {
-            (Some(row), None) => row.inline,
-            (None, None) => false,
-            (_, Some(mark)) => fs::metadata(self.catalog.files().blob(hash))
+        let row = self.catalog.row(hash);
+        let same = match mark {
+            Mark::Index => row.is_some_and(|row| row.home == Home::Index),
+            Mark::Pack(spot) => row.is_some_and(|row| row.home == Home::Pack(spot)),
+            Mark::File(mark) => fs::metadata(self.catalog.files().blob(hash))
                 .is_ok_and(|meta| FileMark::of(&meta) == mark),
         };
         if same {
             tracing::warn!(blob = %hash.fmt_short(), "a blob has rotted and is taken out");
-            let row = self.catalog.row(hash);
-            self.catalog.files().set_aside(hash, row.is_none_or(|row| row.class == Class::Durable));
+            if matches!(mark, Mark::File(_)) {
+                let keep = row.is_none_or(|row| row.class == Class::Durable);
+                self.catalog.files().set_aside(hash, keep);
+            }
             if let Some(row) = row {
                 self.catalog.forget(hash, &row);
             }
@@ -412,11 +459,11 @@ impl BlobReader {
         lock(&self.known.verified).is_full()
     }
 
-    /// Returns the file of the blob; none for one whose bytes lie in the index.
+    /// Returns the file of the blob; none for one that has none of its own.
     pub(super) fn file(&self) -> Option<&File> {
         match &self.bytes {
             Bytes::File(file) => Some(file),
-            Bytes::Inline(_) => None,
+            Bytes::Inline(_) | Bytes::Packed(_) => None,
         }
     }
 
@@ -440,6 +487,7 @@ impl BlobReader {
         let read = match &self.bytes {
             Bytes::File(file) => sys::read_exact_at(file, buf, offset),
             Bytes::Inline(bytes) => read_slice_at(bytes, buf, offset),
+            Bytes::Packed(member) => member.read_exact_at(buf, offset),
         };
         match read {
             // Cut short since it was opened.

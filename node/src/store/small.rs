@@ -1,21 +1,25 @@
 //! Many small blobs: stored in batches as they come, and read whole in one step.
 //!
 //! What is special here is what is left out. A small fetched blob is in memory when it comes, so it is hashed
-//! once, written once and renamed; nothing is synced, as for every fetched blob. One that is read is hashed
+//! once and written once: those that come together into a pack, one alone into a file; nothing is synced, as for
+//! every fetched blob. One that is read is hashed
 //! whole each time, which takes less than to remember that it was hashed before.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use blobmesh_protocol::Hash;
+use blobmesh_protocol::blob::GROUP_LEN;
 use bytes::Bytes;
 
 use super::catalog::Located;
 use super::error::StoreError;
 use super::files::Class;
-use super::index::Row;
+use super::index::{Home, Row};
+use super::packs::{MEMBERS_MAX, MEMBERS_MIN, Member, Spot};
 use super::space::Reservation;
 use super::sys::read_cached;
 use super::{Added, Inner, Store};
@@ -47,7 +51,12 @@ impl Store {
         let bytes = blobs.iter().map(|(_, bytes)| len_u64(bytes)).sum();
         // All or none: where not all fit, each makes its own room.
         let mut room = self.inner.reserve(bytes).ok();
-        blobs.iter().map(|(hash, bytes)| self.put_small(hash, bytes, &mut room)).collect()
+        let mut packed = room.as_mut().map(|room| self.inner.pack(blobs, room)).unwrap_or_default();
+        let put = |(at, (hash, bytes)): (usize, &(Hash, Bytes))| match packed.remove(&at) {
+            Some(size) => Ok(Added { hash: *hash, size, existed: false }),
+            None => self.put_small(hash, bytes, &mut room),
+        };
+        blobs.iter().enumerate().map(put).collect()
     }
 
     fn put_small(
@@ -146,6 +155,71 @@ impl Store {
 }
 
 impl Inner {
+    /// Puts those of many blobs into packs that are new, right, and of a size for it; returns which they are, with
+    /// their lengths. The others go their own ways.
+    fn pack(&self, blobs: &[(Hash, Bytes)], room: &mut Reservation) -> HashMap<usize, u64> {
+        let mut packed = HashMap::new();
+        if blobs.len() < MEMBERS_MIN || !self.catalog.index_is_good() {
+            return packed;
+        }
+        let fits = |(_, (hash, bytes)): &(usize, &(Hash, Bytes))| self.is_to_be_packed(hash, bytes);
+        let members: Vec<_> = blobs.iter().enumerate().filter(fits).collect();
+        if members.len() < MEMBERS_MIN {
+            return packed;
+        }
+        for some in members.chunks(MEMBERS_MAX) {
+            let bytes: Vec<_> = some.iter().map(|(_, (hash, bytes))| (*hash, &bytes[..])).collect();
+            let spots = match self.catalog.packs().append(&bytes) {
+                Ok(spots) => spots,
+                Err(error) => {
+                    tracing::debug!(%error, "small blobs get files of their own");
+                    break;
+                }
+            };
+            for ((at, (hash, bytes)), spot) in some.iter().zip(spots) {
+                let size = len_u64(bytes);
+                if self.commit_member(hash, spot, room.split(size)) {
+                    packed.insert(*at, size);
+                }
+            }
+        }
+        packed
+    }
+
+    fn is_to_be_packed(&self, hash: &Hash, bytes: &[u8]) -> bool {
+        let of_size = bytes.len() > self.config.inline_bytes_max
+            && len_u64(bytes) <= GROUP_LEN.min(self.config.blob_bytes_max);
+        of_size
+            && self.class_of_fetched(hash) == Class::Cache
+            && self.is_unknown(hash)
+            && Hash::of(bytes) == *hash
+    }
+
+    /// Returns whether a blob has neither a row nor a file. Only after an unclean end there are files without rows,
+    /// and to look for ten thousand files that are not there takes as long as to write their bytes.
+    fn is_unknown(&self, hash: &Hash) -> bool {
+        let swept = !self.sweep.is_undone();
+        match swept {
+            true => self.catalog.row(hash).is_none(),
+            false => matches!(self.catalog.locate(hash), Ok(Located::Absent)),
+        }
+    }
+
+    /// Gives a member of a pack its row; false, and it is given up, where somebody else has stored the blob, or the
+    /// index does not take it.
+    fn commit_member(&self, hash: &Hash, spot: Spot, room: Reservation) -> bool {
+        let catalog = &self.catalog;
+        let size = room.bytes();
+        let row =
+            Row { size, accessed: catalog.now(), class: Class::Cache, home: Home::Pack(spot) };
+        let _stripe = catalog.stripe(hash);
+        let put = self.ensure_open().is_ok() && catalog.put_member(hash, &row, room);
+        if !put {
+            catalog.packs().free(spot, size);
+        }
+        put
+    }
+
     /// Writes a verified blob of the cache class under its name, and its row. Its bytes are taken out of
     /// `room`.
     fn commit_small(
@@ -171,7 +245,7 @@ impl Inner {
             // It came by another way meanwhile, and may be a durable one.
             return Ok(Added { hash: *hash, size, existed: true });
         }
-        let row = Row { size, accessed: catalog.now(), class: Class::Cache, inline: false };
+        let row = Row { size, accessed: catalog.now(), class: Class::Cache, home: Home::File };
         catalog.put(hash, &row, Some(room.split(size)));
         Ok(Added { hash: *hash, size, existed: false })
     }
@@ -187,7 +261,11 @@ impl Inner {
         match File::open(&path) {
             Ok(file) => read_file(&file, len_max, out).map_err(StoreError::io("read", &path)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Ok(self.read_inline(hash, len_max, out))
+                match self.open_member(hash)? {
+                    Some(member) => read_member(&member, len_max, out)
+                        .map_err(StoreError::io("read", &self.catalog.files().path("packs"))),
+                    None => Ok(self.read_inline(hash, len_max, out)),
+                }
             }
             Err(error) => Err(StoreError::io("open", &path)(error)),
         }
@@ -213,6 +291,17 @@ fn read_file(file: &File, len_max: u64, out: &mut Vec<u8>) -> io::Result<SmallRe
     out.resize(start + len, 0);
     let mut reader = file;
     reader.read_exact(&mut out[start..])?;
+    Ok(SmallRead::Whole)
+}
+
+fn read_member(member: &Member, len_max: u64, out: &mut Vec<u8>) -> io::Result<SmallRead> {
+    let size = member.len();
+    if size > len_max {
+        return Ok(SmallRead::Large { size });
+    }
+    let start = out.len();
+    out.resize(start + usize::try_from(size).unwrap_or(usize::MAX), 0);
+    member.read_exact_at(&mut out[start..], 0)?;
     Ok(SmallRead::Whole)
 }
 

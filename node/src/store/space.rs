@@ -112,6 +112,11 @@ pub(super) struct Reservation {
 }
 
 impl Reservation {
+    /// Returns how many bytes are promised.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Takes a promise of `bytes` out of this one; all of it where it is less.
     pub(super) fn split(&mut self, bytes: u64) -> Self {
         let bytes = bytes.min(self.bytes);

@@ -1,8 +1,8 @@
 //! The sweep: after an unclean end it makes index and files agree again.
 //!
 //! It runs in a thread of its own while the store already answers, because a lookup that misses the
-//! index looks at the files anyway. It reads names and lengths, never bytes. A clean start does not
-//! sweep.
+//! index looks at the files anyway. Of files it reads names and lengths, never bytes; the members of packs that have
+//! lost their rows are hashed, and found by nobody before. A clean start does not sweep.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +11,7 @@ use std::thread::{self, JoinHandle};
 
 use super::catalog::Catalog;
 use super::error::StoreError;
+use super::index::Home;
 use super::sys::lock;
 
 /// How many steps a sweep makes before it heeds a stop.
@@ -74,20 +75,26 @@ fn sweep(catalog: &Catalog, stop: &mut Stop<'_>) -> Result<bool, StoreError> {
     let (mut adopted, mut dropped) = (0_u64, 0_u64);
     let blobs = catalog.files().path("blobs");
     let walk = catalog.files().for_each_blob(|hash, _| {
-        if catalog.row(&hash).is_none() {
+        if catalog.row(&hash).is_none_or(|row| row.home != Home::File) {
             adopted += u64::from(catalog.adopt(&hash).is_ok());
         }
         !stop.is_due()
     });
     walk.map_err(StoreError::io("list", &blobs))?;
-    let mut in_files = Vec::new();
+    let packs = catalog.files().path("packs");
+    let walk = catalog.packs().for_each(|hash, spot, size| {
+        adopted += u64::from(catalog.adopt_member(&hash, spot, size));
+        !stop.is_due()
+    });
+    walk.map_err(StoreError::io("read", &packs))?;
+    let mut outside = Vec::new();
     catalog.for_each(|hash, row| {
-        if !row.inline {
-            in_files.push(hash);
+        if row.home != Home::Index {
+            outside.push(hash);
         }
         !stop.is_due()
     })?;
-    for hash in in_files {
+    for hash in outside {
         if stop.is_due() {
             return Ok(false);
         }

@@ -111,6 +111,58 @@ pub(super) fn write_all_at(file: &File, buf: &[u8], offset: u64) -> io::Result<(
     }
 }
 
+/// Writes all of `pieces` behind each other from `offset` on, without moving the file's position.
+pub(super) fn write_all_vectored_at(
+    file: &File,
+    mut pieces: &mut [io::IoSlice<'_>],
+    mut offset: u64,
+) -> io::Result<()> {
+    while !pieces.is_empty() {
+        let written = write_vectored_at(file, pieces, offset)?;
+        if written == 0 && pieces.iter().any(|piece| !piece.is_empty()) {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        io::IoSlice::advance_slices(&mut pieces, written);
+        offset += u64::try_from(written).unwrap_or(u64::MAX);
+    }
+    Ok(())
+}
+
+fn write_vectored_at(file: &File, pieces: &[io::IoSlice<'_>], offset: u64) -> io::Result<usize> {
+    #[cfg(target_os = "linux")]
+    {
+        match rustix::io::pwritev(file, pieces, offset) {
+            Err(rustix::io::Errno::INTR) => Ok(0),
+            written => Ok(written?),
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let first = pieces.iter().find(|piece| !piece.is_empty());
+        let Some(first) = first else { return Ok(0) };
+        write_all_at(file, first, offset)?;
+        Ok(first.len())
+    }
+}
+
+/// Gives the blocks of a part of a file back to the file system; they read as zeros from then on.
+///
+/// # Errors
+/// `Unsupported` where the file system or the platform cannot.
+pub(super) fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{FallocateFlags, fallocate};
+        let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        Ok(fallocate(file, mode, offset, len)?)
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (file, offset, len);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
 /// Makes `target`, an empty file, share the bytes of `source`; false where that cannot be done.
 ///
 /// Works on xfs and btrfs within one file system, in under a millisecond whatever the size.

@@ -6,9 +6,13 @@
 //!
 //! A *real copy* shares no block from the start, for files that are mapped and written in place, or whose later
 //! fragmentation would hurt.
+//!
+//! A blob may be a part of a file that holds others, too. Then the kernel is asked to copy, which shares whole blocks by
+//! itself where it can.
 
 use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -41,6 +45,28 @@ pub(super) enum Way {
     Copy,
     /// The file is the store's own, under a further name.
     HardLink,
+}
+
+/// Is where the bytes of a blob lie.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Source<'a> {
+    file: &'a File,
+    from: u64,
+    size: u64,
+    /// Whether the file holds nothing else.
+    whole: bool,
+}
+
+impl<'a> Source<'a> {
+    /// Makes the source that is all of a file of `size` bytes.
+    pub(super) fn whole(file: &'a File, size: u64) -> Self {
+        Self { file, from: 0, size, whole: true }
+    }
+
+    /// Makes the source that is `size` bytes of a file.
+    pub(super) fn part(file: &'a File, from: u64, size: u64) -> Self {
+        Self { file, from, size, whole: false }
+    }
 }
 
 /// Counts files by the way they took.
@@ -77,15 +103,14 @@ impl Stop {
 }
 
 impl Ways {
-    /// Fills an empty file with the `size` bytes of another by the best way there is; by a real copy if `real`.
+    /// Fills an empty file with the bytes of a blob by the best way there is; by a real copy if `real`.
     ///
     /// # Errors
     /// What the operating system gives; `UnexpectedEof` when the source is shorter. The target may hold anything then.
     pub(super) fn fill(
         &self,
         target: &File,
-        source: &File,
-        size: u64,
+        source: Source<'_>,
         real: bool,
         stop: &Stop,
     ) -> io::Result<()> {
@@ -93,11 +118,11 @@ impl Ways {
             if self.try_reflink(target, source)? {
                 return Ok(());
             }
-            if self.try_range(target, source, size, stop)? {
+            if self.try_range(target, source, stop)? {
                 return Ok(());
             }
         }
-        copy(target, source, size, stop, |_| ())?;
+        copy(target, source, stop, |_| ())?;
         self.count(Way::Copy);
         Ok(())
     }
@@ -106,16 +131,15 @@ impl Ways {
     pub(super) fn fill_hashing(
         &self,
         target: &File,
-        source: &File,
-        size: u64,
+        source: Source<'_>,
         real: bool,
         stop: &Stop,
     ) -> io::Result<Hash> {
         let mut hasher = BlobHasher::new();
         if !real && self.try_reflink(target, source)? {
-            read(target, size, stop, |piece| hasher.update(piece))?;
+            read(Source::whole(target, source.size), stop, |piece| hasher.update(piece))?;
         } else {
-            copy(target, source, size, stop, |piece| hasher.update(piece))?;
+            copy(target, source, stop, |piece| hasher.update(piece))?;
             self.count(Way::Copy);
         }
         Ok(hasher.finish().hash())
@@ -133,11 +157,11 @@ impl Ways {
         WayCounts { reflinked, kernel_copied, copied, hard_linked }
     }
 
-    fn try_reflink(&self, target: &File, source: &File) -> io::Result<bool> {
-        if self.no_reflink.load(Ordering::Relaxed) {
+    fn try_reflink(&self, target: &File, source: Source<'_>) -> io::Result<bool> {
+        if !source.whole || self.no_reflink.load(Ordering::Relaxed) {
             return Ok(false);
         }
-        match rustix::fs::ioctl_ficlone(target, source) {
+        match rustix::fs::ioctl_ficlone(target, source.file) {
             Ok(()) => {
                 self.count(Way::Reflink);
                 Ok(true)
@@ -152,19 +176,20 @@ impl Ways {
         }
     }
 
-    fn try_range(&self, target: &File, source: &File, size: u64, stop: &Stop) -> io::Result<bool> {
+    fn try_range(&self, target: &File, source: Source<'_>, stop: &Stop) -> io::Result<bool> {
         if self.no_range.load(Ordering::Relaxed) {
             return Ok(false);
         }
         // Both files are shared with nobody else's position.
-        let (mut from, mut to) = (0, 0);
-        while from < size {
+        let Source { file, mut from, size, .. } = source;
+        let mut to = 0;
+        while to < size {
             stop.check()?;
-            let len = usize::try_from(size - from).unwrap_or(RANGE_LEN).min(RANGE_LEN);
-            match rustix::fs::copy_file_range(source, Some(&mut from), target, Some(&mut to), len) {
+            let len = usize::try_from(size - to).unwrap_or(RANGE_LEN).min(RANGE_LEN);
+            match rustix::fs::copy_file_range(file, Some(&mut from), target, Some(&mut to), len) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(_) => {}
-                Err(error) if is_full(error) || from > 0 => return Err(error.into()),
+                Err(error) if is_full(error) || to > 0 => return Err(error.into()),
                 Err(error) => {
                     if is_for_good(error) {
                         self.no_range.store(true, Ordering::Relaxed);
@@ -188,43 +213,39 @@ fn is_for_good(error: Errno) -> bool {
     matches!(error, Errno::OPNOTSUPP | Errno::XDEV | Errno::NOTTY | Errno::NOSYS | Errno::PERM)
 }
 
-/// Reads and writes `size` bytes, and shows them to `see`.
+/// Reads and writes bytes, and shows them to `see`.
 fn copy(
     target: &File,
-    source: &File,
-    size: u64,
+    source: Source<'_>,
     stop: &Stop,
     mut see: impl FnMut(&[u8]),
 ) -> io::Result<()> {
     let mut to = target;
-    pieces(source, size, stop, |piece| {
+    pieces(source, stop, |piece| {
         see(piece);
         to.write_all(piece)
     })
 }
 
-/// Reads `size` bytes from the beginning, and shows them to `see`.
-fn read(source: &File, size: u64, stop: &Stop, mut see: impl FnMut(&[u8])) -> io::Result<()> {
-    pieces(source, size, stop, |piece| {
+/// Reads bytes, and shows them to `see`.
+fn read(source: Source<'_>, stop: &Stop, mut see: impl FnMut(&[u8])) -> io::Result<()> {
+    pieces(source, stop, |piece| {
         see(piece);
         Ok(())
     })
 }
 
 fn pieces(
-    source: &File,
-    size: u64,
+    Source { file, from, size, .. }: Source<'_>,
     stop: &Stop,
     mut take: impl FnMut(&[u8]) -> io::Result<()>,
 ) -> io::Result<()> {
-    let mut from = source;
-    io::Seek::rewind(&mut from)?;
     let mut buffer = vec![0; usize::try_from(size).unwrap_or(BUFFER_LEN).min(BUFFER_LEN)];
     let mut left = size;
     while left > 0 {
         stop.check()?;
         let len = usize::try_from(left).unwrap_or(BUFFER_LEN).min(buffer.len());
-        from.read_exact(&mut buffer[..len])?;
+        file.read_exact_at(&mut buffer[..len], from + (size - left))?;
         take(&buffer[..len])?;
         left -= u64::try_from(len).unwrap_or(left);
     }
@@ -234,13 +255,13 @@ fn pieces(
 /// Returns the hash of a file's bytes.
 pub(super) fn hash_of(file: &File, stop: &Stop) -> io::Result<Hash> {
     let mut hasher = BlobHasher::new();
-    read(file, file.metadata()?.len(), stop, |piece| hasher.update(piece))?;
+    read(Source::whole(file, file.metadata()?.len()), stop, |piece| hasher.update(piece))?;
     Ok(hasher.finish().hash())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Seek as _;
+    use std::io::{Read as _, Seek as _};
 
     use super::*;
 
@@ -267,12 +288,13 @@ mod tests {
                 let ways = Ways::default();
                 ways.no_reflink.store(way >= 1, Ordering::Relaxed);
                 ways.no_range.store(way >= 2, Ordering::Relaxed);
-                let (target, source) = pair(&bytes);
+                let (target, file) = pair(&bytes);
+                let source = Source::whole(&file, size);
                 if way == 4 {
-                    let hash = ways.fill_hashing(&target, &source, size, false, &stop);
+                    let hash = ways.fill_hashing(&target, source, false, &stop);
                     assert_eq!(hash.expect("fill"), Hash::of(&bytes));
                 } else {
-                    ways.fill(&target, &source, size, way == 3, &stop).expect("fill");
+                    ways.fill(&target, source, way == 3, &stop).expect("fill");
                 }
                 assert!(bytes_of(&target) == bytes, "way {way}, {len} bytes");
                 let counts = ways.counts();
@@ -284,13 +306,36 @@ mod tests {
     }
 
     #[test]
+    fn part_of_a_file_is_filled_by_every_way() {
+        let stop = Stop::default();
+        let bytes: Vec<u8> = (0..=250).cycle().take(3 * BUFFER_LEN).collect();
+        let (from, size) = (8192, BUFFER_LEN + 5000);
+        for way in 0..4 {
+            let ways = Ways::default();
+            ways.no_range.store(way >= 1, Ordering::Relaxed);
+            let (target, file) = pair(&bytes);
+            let source = Source::part(&file, from as u64, size as u64);
+            if way == 3 {
+                let hash = ways.fill_hashing(&target, source, false, &stop).expect("fill");
+                assert_eq!(hash, Hash::of(&bytes[from..from + size]));
+            } else {
+                ways.fill(&target, source, way == 2, &stop).expect("fill");
+            }
+            assert!(bytes_of(&target) == bytes[from..from + size], "way {way}");
+            assert_eq!(ways.counts().reflinked, 0, "it would be all of the file");
+        }
+    }
+
+    #[test]
     fn source_that_is_shorter_than_was_said_is_an_error() {
         for (no_range, real) in [(false, false), (true, false), (true, true)] {
             let ways = Ways::default();
             ways.no_reflink.store(true, Ordering::Relaxed);
             ways.no_range.store(no_range, Ordering::Relaxed);
             let (target, source) = pair(b"short");
-            let failed = ways.fill(&target, &source, 6, real, &Stop::default()).expect_err("short");
+            let failed = ways
+                .fill(&target, Source::whole(&source, 6), real, &Stop::default())
+                .expect_err("short");
             assert_eq!(failed.kind(), io::ErrorKind::UnexpectedEof);
         }
     }
@@ -302,7 +347,7 @@ mod tests {
         let Ok(target) = tempfile::tempfile_in(dir) else { return };
         let (_, source) = pair(b"x");
         let ways = Ways::default();
-        ways.fill(&target, &source, 1, false, &Stop::default()).expect("fill");
+        ways.fill(&target, Source::whole(&source, 1), false, &Stop::default()).expect("fill");
         assert!(ways.no_reflink.load(Ordering::Relaxed));
         assert_eq!(bytes_of(&target), b"x");
     }
@@ -314,8 +359,8 @@ mod tests {
         let (target, source) = pair(b"bytes");
         let ways = Ways::default();
         ways.no_reflink.store(true, Ordering::Relaxed);
-        assert!(ways.fill(&target, &source, 5, false, &stop).is_err());
-        assert!(ways.fill(&target, &source, 5, true, &stop).is_err());
+        assert!(ways.fill(&target, Source::whole(&source, 5), false, &stop).is_err());
+        assert!(ways.fill(&target, Source::whole(&source, 5), true, &stop).is_err());
         assert!(hash_of(&source, &stop).is_err());
     }
 }

@@ -8,6 +8,7 @@ mod evict;
 mod export;
 mod full;
 mod kill;
+mod packs;
 mod partial;
 mod recovery;
 mod small;

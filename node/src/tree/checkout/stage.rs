@@ -18,7 +18,7 @@ use super::{Options, Progress, pool};
 use crate::store::{Lent, Store, StoreError};
 use crate::tree::beneath::{Dir, Stamp};
 use crate::tree::pattern::Pattern;
-use crate::tree::ways::{Stop, Way, Ways};
+use crate::tree::ways::{Source, Stop, Way, Ways};
 
 /// Of so many groups of 64 KiB one is hashed, chosen by chance, where not all are.
 pub(super) const SAMPLE_ONE_IN: u64 = 64;
@@ -180,16 +180,21 @@ impl<'a> Maker<'a> {
     ) -> Result<(), CheckoutError> {
         let blob = |source| CheckoutError::Blob { path: staged.path.to_vec(), source };
         let lent = self.store.lend(hash, size).map_err(blob)?;
-        let source = match lent.ok_or_else(|| blob(StoreError::Absent { hash: *hash }))? {
-            Lent::File(source) => source,
-            Lent::Bytes(bytes) => return self.write(file, staged, hash, &bytes),
+        let lent = lent.ok_or_else(|| blob(StoreError::Absent { hash: *hash }))?;
+        let source = match &lent {
+            Lent::File(source) => Source::whole(source, size),
+            Lent::Packed(member) => {
+                let (source, from) = member.place();
+                Source::part(source, from, size)
+            }
+            Lent::Bytes(bytes) => return self.write(file, staged, hash, bytes),
         };
         let real = self.is_real_copy(staged);
         if !self.options.verify {
-            let filled = self.ways.fill(file, &source, size, real, self.stop);
+            let filled = self.ways.fill(file, source, real, self.stop);
             return filled.map_err(|error| self.unfilled(staged, hash, error));
         }
-        let written = self.ways.fill_hashing(file, &source, size, real, self.stop);
+        let written = self.ways.fill_hashing(file, source, real, self.stop);
         let written = written.map_err(|error| self.unfilled(staged, hash, error))?;
         if written == *hash { Ok(()) } else { self.verify(staged, hash) }
     }
