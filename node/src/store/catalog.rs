@@ -181,7 +181,7 @@ impl Catalog {
         self.index.put_row(hash, row).ok();
         self.space.settle(old.map(|old| old.size), Some(row.size), reservation);
         if let Some(old) = old.filter(|old| old.home != row.home) {
-            self.leave_pack(&old);
+            self.leave_pack(hash, &old);
         }
         self.signal.dirty();
     }
@@ -197,9 +197,9 @@ impl Catalog {
         true
     }
 
-    fn leave_pack(&self, row: &Row) {
+    fn leave_pack(&self, hash: &Hash, row: &Row) {
         if let Home::Pack(spot) = row.home {
-            self.packs.free(spot, row.size);
+            self.packs.free(hash, spot, row.size);
         }
     }
 
@@ -209,7 +209,7 @@ impl Catalog {
         self.index.remove(hash).ok();
         lock(&self.accesses).pending.remove(hash);
         self.space.settle(Some(row.size), None, None);
-        self.leave_pack(row);
+        self.leave_pack(hash, row);
         self.signal.dirty();
     }
 
@@ -293,7 +293,7 @@ impl Catalog {
                 true
             }
             Some(_) | None => {
-                self.packs.free(spot, size);
+                self.packs.free(hash, spot, size);
                 false
             }
         }

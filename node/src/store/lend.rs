@@ -58,7 +58,14 @@ impl Store {
     /// [`StoreError::Io`] where the file system does not say.
     pub fn is_lendable(&self, hash: &Hash, size: u64) -> Result<Lendable, StoreError> {
         self.inner.ensure_open()?;
-        if !self.inner.catalog.packs().lends() && self.is_file(hash, size) {
+        let packs = self.inner.catalog.packs();
+        if let Some((spot, len)) = packs.known(hash).filter(|(_, len)| *len == size)
+            && packs.covers(spot, len).is_ok_and(|covers| covers)
+        {
+            packs.lent(true);
+            return Ok(Lendable::Yes);
+        }
+        if self.is_file(hash, size) {
             return Ok(Lendable::Yes);
         }
         // In a pack or the index, cut short by a power cut, or not what a manifest says: who knows rows tells.
@@ -81,14 +88,16 @@ impl Store {
     pub fn lend(&self, hash: &Hash, size: u64) -> Result<Option<Lent>, StoreError> {
         self.inner.ensure_open()?;
         let packs = self.inner.catalog.packs();
+        // Others change it meanwhile.
+        let packs_first = packs.lends();
         let mut lent = None;
-        if packs.lends() {
+        if packs_first {
             lent = self.lend_member(hash, size)?;
         }
         if lent.is_none() {
             lent = self.lend_file(hash, size)?;
         }
-        if lent.is_none() && !packs.lends() {
+        if lent.is_none() && !packs_first {
             lent = self.lend_member(hash, size)?;
         }
         packs.lent(matches!(lent, Some(Lent::Packed(_))));

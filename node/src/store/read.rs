@@ -246,18 +246,24 @@ impl Inner {
         let packs = self.catalog.packs();
         loop {
             let age = packs.age();
-            let Some((row, Home::Pack(spot))) = self.catalog.row(hash).map(|row| (row, row.home))
-            else {
-                return Ok(None);
-            };
+            let known = packs.known(hash).or_else(|| self.spot_of(hash));
+            let Some((spot, size)) = known else { return Ok(None) };
             let path = || self.catalog.files().path("packs");
-            let member = packs.open(spot, row.size);
+            let member = packs.open(spot, size);
             let member = member.map_err(|error| StoreError::io("read", &path())(error))?;
             // Where something went meanwhile, it may have been this, and the blocks are nobody's.
-            if packs.age() == age || self.catalog.row(hash).is_some_and(|now| now.home == row.home)
-            {
+            if packs.age() == age || self.spot_of(hash) == Some((spot, size)) {
                 return Ok(member);
             }
+        }
+    }
+
+    /// Returns where a blob lies, and its length, if its row says that it is in a pack.
+    fn spot_of(&self, hash: &Hash) -> Option<(Spot, u64)> {
+        let row = self.catalog.row(hash)?;
+        match row.home {
+            Home::Pack(spot) => Some((spot, row.size)),
+            Home::File | Home::Index => None,
         }
     }
 

@@ -127,17 +127,33 @@ impl Store {
         len_max: u64,
         out: &mut Vec<u8>,
     ) -> Result<SmallRead, StoreError> {
-        self.inner.ensure_open()?;
         if self.read_hot(hash, len_max, out) {
             return Ok(SmallRead::Whole);
         }
-        let (start, hot) = (out.len(), &self.inner.recent.hot);
-        let age = hot.age();
+        let (start, age) = (out.len(), self.inner.recent.hot.age());
+        let read = self.read_passing(hash, len_max, out);
+        if matches!(read, Ok(SmallRead::Whole)) {
+            self.inner.recent.hot.keep(hash, &out[start..], age);
+        }
+        read
+    }
+
+    /// Does the same for one of many that are read once: it drives nothing out of memory.
+    ///
+    /// # Errors
+    /// As [`read_small`](Self::read_small).
+    pub fn read_passing(
+        &self,
+        hash: &Hash,
+        len_max: u64,
+        out: &mut Vec<u8>,
+    ) -> Result<SmallRead, StoreError> {
+        self.inner.ensure_open()?;
+        let start = out.len();
         let read = self.inner.read_raw(hash, len_max, out);
         let right = matches!(read, Ok(SmallRead::Whole)) && Hash::of(&out[start..]) == *hash;
         if right {
             self.inner.catalog.touch(hash);
-            hot.keep(hash, &out[start..], age);
             return read;
         }
         out.truncate(start);
@@ -191,18 +207,14 @@ impl Inner {
             && len_u64(bytes) <= GROUP_LEN.min(self.config.blob_bytes_max);
         of_size
             && self.class_of_fetched(hash) == Class::Cache
-            && self.is_unknown(hash)
+            && self.may_be_new(hash)
             && Hash::of(bytes) == *hash
     }
 
-    /// Returns whether a blob has neither a row nor a file. Only after an unclean end there are files without rows,
-    /// and to look for ten thousand files that are not there takes as long as to write their bytes.
-    fn is_unknown(&self, hash: &Hash) -> bool {
-        let swept = !self.sweep.is_undone();
-        match swept {
-            true => self.catalog.row(hash).is_none(),
-            false => matches!(self.catalog.locate(hash), Ok(Located::Absent)),
-        }
+    /// Returns whether a blob may be new. One that has a row does not get another; only after an unclean end there are
+    /// files without rows, and to look for ten thousand files that are not there takes as long as to write their bytes.
+    fn may_be_new(&self, hash: &Hash) -> bool {
+        !self.sweep.is_undone() || matches!(self.catalog.locate(hash), Ok(Located::Absent))
     }
 
     /// Gives a member of a pack its row; false, and it is given up, where somebody else has stored the blob, or the
@@ -214,8 +226,9 @@ impl Inner {
             Row { size, accessed: catalog.now(), class: Class::Cache, home: Home::Pack(spot) };
         let _stripe = catalog.stripe(hash);
         let put = self.ensure_open().is_ok() && catalog.put_member(hash, &row, room);
-        if !put {
-            catalog.packs().free(spot, size);
+        match put {
+            true => catalog.packs().learn(hash, spot, size),
+            false => catalog.packs().free(hash, spot, size),
         }
         put
     }

@@ -89,11 +89,7 @@ fn blobs_that_come_together_share_a_file_and_behave_as_others() {
     assert_eq!(store.stats().reserved, 0);
     let again = store.put_batch(&blobs);
     assert!(again.into_iter().all(|added| added.expect("stored").existed));
-    assert_eq!(
-        fs::read(self::pack(&home)).expect("read").len(),
-        pack.len(),
-        "nothing is written twice"
-    );
+    assert_eq!((store.stats().blobs, store.stats().bytes), (250, sum as u64));
     let to = home.beside("exported");
     store.export(&blobs[7].0, &to, false).expect("export");
     assert_eq!(fs::read(&to).expect("read"), blobs[7].1);
@@ -411,6 +407,33 @@ fn whoever_reads_while_others_evict_sees_right_bytes_or_none() {
                 std::os::unix::fs::FileExt::read_exact_at(file, &mut copied, from).expect("read");
                 assert!(copied == bytes[..], "wrong bytes were lent");
             }
+        }
+    });
+}
+
+#[test]
+fn blobs_in_files_and_in_packs_are_lent_beside_each_other() {
+    let home = Home::new();
+    let store = home.open();
+    let packed = blobs(20);
+    put(&store, &packed);
+    let (bytes, other) = (bytes_of(BLOB, 100), bytes_of(100, 101));
+    let file = home.add(&store, &bytes);
+    let inline = store.put_whole(&Hash::of(&other), &other).expect("put").hash;
+    std::thread::scope(|scope| {
+        for thread in 0..2 {
+            let (store, packed) = (&store, &packed);
+            scope.spawn(move || {
+                for round in 0..2_000 {
+                    let (hash, bytes) = &packed[(round + thread) % packed.len()];
+                    let lent = store.lend(hash, bytes.len() as u64).expect("lend");
+                    assert!(matches!(lent, Some(Lent::Packed(_))), "{round}: {lent:?}");
+                    let lent = store.lend(&file, BLOB as u64).expect("lend");
+                    assert!(matches!(lent, Some(Lent::File(_))), "{round}: {lent:?}");
+                    let lent = store.lend(&inline, 100).expect("lend");
+                    assert!(matches!(lent, Some(Lent::Bytes(_))), "{round}: {lent:?}");
+                }
+            });
         }
     });
 }

@@ -33,6 +33,8 @@ pub(super) use self::table::MEMBERS_MAX;
 pub(super) const MEMBERS_MIN: usize = 4;
 /// How long a pack grows. Its blocks are counted in 16 bits.
 const PACK_BYTES_MAX: u64 = 64 << 20;
+/// Of how many blobs it is remembered where they lie, at some 100 bytes each; then all are forgotten.
+const KNOWN_MAX: usize = 16_384;
 /// How many packs are kept open.
 const OPEN_MAX: usize = 64;
 
@@ -89,8 +91,10 @@ pub(super) struct Packs {
     state: Mutex<State>,
     /// Counts members that went.
     age: AtomicU64,
-    /// Whether the last blob that was lent lay in a pack.
+    /// Whether the last blob that was lent, or looked for to be, lay in a pack.
     lent: AtomicBool,
+    /// Where blobs lie that came lately, so that a checkout of them asks no index.
+    known: Mutex<HashMap<Hash, (Spot, u64)>>,
 }
 
 /// Is the pack that is being written, if there is one.
@@ -131,7 +135,8 @@ impl Packs {
         let filling = Filling { pack: None, blocks: 0, next: first, is_possible: true };
         let (filling, state) = (Mutex::new(filling), Mutex::default());
         let (age, lent) = (AtomicU64::new(0), AtomicBool::new(false));
-        Ok(Arc::new(Self { dir, first, clean, filling, state, age, lent }))
+        let known = Mutex::default();
+        Ok(Arc::new(Self { dir, first, clean, filling, state, age, lent, known }))
     }
 
     /// Writes verified blobs of 1 byte to a group, at most [`MEMBERS_MAX`], behind each other, and returns where they lie.
@@ -264,8 +269,28 @@ impl Packs {
         self.lent.store(here, Ordering::Relaxed);
     }
 
+    /// Remembers where a blob lies that has its row.
+    pub(super) fn learn(&self, hash: &Hash, spot: Spot, len: u64) {
+        let mut known = lock(&self.known);
+        if known.len() >= KNOWN_MAX {
+            known.clear();
+        }
+        known.insert(*hash, (spot, len));
+    }
+
+    /// Returns where a blob lies, and its length, if that is remembered.
+    pub(super) fn known(&self, hash: &Hash) -> Option<(Spot, u64)> {
+        lock(&self.known).get(hash).copied()
+    }
+
     /// Lets a member go that no row speaks of any more.
-    pub(super) fn free(&self, spot: Spot, len: u64) {
+    pub(super) fn free(&self, hash: &Hash, spot: Spot, len: u64) {
+        // Another member may hold the same blob.
+        let mut known = lock(&self.known);
+        if known.get(hash).is_some_and(|(at, _)| *at == spot) {
+            known.remove(hash);
+        }
+        drop(known);
         self.age.fetch_add(1, Ordering::AcqRel);
         let freed = self.free_held(&mut lock(&self.state), spot, len);
         if let Err(error) = freed {
