@@ -40,7 +40,8 @@ use crate::time::Time;
 
 #[derive(Debug, Default)]
 pub(crate) struct Resolver {
-    resolutions: BTreeMap<Hash, Resolution>,
+    /// In boxes: some hundred come and go at once, and nodes of the map are moved about.
+    resolutions: BTreeMap<Hash, Box<Resolution>>,
     wants: BTreeMap<WantId, Hash>,
     fetches: BTreeMap<FetchId, Hash>,
     queries: BTreeMap<QueryId, Hash>,
@@ -96,7 +97,7 @@ impl Resolver {
                 false
             }
             None => {
-                self.resolutions.insert(hash, Resolution::new(hash, want));
+                self.resolutions.insert(hash, Box::new(Resolution::new(hash, want)));
                 true
             }
         }
