@@ -20,15 +20,15 @@ use blobmesh_protocol::wire::message::{
     LANE_OPEN, LIST, Message, REQUEST, RUNS_MAX, body_len_max,
 };
 use blobmesh_protocol::wire::small::{
-    SMALL_ANSWER, SMALL_BLOB, SMALL_REQUEST, SmallAnswer, SmallRequest, SmallResult,
-    push_small_blob, split_small_blob,
+    PACK_BLOBS_MAX, SMALL_ANSWER, SMALL_BLOB, SMALL_PACK, SMALL_REQUEST, SmallAnswer, SmallPack,
+    SmallRequest, SmallResult, push_small_blob, split_small_blob,
 };
 use blobmesh_protocol::{Config, Hash};
 
 const SPEC: &str = include_str!("../SPEC.md");
 
 /// Every kind there is, by its name in the specification.
-const KINDS: [(u8, &str, &str); 22] = [
+const KINDS: [(u8, &str, &str); 23] = [
     (HELLO, "Hello", "control"),
     (FILTER, "Filter", "control"),
     (FILTER_DELTA, "FilterDelta", "control"),
@@ -50,6 +50,7 @@ const KINDS: [(u8, &str, &str); 22] = [
     (DELTA_REQUEST, "DeltaRequest", "blob"),
     (MAP, "map piece", "blob"),
     (RANGE, "range piece", "blob"),
+    (SMALL_PACK, "SmallPack", "blob, lane"),
     (LANE_OPEN, "LaneOpen", "lane"),
 ];
 
@@ -128,12 +129,16 @@ fn list_in_the_specification_is_proven_by_its_last_group() {
 fn small_request_and_its_answers_in_the_specification_are_what_they_say() {
     let request: SmallRequest = decode("SmallRequest {128, ab}");
     assert_eq!(request, small_request());
+    let pack: SmallPack = decode("SmallPack {128, with a lane, [ab, ab]}");
+    assert_eq!(pack, small_pack());
+    assert_eq!(pack.requests().expect("allowed").next(), Some(request));
     let answer = listed_frame("small blob {128, ab}");
     let (id, bytes) = split_small_blob(&answer.body).expect("a number");
     assert_eq!((id, Hash::of(bytes)), (request.id, request.hash));
     let large: SmallAnswer = decode("SmallAnswer {4294967295, Large 65537}");
     assert_eq!(large.result, SmallResult::Large { size: 65_537 });
     assert!(SPEC.contains("Bit 0: the sender answers small requests"));
+    assert!(SPEC.contains("Bit 2: it takes many small requests as one message"));
 }
 
 #[test]
@@ -169,6 +174,7 @@ fn specification_names_the_bound_of_every_kind() {
     let unknown = number(row_of("all others")[3]);
     assert_eq!(unknown, u64::from(body_len_max(UNKNOWN)));
     assert_eq!(number(row_of("runs in Claims")[1]), CLAIMS_MAX as u64);
+    assert_eq!(number(row_of("blobs in a SmallPack")[1]), PACK_BLOBS_MAX as u64);
     for what in ["runs in a BlobRequest", "runs in Groups"] {
         assert_eq!(number(row_of(what)[1]), RUNS_MAX as u64);
     }
@@ -190,7 +196,17 @@ fn control_stream_skips_unknown_kinds_and_those_of_blob_streams() {
     for kind in
         [0, 0x0a, 0x0f, REQUEST, HEAD, LIST, GROUP, END, LANE_OFFER, SMALL_REQUEST, SMALL_ANSWER]
             .into_iter()
-            .chain([SMALL_BLOB, DELTA_REQUEST, MAP, RANGE, 0x1c, LANE_OPEN, UNKNOWN, 0xff])
+            .chain([
+                SMALL_BLOB,
+                DELTA_REQUEST,
+                MAP,
+                RANGE,
+                SMALL_PACK,
+                0x1d,
+                LANE_OPEN,
+                UNKNOWN,
+                0xff,
+            ])
     {
         assert_eq!(Message::decode(kind, &[1, 2, 3]), Ok(None), "{kind:#04x}");
     }
@@ -254,7 +270,7 @@ fn control_vectors() -> Vec<(String, Message)> {
     let groups = |follows, runs| Message::Groups { hash: two, size: 65_537, follows, runs };
     let claims = |seeks, done, runs| Message::Claims { hash: two, seeks, done, runs };
     let vectors = [
-        ("Hello {1, 1, 3}", Message::Hello(Hello::ours())),
+        ("Hello {1, 1, 7}", Message::Hello(Hello::ours())),
         ("Filter {300, 5, 1, 2, 01}", Message::Filter(filter_frame())),
         (
             "FilterDelta {300, 5, [0001020304050607, ffffffffffffffff]}",
@@ -305,6 +321,7 @@ fn blob_vectors() -> Vec<(String, Vec<u8>)> {
             request(&two, Codec::Raw.bit() | TAKES_LANE, Vec::new()),
         ),
         ("SmallRequest {128, ab}", encode_as(SMALL_REQUEST, &small_request())),
+        ("SmallPack {128, with a lane, [ab, ab]}", encode_as(SMALL_PACK, &small_pack())),
         ("small blob {128, ab}", small_blob(128)),
         ("SmallAnswer {0, Absent}", small_answer(0, SmallResult::Absent)),
         ("SmallAnswer {1, Busy 200}", small_answer(1, SmallResult::Busy { retry_after_ms: 200 })),
@@ -355,6 +372,10 @@ fn range_piece() -> Vec<u8> {
 
 fn small_request() -> SmallRequest {
     SmallRequest { id: 128, hash: Hash::of(&ab()) }
+}
+
+fn small_pack() -> SmallPack {
+    SmallPack { first: 128, takes_lane: true, hashes: vec![Hash::of(&ab()); 2] }
 }
 
 fn small_answer(id: u32, result: SmallResult) -> Vec<u8> {

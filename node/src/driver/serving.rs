@@ -7,7 +7,6 @@ use blobmesh_protocol::PeerId;
 use blobmesh_protocol::engine::ServeVerdict;
 use blobmesh_protocol::id::ServeId;
 use blobmesh_protocol::wire::delta::DELTA_REQUEST;
-use blobmesh_protocol::wire::small::SMALL_REQUEST;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
@@ -62,9 +61,11 @@ async fn serve_stream(
 ) -> Result<(), provider::ServeError> {
     let first = provider::first(&mut io).await?;
     let mut admission = PeerAdmission { peer, events };
-    if first.kind == SMALL_REQUEST {
-        return small::provider::serve(io.into_inner(), first, (store, lanes.upload()), admission)
-            .await;
+    if small::provider::is_of_small(first.kind) {
+        let (io, with) = (io.into_inner(), (store, lanes.upload()));
+        // As much as there may be.
+        let offer = || lanes.offer(peer, u64::MAX);
+        return small::provider::serve(io, first, with, admission, offer).await;
     }
     if first.kind == DELTA_REQUEST {
         let (store, upload) = (store.clone(), lanes.upload().clone());

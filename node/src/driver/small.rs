@@ -67,6 +67,7 @@ impl Driver {
     /// Hands a request to its neighbour's task.
     pub(super) fn request_small(&mut self, peer: PeerId, request: Request) {
         let (swarm, lanes) = (self.swarm.clone(), self.lanes.0.clone());
+        let packs = self.engine.takes_packs(peer);
         let small = &mut self.small;
         let asker = small.peers.entry(peer).or_insert_with(|| {
             let (queue, requests) = mpsc::channel(WAITING_MAX);
@@ -74,7 +75,7 @@ impl Driver {
             let way = PeerWay { swarm, peer, lanes };
             let (keeper, reporter) = (small.keeper.clone(), small.reporter.clone());
             let asked = (requests, Arc::clone(&line));
-            self.tasks.spawn(requester::run(way, peer, asked, keeper, reporter));
+            self.tasks.spawn(requester::run(way, (peer, packs), asked, keeper, reporter));
             Asker { queue, line }
         });
         if !asker.ask(request, small.reporter.desk.is_quiet()) {

@@ -165,6 +165,23 @@ impl Lanes {
     }
 }
 
+impl Lanes {
+    /// Opens a lane, and queues its token.
+    pub(super) fn dial(
+        &self,
+        peer: PeerId,
+        (host, port, token): (&str, u16, LaneToken),
+        stop: &AtomicBool,
+    ) -> Result<Dialled, FetchError> {
+        let tls = self.0.tls.connect(peer).map_err(io::Error::other);
+        let patience = Patience { stop, deadline: Instant::now() + OPEN_TIMEOUT };
+        let lane = tls.and_then(|tls| Dialled::open(tls, peer, (host, port), patience));
+        let mut lane = lane.map_err(StreamError::from)?;
+        lane.queue(&frame::encode(LANE_OPEN, &LaneOpen { token })?);
+        Ok(lane)
+    }
+}
+
 /// Runs lanes until all have ended, and returns the error that counts most.
 async fn run_all<S>(common: &Arc<Common<S>>, starts: Vec<Start>) -> Option<FetchError>
 where
@@ -223,12 +240,8 @@ impl<S: Fn(Run) -> Result<(), FetchError>> Common<S> {
     fn dial(&self, host: &str, port: u16, token: LaneToken) -> Result<Dialled, FetchError> {
         let Work { peer, meter, .. } = &self.work;
         let started = Instant::now();
-        let tls = self.lanes.0.tls.connect(*peer).map_err(io::Error::other);
-        let patience = Patience { stop: &self.stop, deadline: started + OPEN_TIMEOUT };
-        let lane = tls.and_then(|tls| Dialled::open(tls, *peer, (host, port), patience));
-        let mut lane = lane.map_err(StreamError::from)?;
+        let lane = self.lanes.dial(*peer, (host, port, token), &self.stop)?;
         meter.lane_opened(started.elapsed());
-        lane.queue(&frame::encode(LANE_OPEN, &LaneOpen { token })?);
         Ok(lane)
     }
 

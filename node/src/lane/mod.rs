@@ -17,6 +17,7 @@ mod buffers;
 mod dialled;
 mod fetch;
 mod listen;
+mod packs;
 mod receive;
 mod serve;
 #[cfg(test)]
@@ -37,6 +38,7 @@ use blobmesh_protocol::wire::lane::{LaneOffer, LaneToken};
 use tokio::sync::Semaphore;
 
 pub(crate) use fetch::{Door, LaneEnd, Work};
+pub(crate) use packs::PackLane;
 pub(crate) use receive::Run;
 pub(crate) use serve::{Admission, Slot};
 pub(crate) use warm::WarmLane;

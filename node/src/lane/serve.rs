@@ -1,8 +1,10 @@
 //! Serving over a lane: one request after another, in the order they come.
 //!
 //! The engine admits a peer for one blob at a time. The slot is held while requests for that blob
-//! follow each other, and given back when the peer is quiet or turns to another.
+//! follow each other, and given back when the peer is quiet or turns to another. Packs of small blobs that follow
+//! each other count as one.
 
+use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -14,10 +16,12 @@ use blobmesh_protocol::wire::frame::{self, FRAME_HEADER_LEN, FrameHeader};
 use blobmesh_protocol::wire::message::{
     BlobHead, BlobRequest, END, GROUP, GROUP_PREFIX_LEN, HEAD, LIST, LIST_PIECE_LEN_MAX, REQUEST,
 };
+use blobmesh_protocol::wire::small::{SMALL_PACK, SmallPack, SmallRequest};
 
 use super::accepted::Accepted;
 use super::buffers::{BUFFER_WAIT, Buffers};
 use super::wait::{self, Patience};
+use crate::small::provider::{self as small, Answers};
 use crate::store::Store;
 use crate::transfer::provider::{self, ServeError};
 use crate::transfer::{Holding, StreamError, UploadRate};
@@ -75,29 +79,69 @@ struct Current<S> {
 impl<A: Admission> Service<'_, A> {
     pub(super) fn run(mut self) -> Result<(), ServeError> {
         let mut current: Option<Current<A::Slot>> = None;
+        let mut packs: Option<A::Slot> = None;
         let mut since = Instant::now();
         loop {
-            let timeout = if current.is_some() { SLOT_TIMEOUT } else { IDLE_TIMEOUT };
+            let has_slot = current.is_some() || packs.is_some();
+            let timeout = if has_slot { SLOT_TIMEOUT } else { IDLE_TIMEOUT };
             let patience = Patience { stop: self.stop, deadline: since + timeout };
             let frame = self.lane.next_frame(patience);
             if let Some(current) = &mut current {
                 current.compressor.waited(since.elapsed());
             }
             let frame = match frame {
-                Err(StreamError::Io(error)) if current.is_some() && wait::is_tick(&error) => {
+                Err(StreamError::Io(error)) if has_slot && wait::is_tick(&error) => {
                     self.leave(current.take());
+                    packs = None;
                     continue;
                 }
                 frame => frame?,
             };
             let Some(frame) = frame else { return Ok(()) };
-            if frame.kind != REQUEST {
-                return Err(ServeError::NoRequest);
+            match frame.kind {
+                REQUEST => {
+                    packs = None;
+                    let request: BlobRequest = frame.decode().map_err(StreamError::from)?;
+                    current = self.respond(&request, current)?;
+                }
+                SMALL_PACK => {
+                    self.leave(current.take());
+                    let pack: SmallPack = frame.decode().map_err(StreamError::from)?;
+                    let requests = pack.requests().ok_or(ServeError::NoRequest)?.collect();
+                    packs = self.answer_pack(requests, packs)?;
+                }
+                _ => return Err(ServeError::NoRequest),
             }
-            let request: BlobRequest = frame.decode().map_err(StreamError::from)?;
-            current = self.respond(&request, current)?;
             since = Instant::now();
         }
+    }
+
+    /// Answers a pack of small requests, and returns the slot for the next.
+    fn answer_pack(
+        &mut self,
+        mut requests: VecDeque<SmallRequest>,
+        slot: Option<A::Slot>,
+    ) -> Result<Option<A::Slot>, ServeError> {
+        let mut slot = match slot.map_or_else(|| self.admission.admit(), Ok) {
+            Ok(slot) => slot,
+            Err(Some(retry_after)) => {
+                let answers = small::turn_away(&mut requests, retry_after)?;
+                return self.send(&[IoSlice::new(&answers)]).map(|()| None);
+            }
+            Err(None) => return Err(ServeError::Worker),
+        };
+        let mut answers = Answers::default();
+        while !requests.is_empty() {
+            answers.read_passing(self.store, &mut requests)?;
+            let len = answers.frames.len();
+            if !self.upload.wait(len, || !self.stop.load(Ordering::Relaxed)) {
+                return Err(ServeError::Worker);
+            }
+            self.send(&[IoSlice::new(&answers.frames)])?;
+            slot.sent(answers.sent);
+            answers.clear();
+        }
+        Ok(Some(slot))
     }
 
     /// Answers one request, and returns what the next one may go on with.

@@ -35,20 +35,28 @@ pub(crate) struct Arrival {
 
 /// Takes blobs that are to be stored; cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Keeper(mpsc::Sender<Arrival>);
+pub(crate) struct Keeper {
+    arrivals: mpsc::Sender<Arrival>,
+    store: Store,
+}
 
 impl Keeper {
     /// Makes a keeper, and the task that works for it until all its clones are gone and what they handed in
     /// is stored.
     pub(crate) fn new<E: Ends>(store: Store, ends: E) -> (Self, impl Future<Output = ()> + Send) {
         let (sender, arrivals) = mpsc::channel(WAITING_MAX);
-        (Self(sender), run(store, arrivals, ends))
+        (Self { arrivals: sender, store: store.clone() }, run(store, arrivals, ends))
+    }
+
+    /// Returns where blobs are stored, for a thread that may block and has many.
+    pub(super) fn store(&self) -> &Store {
+        &self.store
     }
 
     /// Hands in a blob; waits while the store is behind.
     pub(super) async fn keep(&self, arrival: Arrival) {
         // The task is gone only with the node.
-        self.0.send(arrival).await.ok();
+        self.arrivals.send(arrival).await.ok();
     }
 }
 
@@ -71,7 +79,8 @@ async fn run<E: Ends>(store: Store, mut arrivals: mpsc::Receiver<Arrival>, ends:
     while batches.join_next().await.is_some() {}
 }
 
-fn put(store: &Store, batch: Vec<Arrival>, ends: &impl Ends) {
+/// Stores blobs that came, and tells of it. Blocks.
+pub(super) fn put(store: &Store, batch: Vec<Arrival>, ends: &impl Ends) {
     let blobs: Vec<(Hash, Bytes)> =
         batch.iter().map(|arrival| (arrival.hash, arrival.bytes.clone())).collect();
     let stored = store.put_batch(&blobs);

@@ -3,13 +3,16 @@
 //!
 //! The engine decides who is asked for what, and how many requests are out; here they are written, as many at
 //! once as there are, and their answers taken in whatever order they come. [`requester`] is the task that has
-//! one neighbour's stream, [`keeper`] the one that has blobs stored in batches, and [`provider`] answers.
+//! one neighbour's stream, [`lane`] the thread that takes over where there is much to ask for, [`keeper`] the one that has blobs stored in batches, and [`provider`] answers.
 //!
 //! A blob is verified before anybody sees it: one that is kept by the store, on the thread that writes it, and
 //! one that is only read right where it came in. That is the one hash which an async thread computes: of at
 //! most a group, for which a way to another thread and back would take longer.
 
 pub(crate) mod keeper;
+mod lane;
+#[cfg(test)]
+mod lane_tests;
 pub(crate) mod provider;
 pub(crate) mod requester;
 #[cfg(test)]

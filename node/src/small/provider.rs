@@ -3,11 +3,12 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use blobmesh_protocol::wire::frame::{FRAME_HEADER_LEN, Frame, FrameHeader, FrameReader};
-use blobmesh_protocol::wire::message::body_len_max;
+use blobmesh_protocol::wire::frame::{self, FRAME_HEADER_LEN, Frame, FrameHeader, FrameReader};
+use blobmesh_protocol::wire::lane::LaneOffer;
+use blobmesh_protocol::wire::message::{LANE_OFFER, body_len_max};
 use blobmesh_protocol::wire::small::{
-    SMALL_BLOB, SMALL_BYTES_MAX, SMALL_PREFIX_LEN, SMALL_REQUEST, SmallAnswer, SmallRequest,
-    SmallResult,
+    SMALL_BLOB, SMALL_BYTES_MAX, SMALL_PACK, SMALL_PREFIX_LEN, SMALL_REQUEST, SmallAnswer,
+    SmallPack, SmallRequest, SmallResult,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
@@ -33,7 +34,7 @@ const ANSWERS_LEN: usize = 256 << 10;
 /// back, and many are better read there while others are written.
 const AT_ONCE_REQUESTS: usize = 8;
 const AT_ONCE_LEN: usize = 64 << 10;
-/// How much is read of the stream at once: more requests than this holds wait in the stream.
+/// How much is read of the stream at once: more requests than this and one frame hold wait in the stream.
 const READ_LEN: usize = 8 << 10;
 
 /// Says whether a peer is served, and keeps its slot.
@@ -48,24 +49,31 @@ pub(crate) trait Admission: Send {
     fn admit(&mut self) -> impl Future<Output = Result<Self::Slot, Option<Duration>>> + Send;
 }
 
+/// Returns whether a first frame makes a blob stream one of small requests.
+pub(crate) fn is_of_small(kind: u8) -> bool {
+    matches!(kind, SMALL_REQUEST | SMALL_PACK)
+}
+
 /// Answers small requests until the peer ends the stream, or asks for nothing for a while. `first` is the
-/// frame that made the stream one of small requests.
+/// frame that made the stream one of small requests; `offer` may make an offer of a lane for those that follow.
 pub(crate) async fn serve<S, A>(
     stream: S,
     first: Frame,
     (store, upload): (&Store, &UploadRate),
     admission: A,
+    offer: impl Fn() -> Option<LaneOffer> + Send,
 ) -> Result<(), ServeError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin,
     A: Admission,
 {
-    let requests = VecDeque::from([decode(&first)?]);
+    let mut asked = Asked::default();
+    asked.take(&first)?;
     let frames = FrameReader::new(body_len_max);
     let buffer = vec![0; READ_LEN];
     let upload = upload.clone();
     let (slot, alarm) = (None, Alarm::new());
-    let mut service = Service { stream, frames, buffer, requests, upload, slot, alarm, admission };
+    let mut service = Service { stream, frames, buffer, asked, upload, slot, alarm, admission };
     loop {
         let answers = match service.admit().await {
             Ok(()) => service.read(store).await?,
@@ -73,8 +81,14 @@ where
             // The node stops.
             Err(None) => return Ok(()),
         };
+        if std::mem::take(&mut service.asked.takes_lane)
+            && let Some(offer) = offer()
+        {
+            let offer = frame::encode(LANE_OFFER, &offer).map_err(StreamError::from)?;
+            service.write(&offer).await?;
+        }
         service.write(&answers).await?;
-        if service.requests.is_empty() && !service.hear().await? {
+        if service.asked.requests.is_empty() && !service.hear().await? {
             return Ok(());
         }
     }
@@ -84,12 +98,36 @@ struct Service<S, A: Admission> {
     stream: S,
     frames: FrameReader,
     buffer: Vec<u8>,
-    /// Those that are not answered yet; never more than one read brings.
-    requests: VecDeque<SmallRequest>,
+    asked: Asked,
     upload: UploadRate,
     slot: Option<A::Slot>,
     alarm: Alarm,
     admission: A,
+}
+
+/// Holds what is asked for and not answered yet; never more than one read brings to its end.
+#[derive(Debug, Default)]
+struct Asked {
+    requests: VecDeque<SmallRequest>,
+    /// Whether the peer has asked for a lane.
+    takes_lane: bool,
+}
+
+impl Asked {
+    fn take(&mut self, frame: &Frame) -> Result<(), ServeError> {
+        match frame.kind {
+            SMALL_REQUEST => {
+                self.requests.push_back(frame.decode().map_err(StreamError::from)?);
+            }
+            SMALL_PACK => {
+                let pack: SmallPack = frame.decode().map_err(StreamError::from)?;
+                self.requests.extend(pack.requests().ok_or(ServeError::NoRequest)?);
+                self.takes_lane |= pack.takes_lane;
+            }
+            _ => return Err(ServeError::NoRequest),
+        }
+        Ok(())
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin, A: Admission> Service<S, A> {
@@ -105,16 +143,16 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin, A: Admission> Service<S, A> {
     /// kernel's, at once, of the rest on a thread that may block.
     async fn read(&mut self, store: &Store) -> Result<Vec<u8>, ServeError> {
         let mut answers = Answers::default();
-        let few = self.requests.len() <= AT_ONCE_REQUESTS;
-        self.requests.retain(|request| !answers.push_at_once(store, request, few));
-        if !self.requests.is_empty() {
-            let (store, mut requests) = (store.clone(), std::mem::take(&mut self.requests));
+        let few = self.asked.requests.len() <= AT_ONCE_REQUESTS;
+        self.asked.requests.retain(|request| !answers.push_at_once(store, request, few));
+        if !self.asked.requests.is_empty() {
+            let (store, mut requests) = (store.clone(), std::mem::take(&mut self.asked.requests));
             let read = compute::run(move || {
-                let read = answers.read(&store, &mut requests);
+                let read = answers.read(&store, &mut requests, true);
                 (requests, answers, read)
             });
             let (left, got, read) = read.await.map_err(|_| ServeError::Worker)?;
-            (self.requests, answers) = (left, got);
+            (self.asked.requests, answers) = (left, got);
             read?;
         }
         if let Some(slot) = &mut self.slot {
@@ -124,12 +162,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin, A: Admission> Service<S, A> {
     }
 
     fn turn_away(&mut self, retry_after: Duration) -> Result<Vec<u8>, ServeError> {
-        let retry_after_ms = u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX);
-        let mut answers = Vec::new();
-        for request in self.requests.drain(..) {
-            push_answer(&request, SmallResult::Busy { retry_after_ms }, &mut answers)?;
-        }
-        Ok(answers)
+        turn_away(&mut self.asked.requests, retry_after)
     }
 
     async fn write(&mut self, answers: &[u8]) -> Result<(), ServeError> {
@@ -144,7 +177,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin, A: Admission> Service<S, A> {
 
     /// Takes the next requests; false when none will come.
     async fn hear(&mut self) -> Result<bool, ServeError> {
-        while self.requests.is_empty() {
+        while self.asked.requests.is_empty() {
             let waits = if self.slot.is_some() { SLOT_TIMEOUT } else { IDLE_TIMEOUT };
             let read = self.stream.read(&mut self.buffer);
             let len = match self.alarm.limit(Instant::now() + waits, read).await {
@@ -160,26 +193,32 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin, A: Admission> Service<S, A> {
                 && let Some(frame) =
                     self.frames.poll_frame(&mut input).map_err(StreamError::from)?
             {
-                self.requests.push_back(decode(&frame)?);
+                self.asked.take(&frame)?;
             }
         }
         Ok(true)
     }
 }
 
-fn decode(frame: &Frame) -> Result<SmallRequest, ServeError> {
-    if frame.kind != SMALL_REQUEST {
-        return Err(ServeError::NoRequest);
+/// Returns the answers that tell a peer when to come again with its requests.
+pub(crate) fn turn_away(
+    requests: &mut VecDeque<SmallRequest>,
+    retry_after: Duration,
+) -> Result<Vec<u8>, ServeError> {
+    let retry_after_ms = u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX);
+    let mut answers = Vec::new();
+    for request in requests.drain(..) {
+        push_answer(&request, SmallResult::Busy { retry_after_ms }, &mut answers)?;
     }
-    Ok(frame.decode().map_err(StreamError::from)?)
+    Ok(answers)
 }
 
 /// Holds answers that are written at once.
 #[derive(Debug, Default)]
-struct Answers {
-    frames: Vec<u8>,
+pub(crate) struct Answers {
+    pub(crate) frames: Vec<u8>,
     /// The bytes of blobs among them.
-    sent: u64,
+    pub(crate) sent: u64,
 }
 
 impl Answers {
@@ -202,18 +241,41 @@ impl Answers {
         read.is_none()
     }
 
-    /// Appends the answers to some of the requests.
+    /// Forgets what was written.
+    pub(crate) fn clear(&mut self) {
+        self.frames.clear();
+        self.sent = 0;
+    }
+
+    /// Appends the answers to some of the requests, of which there are so many that none of the blobs is worth to be
+    /// kept in memory.
+    ///
+    /// # Errors
+    /// Where the store is closed.
+    pub(crate) fn read_passing(
+        &mut self,
+        store: &Store,
+        requests: &mut VecDeque<SmallRequest>,
+    ) -> Result<(), ServeError> {
+        self.read(store, requests, false)
+    }
+
+    /// Appends the answers to some of the requests; `keep` says whether the blobs may be kept in memory.
     fn read(
         &mut self,
         store: &Store,
         requests: &mut VecDeque<SmallRequest>,
+        keep: bool,
     ) -> Result<(), ServeError> {
         while !self.is_full()
             && let Some(request) = requests.pop_front()
         {
             let mut failure = None;
             let read = self.push_blob(&request, |frames| {
-                let read = store.read_small(&request.hash, SMALL_BYTES_MAX, frames);
+                let read = match keep {
+                    true => store.read_small(&request.hash, SMALL_BYTES_MAX, frames),
+                    false => store.read_passing(&request.hash, SMALL_BYTES_MAX, frames),
+                };
                 read.unwrap_or_else(|error| {
                     failure = Some(error);
                     SmallRead::Absent

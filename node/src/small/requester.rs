@@ -3,26 +3,31 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use blobmesh_protocol::engine::FetchOutcome;
 use blobmesh_protocol::wire::frame::{Frame, FrameError, FrameReader};
-use blobmesh_protocol::wire::message::body_len_max;
+use blobmesh_protocol::wire::lane::LaneOffer;
+use blobmesh_protocol::wire::message::{LANE_OFFER, body_len_max};
 use blobmesh_protocol::wire::small::{
-    SMALL_ANSWER, SMALL_BLOB, SMALL_PREFIX_LEN, SmallAnswer, SmallRequest, SmallResult,
-    split_small_blob,
+    PACK_BLOBS_MAX, SMALL_ANSWER, SMALL_BLOB, SMALL_PREFIX_LEN, SmallAnswer, SmallPack,
+    SmallRequest, SmallResult, split_small_blob,
 };
 use blobmesh_protocol::{Hash, PeerId};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout};
 
 use super::keeper::{Arrival, Keeper};
+use super::lane::Talk;
 use super::{End, Ends, Request, UNANSWERED_MAX};
 use crate::alarm::Alarm;
+use crate::lane::Lanes;
 use crate::transfer::requester::Way;
 use crate::transfer::{FetchError, StreamError};
 
@@ -32,8 +37,14 @@ const SILENCE_MAX: Duration = Duration::from_secs(5);
 const IDLE_MAX: Duration = Duration::from_secs(30);
 /// How long a neighbour may take to accept requests.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
-/// How many requests are written at once.
+/// How many requests are written at once, where each is a message of its own.
 const REQUESTS_AT_ONCE: usize = 64;
+/// How many requests are worth one message together, and a lane.
+const PACK_MIN: usize = 8;
+/// How many messages wait for a lane's thread before requests go over the stream again.
+const LANE_WAITING_MAX: usize = 4;
+/// How long a stream may be left alone while a lane does its work: its provider ends it after 60 s.
+const STREAM_REST_MAX: Duration = Duration::from_secs(20);
 /// How much is read of the stream at once.
 const READ_LEN: usize = 64 << 10;
 
@@ -42,10 +53,11 @@ const READ_LEN: usize = 64 << 10;
 /// The stream is opened when the first request comes, and again after it broke or was idle. Whatever breaks
 /// it, each request that was out ends as failed.
 ///
-/// While the task waits for more, whoever makes a request may write it itself, by the [`Line`].
+/// While the task waits for more, whoever makes a request may write it itself, by the [`Line`]. `packs` says that the
+/// neighbour takes many requests as one message.
 pub(crate) async fn run<W: Way, E: Ends>(
     way: W,
-    peer: PeerId,
+    (peer, packs): (PeerId, bool),
     (mut queue, line): (mpsc::Receiver<Request>, Arc<Line<W::Stream>>),
     keeper: Keeper,
     ends: E,
@@ -54,10 +66,18 @@ pub(crate) async fn run<W: Way, E: Ends>(
         let unanswered = Arc::new(Unanswered::default());
         let error = match way.open().await {
             Ok(stream) => {
-                let session =
-                    Session { peer, unanswered: &unanswered, keeper: &keeper, ends: &ends };
-                let ran = session.run(stream, first, (&mut queue, &line)).await;
+                let over = (&way, peer, packs);
+                let (session, mut came_back) = Session::new(over, &unanswered, &keeper, &ends);
+                let from = (&mut queue, &*line, &mut came_back);
+                let ran = session.run(stream, first, from).await;
                 line.close();
+                drop(session);
+                came_back.close();
+                while let Ok(left) = came_back.try_recv() {
+                    for request in left {
+                        unanswered.add(request);
+                    }
+                }
                 // A request may have been written just before the stream was closed for want of any.
                 let ended = (unanswered.len() > 0).then_some(SessionError::Ended);
                 ran.err().or(ended)
@@ -212,6 +232,28 @@ impl Unanswered {
         }
     }
 
+    /// Numbers requests that follow each other, and returns the first number; none where one of them is in use.
+    fn add_all(&self, requests: &[Request]) -> Option<u32> {
+        let mut numbered = self.lock();
+        if numbered.by_id.is_empty() {
+            numbered.heard = Some(Instant::now());
+        }
+        let first = numbered.next;
+        let ids = || {
+            (0..requests.len()).scan(first, |id, _| {
+                let this = *id;
+                *id = id.wrapping_add(1);
+                Some(this)
+            })
+        };
+        if ids().any(|id| numbered.by_id.contains_key(&id)) {
+            return None;
+        }
+        numbered.by_id.extend(ids().zip(requests.iter().copied()));
+        numbered.next = ids().last().map_or(first, |last| last.wrapping_add(1));
+        Some(first)
+    }
+
     fn take(&self, id: u32) -> Result<Request, SessionError> {
         let taken = self.lock().by_id.remove(&id);
         self.fewer.notify_one();
@@ -242,26 +284,81 @@ impl Unanswered {
     }
 }
 
+/// Is where a session's requests come from: those that make them, who may write to the stream meanwhile, and a lane that
+/// gives some back.
+type Requests<'a, S> =
+    (&'a mut mpsc::Receiver<Request>, &'a Line<S>, &'a mut mpsc::Receiver<Vec<Request>>);
+
 /// Is one stream's life.
-struct Session<'a, E> {
+struct Session<'a, W, E> {
+    way: &'a W,
     peer: PeerId,
+    packs: bool,
     unanswered: &'a Arc<Unanswered>,
     keeper: &'a Keeper,
     ends: &'a E,
+    lane: Arc<LaneSlot>,
+    /// Takes what a lane was not answered.
+    back: mpsc::Sender<Vec<Request>>,
 }
 
-impl<E: Ends> Session<'_, E> {
+/// Is a session's part in a lane.
+#[derive(Debug, Default)]
+struct LaneSlot {
+    state: Mutex<LaneState>,
+    /// Set when the session ends.
+    stop: Arc<AtomicBool>,
+}
+
+#[derive(Debug, Default)]
+enum LaneState {
+    /// There is none, and one may be asked for.
+    #[default]
+    None,
+    /// One was asked for.
+    Asked,
+    /// One is being opened, or it broke and is not asked for again.
+    Spent,
+    Open(mpsc::Sender<Vec<Request>>),
+}
+
+impl LaneSlot {
+    fn lock(&self) -> MutexGuard<'_, LaneState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<W, E> Drop for Session<'_, W, E> {
+    fn drop(&mut self) {
+        self.lane.stop.store(true, Ordering::Relaxed);
+        *self.lane.lock() = LaneState::Spent;
+    }
+}
+
+impl<'a, W: Way, E: Ends> Session<'a, W, E> {
+    /// Makes a session, and what takes what its lane gives back.
+    fn new(
+        (way, peer, packs): (&'a W, PeerId, bool),
+        unanswered: &'a Arc<Unanswered>,
+        keeper: &'a Keeper,
+        ends: &'a E,
+    ) -> (Self, mpsc::Receiver<Vec<Request>>) {
+        let (back, came_back) = mpsc::channel(1);
+        let lane = Arc::default();
+        (Self { way, peer, packs, unanswered, keeper, ends, lane, back }, came_back)
+    }
+
     /// Asks and hears until the stream breaks, which is an error, or nobody has asked for anything for a
     /// while.
     async fn run<S: AsyncRead + AsyncWrite + Send>(
         &self,
         stream: S,
         first: Request,
-        (queue, line): (&mut mpsc::Receiver<Request>, &Line<S>),
+        from: Requests<'_, S>,
     ) -> Result<(), SessionError> {
         let (reader, writer) = tokio::io::split(stream);
         tokio::select! {
-            written = self.write(writer, first, (queue, line)) => written,
+            written = self.write(writer, first, from) => written,
             read = self.read(reader) => read,
         }
     }
@@ -271,20 +368,25 @@ impl<E: Ends> Session<'_, E> {
         &self,
         mut writer: WriteHalf<S>,
         first: Request,
-        (queue, line): (&mut mpsc::Receiver<Request>, &Line<S>),
+        (queue, line, came_back): Requests<'_, S>,
     ) -> Result<(), SessionError> {
         let mut requests = vec![first];
         let mut frames = Vec::new();
+        let at_once = if self.packs { PACK_BLOBS_MAX } else { REQUESTS_AT_ONCE };
+        let mut written = Instant::now();
         loop {
-            while requests.len() < REQUESTS_AT_ONCE
+            while requests.len() < at_once
                 && let Ok(next) = queue.try_recv()
             {
                 requests.push(next);
             }
-            for request in requests.drain(..) {
-                let id = self.unanswered.add(request);
-                frames.extend(SmallRequest { id, hash: request.hash }.encode()?);
+            if written.elapsed() < STREAM_REST_MAX {
+                requests = self.hand_to_lane(requests);
             }
+            if !requests.is_empty() {
+                written = Instant::now();
+            }
+            self.encode(&mut requests, &mut frames)?;
             let write = async {
                 writer.write_all(&frames).await?;
                 writer.flush().await
@@ -303,11 +405,83 @@ impl<E: Ends> Session<'_, E> {
                     None => std::future::pending().await,
                 },
                 () = line.begun.notified() => {}
+                Some(left) = came_back.recv() => requests.extend(left),
             }
             let Some(idle) = line.lock().take() else { return Err(SessionError::Ended) };
             writer = idle.writer;
             frames.extend(idle.rest.unwrap_or_default());
         }
+    }
+
+    /// Hands requests to the lane, where there is one and they are many; returns those that go over the stream.
+    fn hand_to_lane(&self, requests: Vec<Request>) -> Vec<Request> {
+        if !self.packs || requests.len() < PACK_MIN {
+            return requests;
+        }
+        let lane = self.lane.lock();
+        let LaneState::Open(lane) = &*lane else { return requests };
+        // What is only read is not the store's business, nor the lane's.
+        let (kept, mut rest): (Vec<_>, Vec<_>) =
+            requests.into_iter().partition(|request| request.keep);
+        match lane.try_send(kept) {
+            Ok(()) => {}
+            Err(TrySendError::Full(kept) | TrySendError::Closed(kept)) => rest.extend(kept),
+        }
+        rest
+    }
+
+    /// Numbers requests, and appends their frames: one of all, where the neighbour takes that and they are many.
+    fn encode(
+        &self,
+        requests: &mut Vec<Request>,
+        frames: &mut Vec<u8>,
+    ) -> Result<(), SessionError> {
+        if self.packs {
+            while requests.len() >= PACK_MIN {
+                let from = requests.len().saturating_sub(PACK_BLOBS_MAX);
+                let Some(first) = self.unanswered.add_all(&requests[from..]) else { break };
+                let hashes = requests.drain(from..).map(|request| request.hash).collect();
+                let takes_lane = self.asks_for_lane();
+                frames.extend(SmallPack { first, takes_lane, hashes }.encode()?);
+            }
+        }
+        for request in requests.drain(..) {
+            let id = self.unanswered.add(request);
+            frames.extend(SmallRequest { id, hash: request.hash }.encode()?);
+        }
+        Ok(())
+    }
+
+    /// Returns whether a lane is to be asked for, once.
+    fn asks_for_lane(&self) -> bool {
+        let mut state = self.lane.lock();
+        let asks = matches!(*state, LaneState::None)
+            && self.way.lanes().is_some_and(|of| of.lanes.takes(of.peer));
+        if asks {
+            *state = LaneState::Asked;
+        }
+        asks
+    }
+
+    /// Takes an offer of a lane, and has a thread open it and take over.
+    async fn take_offer(&self, offer: LaneOffer) {
+        let Some(lanes) = self.way.lanes().map(|of| of.lanes.clone()) else { return };
+        let Some(host) = self.way.host().await else { return };
+        let (sender, requests) = mpsc::channel(LANE_WAITING_MAX);
+        let unanswered = Arc::clone(self.unanswered);
+        let (slot, back, ends) = (Arc::clone(&self.lane), self.back.clone(), self.ends.clone());
+        let talk = Talk {
+            peer: self.peer,
+            store: self.keeper.store().clone(),
+            ends: self.ends.clone(),
+            requests,
+            stop: Arc::clone(&slot.stop),
+            heard: Box::new(move || unanswered.heard()),
+        };
+        // It ends with the session, by `stop`.
+        drop(tokio::task::spawn_blocking(move || {
+            run_lane(&lanes, (&host, &offer), talk, (sender, &slot, &back), &ends);
+        }));
     }
 
     /// Takes answers as they come.
@@ -362,6 +536,15 @@ impl<E: Ends> Session<'_, E> {
                 let (outcome, bytes) = verify(&request.hash, bytes);
                 (request, outcome, bytes)
             }
+            LANE_OFFER if self.packs => {
+                let offer: LaneOffer = frame.decode()?;
+                let state = std::mem::replace(&mut *self.lane.lock(), LaneState::Spent);
+                if !offer.is_valid() || !matches!(state, LaneState::Asked) {
+                    return Err(SessionError::OutOfTurn { kind: LANE_OFFER });
+                }
+                self.take_offer(offer).await;
+                return Ok(());
+            }
             SMALL_ANSWER => {
                 let answer: SmallAnswer = frame.decode()?;
                 (self.unanswered.take(answer.id)?, outcome_of(answer.result), None)
@@ -371,6 +554,46 @@ impl<E: Ends> Session<'_, E> {
         let Request { fetch, hash, .. } = request;
         ended.push(End { fetch, peer: self.peer, hash, outcome, bytes });
         Ok(())
+    }
+}
+
+/// Opens a lane and has it work until its end; what it was not answered goes back to the session, or fails where that
+/// has ended.
+fn run_lane<E: Ends>(
+    lanes: &Lanes,
+    (host, offer): (&str, &LaneOffer),
+    mut talk: Talk<E>,
+    (sender, slot, back): (mpsc::Sender<Vec<Request>>, &LaneSlot, &mpsc::Sender<Vec<Request>>),
+    ends: &E,
+) {
+    let lane = match lanes.open_packs(talk.peer, (host, offer), &slot.stop) {
+        Ok(lane) => lane,
+        Err(error) => return tracing::debug!(%error, "no lane for small requests"),
+    };
+    *slot.lock() = LaneState::Open(sender);
+    let (mut left, ran) = talk.run(lane);
+    // One that was not needed may be asked for again.
+    *slot.lock() = if ran.is_ok() { LaneState::None } else { LaneState::Spent };
+    if let Err(error) = ran {
+        tracing::debug!(%error, "a lane of small requests broke");
+    }
+    while let Ok(requests) = talk.requests.try_recv() {
+        left.extend(requests);
+    }
+    if left.is_empty() {
+        return;
+    }
+    if let Err(mpsc::error::SendError(left)) = back.blocking_send(left) {
+        let peer = talk.peer;
+        let outcome = FetchOutcome::Failed { detail: SessionError::Ended.to_string() };
+        let failed = left.into_iter().map(|Request { fetch, hash, .. }| End {
+            fetch,
+            peer,
+            hash,
+            outcome: outcome.clone(),
+            bytes: None,
+        });
+        ends.stored(failed.collect());
     }
 }
 
@@ -384,7 +607,7 @@ fn verify(hash: &Hash, bytes: Bytes) -> (FetchOutcome, Option<Bytes>) {
     (FetchOutcome::WrongBytes { detail }, None)
 }
 
-fn outcome_of(result: SmallResult) -> FetchOutcome {
+pub(super) fn outcome_of(result: SmallResult) -> FetchOutcome {
     match result {
         SmallResult::Absent => FetchOutcome::Absent,
         SmallResult::Busy { retry_after_ms } => {

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use blobmesh_protocol::engine::FetchOutcome;
 use blobmesh_protocol::id::FetchId;
-use blobmesh_protocol::wire::frame::{Frame, FrameHeader, FrameReader};
-use blobmesh_protocol::wire::message::{END, body_len_max};
+use blobmesh_protocol::wire::frame::{self, Frame, FrameHeader, FrameReader};
+use blobmesh_protocol::wire::lane::{LaneOffer, LaneToken};
+use blobmesh_protocol::wire::message::{END, LANE_OFFER, body_len_max};
 use blobmesh_protocol::wire::small::{
-    SMALL_BLOB, SmallAnswer, SmallRequest, SmallResult, push_small_blob, split_small_blob,
+    PACK_BLOBS_MAX, SMALL_BLOB, SMALL_PACK, SmallAnswer, SmallPack, SmallRequest, SmallResult,
+    push_small_blob, split_small_blob,
 };
 use blobmesh_protocol::{Hash, PeerId};
 use tempfile::TempDir;
@@ -115,6 +117,15 @@ struct Asking {
 impl Asking {
     /// Asks over these pipes, the last one first.
     fn over(pipes: Vec<DuplexStream>) -> Self {
+        Self::new(pipes, false)
+    }
+
+    /// Asks a peer that takes many requests as one message.
+    fn packing_over(pipes: Vec<DuplexStream>) -> Self {
+        Self::new(pipes, true)
+    }
+
+    fn new(pipes: Vec<DuplexStream>, packs: bool) -> Self {
         let (dir, store) = store();
         let (queue, requests) = mpsc::channel(1_024);
         let (recorder, ends) = mpsc::channel(4_096);
@@ -122,7 +133,8 @@ impl Asking {
         let (keeper, keeping) = Keeper::new(store.clone(), recorder.clone());
         let way = Pipes(Mutex::new(pipes));
         let line = Arc::new(Line::default());
-        let asking = requester::run(way, PEER, (requests, Arc::clone(&line)), keeper, recorder);
+        let asking =
+            requester::run(way, (PEER, packs), (requests, Arc::clone(&line)), keeper, recorder);
         let tasks = [tokio::spawn(keeping), tokio::spawn(asking)];
         Self { queue, line, ends, store, next: 0, _dir: dir, _tasks: tasks }
     }
@@ -159,18 +171,22 @@ fn serve(theirs: DuplexStream, store: Store, admits: bool) -> JoinHandle<Result<
     tokio::spawn(async move {
         let mut io = FrameIo::new(theirs);
         let first = io.read().await.expect("read").expect("a frame");
-        provider::serve(io.into_inner(), first, (&store, &UploadRate::default()), Gate(admits))
-            .await
+        let (io, with) = (io.into_inner(), (&store, &UploadRate::default()));
+        provider::serve(io, first, with, Gate(admits), || None).await
     })
 }
 
 async fn next_request(stream: &mut DuplexStream) -> SmallRequest {
+    next_frame(stream).await.decode().expect("a small request")
+}
+
+async fn next_frame(stream: &mut DuplexStream) -> Frame {
     let mut frame = [0; 8];
     stream.read_exact(&mut frame).await.expect("a header");
     let header = FrameHeader::decode(frame, body_len_max).expect("a header");
     let mut body = vec![0; usize::try_from(header.len).expect("short")];
     stream.read_exact(&mut body).await.expect("a body");
-    Frame { kind: header.kind, body }.decode().expect("a small request")
+    Frame { kind: header.kind, body }
 }
 
 #[tokio::test]
@@ -205,6 +221,80 @@ async fn blobs_of_every_length_are_kept_or_read_and_long_or_absent_ones_are_said
     assert_eq!(asking.ended().await.outcome, FetchOutcome::Absent);
     drop(asking);
     serving.await.expect("no panic").expect("a proper end");
+}
+
+#[tokio::test]
+async fn many_requests_are_one_message_and_answered_one_by_one() {
+    let (ours, mut theirs) = duplex(1 << 20);
+    let mut asking = Asking::packing_over(vec![ours]);
+    let blobs: Vec<Vec<u8>> = (0..300).map(|n| blob(n, 5_000)).collect();
+    for (number, blob) in blobs.iter().enumerate() {
+        asking.ask(Hash::of(blob), number % 2 == 0).await;
+    }
+    let mut ids = Vec::new();
+    while ids.len() < blobs.len() {
+        let frame = next_frame(&mut theirs).await;
+        match frame.kind {
+            SMALL_PACK => {
+                let pack: SmallPack = frame.decode().expect("a pack");
+                assert!(!pack.takes_lane, "there is no way to lanes");
+                ids.extend(pack.requests().expect("allowed").map(|request| request.id));
+            }
+            _ => ids.push(frame.decode::<SmallRequest>().expect("a request").id),
+        }
+    }
+    for (id, blob) in ids.iter().zip(&blobs).rev() {
+        let mut frames = Vec::new();
+        push_small_blob(*id, blob, &mut frames);
+        theirs.write_all(&frames).await.expect("written");
+    }
+    let mut ended = std::collections::BTreeSet::new();
+    for _ in &blobs {
+        let end = asking.ended().await;
+        let size = 5_000;
+        let done = [FetchOutcome::Complete { size }, FetchOutcome::Read { size }];
+        assert!(done.contains(&end.outcome), "{end:?}");
+        ended.insert(end.fetch.0);
+    }
+    assert_eq!(ended.len(), blobs.len());
+}
+
+#[tokio::test]
+async fn pack_is_served_as_its_requests_and_one_that_breaks_the_rules_ends_the_stream() {
+    let (_dir, held) = store();
+    let blobs: Vec<Vec<u8>> = (0..256).map(|n| blob(n, 5_000)).collect();
+    let mut hashes: Vec<Hash> = blobs.iter().map(|blob| add(&held, blob)).collect();
+    hashes[7] = Hash::of(b"nobody");
+    let (mut ours, theirs) = duplex(1 << 16);
+    let serving = serve(theirs, held, true);
+    let pack = SmallPack { first: u32::MAX, takes_lane: true, hashes };
+    ours.write_all(&pack.encode().expect("encodes")).await.expect("written");
+    for _ in 0..PACK_BLOBS_MAX {
+        let frame = next_frame(&mut ours).await;
+        if frame.kind == SMALL_BLOB {
+            let (id, bytes) = split_small_blob(&frame.body).expect("a number");
+            assert_eq!(bytes, blobs[id.wrapping_add(1) as usize]);
+        } else {
+            let answer: SmallAnswer = frame.decode().expect("an answer");
+            assert_eq!(answer, SmallAnswer { id: 6, result: SmallResult::Absent });
+        }
+    }
+    let none = SmallPack { first: 0, takes_lane: false, hashes: Vec::new() };
+    ours.write_all(&none.encode().expect("encodes")).await.expect("written");
+    assert_eq!(ours.read(&mut [0]).await.expect("read"), 0, "closed");
+    assert!(serving.await.expect("no panic").is_err());
+}
+
+#[tokio::test]
+async fn offer_of_a_lane_that_nobody_asked_for_ends_the_stream() {
+    let (ours, mut theirs) = duplex(1 << 16);
+    let mut asking = Asking::packing_over(vec![ours]);
+    asking.ask(Hash::of(b"1"), true).await;
+    next_request(&mut theirs).await;
+    let offer = LaneOffer { port: 1, tokens: vec![LaneToken::from_bytes([7; 16])] };
+    let offer = frame::encode(LANE_OFFER, &offer).expect("encodes");
+    theirs.write_all(&offer).await.expect("written");
+    assert!(matches!(asking.ended().await.outcome, FetchOutcome::Failed { .. }));
 }
 
 #[tokio::test]

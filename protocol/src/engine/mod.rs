@@ -45,7 +45,7 @@ use crate::stats::Stats;
 use crate::time::Time;
 use crate::wire::delta::ANSWERS_DELTA;
 use crate::wire::message::{AskResult, Message};
-use crate::wire::small::ANSWERS_SMALL;
+use crate::wire::small::{ANSWERS_PACKS, ANSWERS_SMALL};
 
 /// Decides for one node. See the [module](self) for how to drive it.
 #[derive(Debug)]
@@ -170,6 +170,11 @@ impl Engine {
         self.peers.delta_holders(hash, self.shell.now, &self.shell.config)
     }
 
+    /// Returns whether a neighbour takes many small requests as one message.
+    pub fn takes_packs(&self, peer: PeerId) -> bool {
+        self.peers.takes_packs(peer)
+    }
+
     /// Returns how many hashes are being resolved.
     pub fn resolutions(&self) -> usize {
         self.resolver.len()
@@ -276,6 +281,7 @@ impl Engine {
             neighbour.greeted = true;
             neighbour.answers_small = hello.features & ANSWERS_SMALL != 0;
             neighbour.answers_delta = hello.features & ANSWERS_DELTA != 0;
+            neighbour.answers_packs = hello.features & ANSWERS_PACKS != 0;
             if hello.common_version().is_none() {
                 self.shell.emit(Output::Drop { peer, reason: DropReason::Version });
             }

@@ -61,6 +61,8 @@ pub(crate) struct Neighbour {
     pub(crate) answers_small: bool,
     /// Whether it answers delta requests.
     pub(crate) answers_delta: bool,
+    /// Whether it takes many of them as one message.
+    pub(crate) answers_packs: bool,
     /// Until when it gets none, because one failed.
     small_rests_until: Option<Time>,
     /// When it last answered one, or began to have one to answer.
@@ -194,6 +196,11 @@ impl Peers {
                 let rests = neighbour.small_rests_until.is_some_and(|until| until > now);
                 neighbour.answers_small && !rests
             })
+    }
+
+    /// Returns whether a peer takes many small requests as one message.
+    pub(crate) fn takes_packs(&self, peer: PeerId) -> bool {
+        self.neighbours.get(&peer).is_some_and(|neighbour| neighbour.answers_packs)
     }
 
     /// Takes in that a neighbour answered a small request, or got one while it had none to answer.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::delta::{ANSWERS_DELTA, DELTA_REQUEST, MAP, MAP_PIECE_LEN_MAX, RANGE, RANGE_PREFIX_LEN};
 use super::frame::{self, FrameError};
-use super::small::{ANSWERS_SMALL, SMALL_BLOB, SMALL_PREFIX_LEN};
+use super::small::{ANSWERS_PACKS, ANSWERS_SMALL, SMALL_BLOB, SMALL_PACK, SMALL_PREFIX_LEN};
 use crate::blob::Hash;
 use crate::filter::{FilterDelta, FilterFrame};
 
@@ -72,6 +72,10 @@ const SMALL_LEN_MAX: u32 = 4 * 1024;
 /// The bound in bytes of a body that names groups: 1,024 runs of two numbers of up to 10 bytes.
 const REQUEST_LEN_MAX: u32 = 1_024 * 20 + 64;
 
+/// The bound in bytes of a body that asks for many small blobs: a number of up to 5 bytes, a flag, the count and the
+/// hashes.
+const PACK_LEN_MAX: u32 = 5 + 1 + 2 + 256 * 32;
+
 /// Returns the longest body in bytes that a frame of type `kind` may have. Types unknown to this
 /// version are skipped on control streams, so they have a bound too: 4 KiB.
 pub fn body_len_max(kind: u8) -> u32 {
@@ -85,6 +89,7 @@ pub fn body_len_max(kind: u8) -> u32 {
         // The codec only ever shrinks a group.
         GROUP => bound(GROUP_BYTES) + GROUP_PREFIX_LEN,
         SMALL_BLOB => bound(GROUP_BYTES) + SMALL_PREFIX_LEN,
+        SMALL_PACK => PACK_LEN_MAX,
         END => 0,
         _ => SMALL_LEN_MAX,
     }
@@ -160,15 +165,15 @@ pub struct Hello {
     pub version_min: u16,
     /// The newest version spoken.
     pub version_max: u16,
-    /// Optional features, one bit each; unknown bits are ignored: [`ANSWERS_SMALL`] and
-    /// [`ANSWERS_DELTA`].
+    /// Optional features, one bit each; unknown bits are ignored: [`ANSWERS_SMALL`],
+    /// [`ANSWERS_DELTA`] and [`ANSWERS_PACKS`].
     pub features: u64,
 }
 
 impl Hello {
     /// Says what this code speaks.
     pub fn ours() -> Self {
-        let features = ANSWERS_SMALL | ANSWERS_DELTA;
+        let features = ANSWERS_SMALL | ANSWERS_DELTA | ANSWERS_PACKS;
         Self { version_min: VERSION_MIN, version_max: VERSION_MAX, features }
     }
 

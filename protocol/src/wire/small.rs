@@ -5,6 +5,9 @@
 //! pipelined on it and answered in any order, each under the number that its requester gave it: what
 //! lies in memory need not wait for what lies on a disk.
 //!
+//! Many requests may be one message ([`SmallPack`]), on the stream or on a lane: ten thousand files of a tree are some
+//! forty of them.
+//!
 //! Blobs go raw. A group list, a lane or a codec would cost such a blob more than it saves.
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +22,11 @@ pub const SMALL_ANSWER: u8 = 0x17;
 /// Frame type of a small blob: the number of its request (u32, little-endian), and its bytes.
 pub const SMALL_BLOB: u8 = 0x18;
 
+/// Frame type of a [`SmallPack`].
+pub const SMALL_PACK: u8 = 0x1c;
+
+/// The most blobs that one [`SmallPack`] asks for.
+pub const PACK_BLOBS_MAX: usize = 256;
 /// The longest blob that is sent in one message, in bytes: a group.
 pub const SMALL_BYTES_MAX: u64 = GROUP_LEN;
 /// The length of what precedes the bytes in a small blob's frame.
@@ -26,6 +34,9 @@ pub const SMALL_PREFIX_LEN: u32 = 4;
 /// The bit of [`Hello::features`](super::message::Hello::features) that says that the sender answers
 /// small requests.
 pub const ANSWERS_SMALL: u64 = 1;
+/// The bit of [`Hello::features`](super::message::Hello::features) that says that the sender takes many small requests
+/// as one message, on streams and on lanes.
+pub const ANSWERS_PACKS: u64 = 1 << 2;
 
 /// Asks for a blob of at most [`SMALL_BYTES_MAX`] bytes; the first one makes a blob stream one of small
 /// requests.
@@ -35,6 +46,36 @@ pub struct SmallRequest {
     pub id: u32,
     /// The blob.
     pub hash: Hash,
+}
+
+/// Asks for many blobs as as many [`SmallRequest`]s would, whose numbers follow each other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SmallPack {
+    /// The number of the first; after [`u32::MAX`] comes 0.
+    pub first: u32,
+    /// Whether the requester takes a lane for the next ones. The provider answers with a
+    /// [`LaneOffer`](super::lane::LaneOffer) if it has one; of no effect on a lane.
+    pub takes_lane: bool,
+    /// The blobs: of 1 to [`PACK_BLOBS_MAX`].
+    pub hashes: Vec<Hash>,
+}
+
+impl SmallPack {
+    /// Returns the frame of the message.
+    ///
+    /// # Errors
+    /// None that a message of this type can cause; one of too many blobs is refused by whoever reads it.
+    pub fn encode(&self) -> Result<Vec<u8>, FrameError> {
+        frame::encode(SMALL_PACK, self)
+    }
+
+    /// Returns the requests that it stands for; none where it breaks the rules.
+    pub fn requests(&self) -> Option<impl Iterator<Item = SmallRequest>> {
+        let fits = (1..=PACK_BLOBS_MAX).contains(&self.hashes.len());
+        let request =
+            |(n, hash): (u32, &Hash)| SmallRequest { id: self.first.wrapping_add(n), hash: *hash };
+        fits.then(|| (0..).zip(&self.hashes).map(request))
+    }
 }
 
 /// Answers a [`SmallRequest`] where the blob does not come.
@@ -134,9 +175,33 @@ mod tests {
         assert_eq!(split_small_blob(&[1, 2, 0, 0]), Ok((513, &[][..])), "an empty blob");
     }
 
+    #[test]
+    fn pack_is_as_many_requests_and_no_more_than_may_be() {
+        let hashes = |count: usize| vec![Hash::of(b"x"); count];
+        let pack = |count| SmallPack { first: u32::MAX, takes_lane: true, hashes: hashes(count) };
+        for count in [1, 2, PACK_BLOBS_MAX] {
+            let frame = pack(count).encode().expect("in its bound");
+            let read = FrameReader::new(body_len_max).poll_frame(&mut &frame[..]);
+            let read: SmallPack = read.expect("right").expect("whole").decode().expect("a pack");
+            assert_eq!(read, pack(count));
+            let ids: Vec<u32> = read.requests().expect("allowed").map(|it| it.id).collect();
+            assert_eq!(ids.len(), count);
+            assert_eq!(
+                ids.iter().take(2).copied().collect::<Vec<_>>(),
+                [u32::MAX, 0][..count.min(2)]
+            );
+        }
+        assert!(pack(0).requests().is_none());
+        assert!(pack(PACK_BLOBS_MAX + 1).requests().is_none());
+        let long = pack(PACK_BLOBS_MAX + 1).encode().expect("encodes");
+        let read = FrameReader::new(body_len_max).poll_frame(&mut &long[..]);
+        assert!(matches!(read, Err(FrameError::TooLong { .. })), "{read:?}");
+    }
+
     proptest! {
         #[test]
         fn no_bytes_of_a_peer_panic(body in prop::collection::vec(any::<u8>(), 0..60)) {
+            frame::decode_body::<SmallPack>(&body).ok();
             frame::decode_body::<SmallRequest>(&body).ok();
             frame::decode_body::<SmallAnswer>(&body).ok();
             split_small_blob(&body).ok();

@@ -1,0 +1,170 @@
+//! Packs of small requests over a lane: one thread that asks, decrypts, checks and stores.
+//!
+//! Where many blobs of a neighbour are wanted, the stream of the swarm costs as much as all the rest. So the requests of
+//! one session go over a lane once there is one. A lane that breaks, or that nobody needs for a while, gives back
+//! what it was not answered, and the stream goes on with that.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use blobmesh_protocol::PeerId;
+use blobmesh_protocol::wire::frame::{Frame, FrameReader};
+use blobmesh_protocol::wire::message::body_len_max;
+use blobmesh_protocol::wire::small::{
+    PACK_BLOBS_MAX, SMALL_ANSWER, SMALL_BLOB, SMALL_PREFIX_LEN, SmallAnswer, SmallPack,
+    split_small_blob,
+};
+use bytes::{Buf as _, Bytes};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::keeper::{self, Arrival};
+use super::requester::outcome_of;
+use super::{End, Ends, Request, UNANSWERED_MAX};
+use crate::lane::PackLane;
+use crate::store::Store;
+use crate::transfer::FetchError;
+
+/// How long a lane is kept that nobody needs: below the 10 s for which a provider keeps it.
+const IDLE_MAX: Duration = Duration::from_secs(5);
+/// How long a neighbour that owes answers may say nothing.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+/// How many blobs, or bytes of blobs, are stored at once while more are coming: one write to a pack of the store.
+const STORED_BLOBS: usize = 64;
+const STORED_LEN: usize = 1 << 20;
+
+/// Is a lane of small requests with all that its thread needs.
+pub(super) struct Talk<E> {
+    pub(super) peer: PeerId,
+    pub(super) store: Store,
+    pub(super) ends: E,
+    /// What is to be asked for; all of it is to be kept.
+    pub(super) requests: mpsc::Receiver<Vec<Request>>,
+    /// Set when the session ends.
+    pub(super) stop: Arc<AtomicBool>,
+    /// Told after each answer or some.
+    pub(super) heard: Box<dyn Fn() + Send>,
+}
+
+/// Is what is under way on a lane.
+struct Asked {
+    requests: HashMap<u32, Request>,
+    next: u32,
+    frames: FrameReader,
+    /// What came and is not stored yet.
+    came: Vec<Arrival>,
+    came_len: usize,
+    /// What ended without a blob.
+    ended: Vec<End>,
+}
+
+impl<E: Ends> Talk<E> {
+    /// Asks and hears until the lane breaks, which is an error, or nobody needs it. Returns what was not answered.
+    pub(super) fn run(&mut self, mut lane: PackLane) -> (Vec<Request>, Result<(), FetchError>) {
+        let mut asked = Asked {
+            requests: HashMap::new(),
+            next: 0,
+            frames: FrameReader::new(body_len_max),
+            came: Vec::new(),
+            came_len: 0,
+            ended: Vec::new(),
+        };
+        let ran = self.talk(&mut lane, &mut asked);
+        // What has come is worth something, however the lane ended.
+        self.settle(&mut asked);
+        (asked.requests.into_values().collect(), ran)
+    }
+
+    fn talk(&mut self, lane: &mut PackLane, asked: &mut Asked) -> Result<(), FetchError> {
+        let mut heard = Instant::now();
+        loop {
+            while asked.requests.len() + PACK_BLOBS_MAX <= UNANSWERED_MAX
+                && let Ok(requests) = self.requests.try_recv()
+            {
+                lane.queue(&asked.ask(&requests)?);
+            }
+            if asked.requests.is_empty() {
+                let next = Handle::current().block_on(timeout(IDLE_MAX, self.requests.recv()));
+                let Ok(Some(requests)) = next else { return Ok(()) };
+                lane.queue(&asked.ask(&requests)?);
+                heard = Instant::now();
+            }
+            let peer = self.peer;
+            let wait = (&*self.stop, heard + SILENCE_MAX);
+            if lane.receive(wait, |bytes| asked.take(peer, bytes))? {
+                heard = Instant::now();
+            }
+            let is_much = asked.came.len() >= STORED_BLOBS || asked.came_len >= STORED_LEN;
+            if is_much || asked.requests.is_empty() || !asked.ended.is_empty() {
+                self.settle(asked);
+            }
+        }
+    }
+
+    /// Stores what came, and tells of it.
+    fn settle(&self, asked: &mut Asked) {
+        (self.heard)();
+        asked.came_len = 0;
+        if !asked.came.is_empty() {
+            keeper::put(&self.store, std::mem::take(&mut asked.came), &self.ends);
+        }
+        if !asked.ended.is_empty() {
+            self.ends.stored(std::mem::take(&mut asked.ended));
+        }
+    }
+}
+
+impl Asked {
+    /// Numbers requests and returns their frames.
+    fn ask(&mut self, requests: &[Request]) -> Result<Vec<u8>, FetchError> {
+        let mut frames = Vec::new();
+        for some in requests.chunks(PACK_BLOBS_MAX) {
+            let first = self.next;
+            let hashes = some.iter().map(|request| request.hash).collect();
+            frames.extend(SmallPack { first, takes_lane: false, hashes }.encode()?);
+            for request in some {
+                // There are never so many out that a number could be in use.
+                self.requests.insert(self.next, *request);
+                self.next = self.next.wrapping_add(1);
+            }
+        }
+        Ok(frames)
+    }
+
+    fn take(&mut self, peer: PeerId, mut bytes: &[u8]) -> Result<(), FetchError> {
+        while !bytes.is_empty()
+            && let Some(frame) = self.frames.poll_frame(&mut bytes)?
+        {
+            self.take_frame(peer, frame)?;
+        }
+        Ok(())
+    }
+
+    fn take_frame(&mut self, peer: PeerId, frame: Frame) -> Result<(), FetchError> {
+        match frame.kind {
+            SMALL_BLOB => {
+                let (id, _) = split_small_blob(&frame.body)?;
+                let Request { fetch, hash, .. } = self.answered(id)?;
+                let mut bytes = Bytes::from(frame.body);
+                bytes.advance(usize::try_from(SMALL_PREFIX_LEN).unwrap_or(0));
+                self.came_len += bytes.len();
+                self.came.push(Arrival { fetch, peer, hash, bytes });
+            }
+            SMALL_ANSWER => {
+                let SmallAnswer { id, result } = frame.decode()?;
+                let Request { fetch, hash, .. } = self.answered(id)?;
+                let outcome = outcome_of(result);
+                self.ended.push(End { fetch, peer, hash, outcome, bytes: None });
+            }
+            kind => return Err(FetchError::OutOfTurn { kind }),
+        }
+        Ok(())
+    }
+
+    fn answered(&mut self, id: u32) -> Result<Request, FetchError> {
+        self.requests.remove(&id).ok_or(FetchError::OutOfTurn { kind: SMALL_BLOB })
+    }
+}
