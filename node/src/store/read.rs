@@ -244,13 +244,13 @@ impl Inner {
     /// Opens a blob that lies in a pack, as its row says at the moment; none if it does not lie in one.
     pub(super) fn open_member(&self, hash: &Hash) -> Result<Option<Member>, StoreError> {
         let packs = self.catalog.packs();
+        let failed = |error| StoreError::io("read", &self.catalog.files().path("packs"))(error);
         loop {
             let age = packs.age();
-            let known = packs.known(hash).or_else(|| self.spot_of(hash));
-            let Some((spot, size)) = known else { return Ok(None) };
-            let path = || self.catalog.files().path("packs");
-            let member = packs.open(spot, size);
-            let member = member.map_err(|error| StoreError::io("read", &path())(error))?;
+            let known = packs.known(hash);
+            let Some((spot, size)) = known.or_else(|| self.spot_of(hash)) else { return Ok(None) };
+            let believed = known.is_some() || packs.believes(hash, spot, size).map_err(failed)?;
+            let member = packs.open(spot, size).map_err(failed)?.filter(|_| believed);
             // Where something went meanwhile, it may have been this, and the blocks are nobody's.
             if packs.age() == age || self.spot_of(hash) == Some((spot, size)) {
                 return Ok(member);

@@ -437,3 +437,37 @@ fn blobs_in_files_and_in_packs_are_lent_beside_each_other() {
         }
     });
 }
+
+/// A kill may lose the last rows that were written or removed, but no file.
+#[test]
+fn row_that_outlived_its_pack_means_no_other_blob() {
+    let home = Home::new();
+    let store = home.open();
+    let (old, new) = (blobs(8), blobs(16).split_off(8));
+    put(&store, &old);
+    store.close();
+    let running = home.open();
+    let image = home.crash_image();
+    running.close();
+    // The pack was removed, and its rows came back.
+    fs::remove_file(pack(&image)).expect("remove");
+    let store = image.open();
+    put(&store, &new);
+    for ((hash, bytes), (other, right)) in old.iter().zip(&new) {
+        if let Some(Lent::Packed(_)) = store.lend(hash, bytes.len() as u64).expect("lend") {
+            panic!("another blob lies there");
+        }
+        assert!(read(&store, hash).is_none() && !store.verify(hash).unwrap_or(false));
+        assert_eq!(read(&store, other).as_deref(), Some(&right[..]));
+    }
+    store.list().expect("swept");
+    for (hash, _) in &old {
+        store.remove(hash, false).expect("remove");
+        assert!(!has(&store, hash));
+    }
+    new.iter().for_each(|(_, bytes)| assert_holds(&store, bytes));
+    store.close();
+    lose_index(&image);
+    let store = image.open();
+    assert_eq!(store.hashes().expect("hashes").len(), 8);
+}

@@ -253,6 +253,12 @@ impl Packs {
         member.read().is_ok_and(|bytes| Hash::of(&bytes) == *hash)
     }
 
+    /// Returns whether a row may be believed that says where a blob lies: after an unclean end rows may be older than
+    /// packs, and the number of a pack that went may have been given anew.
+    pub(super) fn believes(&self, hash: &Hash, spot: Spot, len: u64) -> io::Result<bool> {
+        if self.clean { Ok(true) } else { self.names(hash, spot, len) }
+    }
+
     /// Returns whether a member was written before an unclean end, so that its blocks may hold anything.
     pub(super) fn is_doubtful(&self, spot: Spot) -> bool {
         !self.clean && spot.pack < self.first
@@ -283,7 +289,7 @@ impl Packs {
         lock(&self.known).get(hash).copied()
     }
 
-    /// Lets a member go that no row speaks of any more.
+    /// Lets a member go that no row speaks of any more; nothing where another blob lies.
     pub(super) fn free(&self, hash: &Hash, spot: Spot, len: u64) {
         // Another member may hold the same blob.
         let mut known = lock(&self.known);
@@ -292,18 +298,21 @@ impl Packs {
         }
         drop(known);
         self.age.fetch_add(1, Ordering::AcqRel);
-        let freed = self.free_held(&mut lock(&self.state), spot, len);
+        let freed = self.free_held(&mut lock(&self.state), hash, spot, len);
         if let Err(error) = freed {
             tracing::debug!(%error, pack = spot.pack, "blocks of a pack were not given back");
         }
     }
 
-    fn free_held(&self, state: &mut State, spot: Spot, len: u64) -> io::Result<()> {
+    fn free_held(&self, state: &mut State, hash: &Hash, spot: Spot, len: u64) -> io::Result<()> {
         let Some(file) = self.file(state, spot.pack)? else { return Ok(()) };
-        let gone_at = u64::from(spot.head) * BLOCK_LEN + table::gone_at(spot.entry);
+        let table_at = u64::from(spot.head) * BLOCK_LEN;
+        let (mut named, gone_at) = ([0; 32], table_at + table::gone_at(spot.entry));
+        sys::read_exact_at(&file, &mut named, table_at + table::hash_at(spot.entry))?;
         let mut gone = [0];
         sys::read_exact_at(&file, &mut gone, gone_at)?;
-        if gone != [0] {
+        // A row that outlived its pack in a crash may speak of a place that is somebody else's now.
+        if named != *hash.as_bytes() || gone != [0] {
             return Ok(());
         }
         if state.filling != Some(spot.pack) && !state.left.contains_key(&spot.pack) {

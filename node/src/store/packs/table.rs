@@ -43,6 +43,11 @@ pub(super) fn blocks_of(len: u64) -> u64 {
     len.div_ceil(BLOCK_LEN)
 }
 
+/// Returns where in a table lies the hash of a member.
+pub(super) fn hash_at(entry: u8) -> u64 {
+    u64::try_from(ENTRIES_AT + usize::from(entry) * ENTRY_LEN).unwrap_or(0)
+}
+
 /// Returns where in a table lies whether a member is gone.
 pub(super) fn gone_at(entry: u8) -> u64 {
     u64::try_from(GONE_AT).unwrap_or(0) + u64::from(entry)
