@@ -11,6 +11,9 @@ use blobmesh_simulations::world::RunOptions;
 
 use super::conduct::{Order, conduct, refuse, source};
 
+/// From how many nodes on a second thread saves more than it costs.
+const NODES_WORTH_THREADS: usize = 1_000;
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Run {
     /// A plan's file, or the name of one that `list` shows
@@ -21,7 +24,8 @@ pub(crate) struct Run {
     /// Put a value into the plan first, as group.runner.count=30; may be repeated
     #[arg(long, value_name = "PATH=VALUE")]
     set: Vec<String>,
-    /// How many threads work at the run; the result is the same with any number [default: one for each processor]
+    /// How many threads work at the run; the result is the same with any number [default: one for each processor from
+    /// 1,000 nodes on, else 1]
     #[arg(long, value_name = "N")]
     threads: Option<NonZero<usize>>,
     /// Where the results go [default: blobmesh-sim-out/NAME-seedN]
@@ -43,8 +47,7 @@ pub(crate) fn execute(run: &Run) -> ExitCode {
     };
     let plan = Plan { seed: run.seed.unwrap_or(plan.seed), ..plan };
     let place = run.out.clone();
-    let processors = thread::available_parallelism().map_or(1, usize::from);
-    let threads = run.threads.map_or(processors, usize::from);
+    let threads = run.threads.map_or_else(|| threads_for(plan.nodes()), usize::from);
     let cell = Cell { name: "plan".to_owned(), settings: Vec::new(), plan: plan.clone() };
     conduct(Order {
         kind: Kind::Run,
@@ -59,4 +62,12 @@ pub(crate) fn execute(run: &Run) -> ExitCode {
         keep: Keep::Rows,
         json: run.json,
     })
+}
+
+/// Returns how many threads work at a world of so many nodes where nobody says.
+fn threads_for(nodes: usize) -> usize {
+    if nodes < NODES_WORTH_THREADS {
+        return 1;
+    }
+    thread::available_parallelism().map_or(1, usize::from)
 }

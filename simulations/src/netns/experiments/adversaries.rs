@@ -4,7 +4,7 @@
 //! silent. In turn `curl` and a node get the same blob of the edge, from the same host. Each get has fresh
 //! nodes, so that none bears a grudge or has learned; its file is written too, as curl's is.
 //!
-//! Both come through the same [door](Door) of the edge: TLS and HTTP/2, as from R2 and most others. That a lone get
+//! Both come through the same door of the edge: TLS and HTTP/2, as from R2 and most others. That a lone get
 //! is fast through the other one, too, plain HTTP/1.1, is measured beside it.
 
 use std::time::{Duration, Instant};

@@ -2,7 +2,7 @@
 //!
 //! Between node and edge packets get lost, and the edge's kernel takes that for a sign of too much traffic (Reno;
 //! CUBIC, the default of most servers, does as well). One connection is then far slower than the link. Fresh nodes, in turn with curl, get a blob
-//! through both [doors](Door): HTTP/1.1, where ranges at once have a connection each from the beginning, and HTTP/2,
+//! through both doors: HTTP/1.1, where ranges at once have a connection each from the beginning, and HTTP/2,
 //! where the node has to find out that it should have several.
 
 use std::{
