@@ -1,7 +1,7 @@
 //! The store: the blobs of this node, on its disk.
 //!
 //! **Files are the truth.** A whole blob is one file under its hash, but for small fetched ones that came together and
-//! share a pack ([`packs`]); the index (sled, in `index.rs` only)
+//! share a pack (`packs`); the index (sled, in `index.rs` only)
 //! is made again from files and packs whenever it is missing or ruined, and a lookup that misses it looks at
 //! the files. Users' pins lie in a file of their own.
 //!
