@@ -155,6 +155,9 @@ fn up(home: &Home, flags: &[&str]) -> Outcome<String> {
     for url in value("--edge") {
         home.note("edge", url)?;
     }
+    for certificate in value("--edge-ca") {
+        home.note("edge-ca", certificate)?;
+    }
     home.note("own", &own.to_string())?;
     if !flags.contains(&"--no-mdns") && !fault("deaf") {
         let home = Home(home.0.clone());
@@ -305,7 +308,10 @@ fn find(home: &Home, hash: &str) -> Outcome<Option<(Vec<u8>, &'static str)>> {
             std::thread::park_timeout(ASK_INTERVAL);
         }
     }
-    let bytes = ask_edge(&url, hash)?;
+    let bytes = match url.trim().strip_prefix("http://") {
+        Some(address) => ask_edge(address, hash)?,
+        None => ask_edge_by_curl(home, url.trim(), hash)?,
+    };
     Ok(bytes.map(|bytes| (bytes, "edge")))
 }
 
@@ -316,16 +322,28 @@ fn ask_blob(peer: IpAddr, hash: &str) -> Outcome<Option<Vec<u8>>> {
 }
 
 /// Asks the edge for a blob and its group list, which nobody reads; none where it has none.
-fn ask_edge(url: &str, hash: &str) -> Outcome<Option<Vec<u8>>> {
-    let address = url.trim().strip_prefix("http://").ok_or("edge")?;
+fn ask_edge(address: &str, hash: &str) -> Outcome<Option<Vec<u8>>> {
     let mut stream = TcpStream::connect(address)?;
     let path = path_at_edge(hash);
     ask_http(&mut stream, &format!("{path}.groups"))?;
     ask_http(&mut stream, &path)
 }
 
+/// Asks an edge behind TLS for a blob and its group list; none where it has none.
+fn ask_edge_by_curl(home: &Home, url: &str, hash: &str) -> Outcome<Option<Vec<u8>>> {
+    let (certificate, path) = (fs::read_to_string(home.0.join("edge-ca"))?, path_at_edge(hash));
+    let ask = |path: &str| {
+        let mut curl = std::process::Command::new("curl");
+        curl.args(["--silent", "--fail", "--cacert", certificate.trim()]);
+        curl.arg(format!("{url}/{path}")).output()
+    };
+    ask(&format!("{path}.groups"))?;
+    let answer = ask(&path)?;
+    Ok(answer.status.success().then_some(answer.stdout))
+}
+
 fn ask_http(stream: &mut TcpStream, path: &str) -> Outcome<Option<Vec<u8>>> {
-    write!(stream, "GET /{path} HTTP/1.1\r\n\r\n")?;
+    write!(stream, "GET /{path} HTTP/1.1\r\nHost: edge\r\n\r\n")?;
     let (mut head, mut byte) = (Vec::new(), [0]);
     while !head.ends_with(b"\r\n\r\n") {
         stream.read_exact(&mut byte)?;
@@ -334,8 +352,9 @@ fn ask_http(stream: &mut TcpStream, path: &str) -> Outcome<Option<Vec<u8>>> {
     let head = String::from_utf8(head)?;
     let mut lines = head.lines();
     let is_found = lines.next().is_some_and(|status| status.contains(" 200 "));
-    let length = lines.find_map(|line| line.strip_prefix("Content-Length: ")).ok_or("length")?;
-    let mut body = vec![0; length.parse()?];
+    let mut fields = lines.filter_map(|line| line.split_once(':'));
+    let length = fields.find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    let mut body = vec![0; length.ok_or("length")?.1.trim().parse()?];
     stream.read_exact(&mut body)?;
     Ok(is_found.then_some(body))
 }

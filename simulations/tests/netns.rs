@@ -217,7 +217,7 @@ fn adversaries_sees_a_node_that_waits_for_each_of_its_peers() {
 fn adversaries_counts_gets_that_fail_and_tells_no_time_of_them() {
     let Some(run) = Run::of("adversaries", "stubborn") else { return };
     assert!(!run.holds.unwrap());
-    assert_eq!(run.values["failed"], Some(6.0));
+    assert_eq!(run.values["failed"], Some(7.0));
     assert_eq!(run.values["extra_over_limit_none"], None);
 }
 
