@@ -164,7 +164,7 @@ pub(crate) struct Snapshot {
 pub(crate) struct DeltaHolders {
     /// The neighbours that may hold it, best first.
     pub(crate) peers: Vec<PeerId>,
-    /// How many neighbours there are.
+    /// How many neighbours have said hello.
     pub(crate) neighbours: usize,
     pub(crate) swarm: SwarmHandle,
 }

@@ -330,7 +330,7 @@ impl Driver {
             }
             Event::DeltaHolders(hash, reply) => {
                 let (peers, swarm) = (self.engine.delta_holders(&hash), self.swarm.clone());
-                let neighbours = self.engine.neighbours().len();
+                let neighbours = self.engine.greeted_neighbours();
                 reply.send(DeltaHolders { peers, neighbours, swarm }).ok();
             }
             Event::Stop(_) => {}

@@ -170,6 +170,11 @@ impl Engine {
         self.peers.delta_holders(hash, self.shell.now, &self.shell.config)
     }
 
+    /// Returns how many neighbours have said hello: of the others it is not known yet whether they answer delta requests.
+    pub fn greeted_neighbours(&self) -> usize {
+        self.peers.greeted()
+    }
+
     /// Returns whether a neighbour takes many small requests as one message.
     pub fn takes_packs(&self, peer: PeerId) -> bool {
         self.peers.takes_packs(peer)

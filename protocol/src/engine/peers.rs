@@ -156,6 +156,11 @@ impl Peers {
         holders.into_iter().map(|(peer, _)| peer).filter(answers).collect()
     }
 
+    /// Returns how many neighbours have said hello, and so what they answer.
+    pub(crate) fn greeted(&self) -> usize {
+        self.neighbours.values().filter(|neighbour| neighbour.greeted).count()
+    }
+
     pub(crate) fn opinion(&self, peer: PeerId, hash: &Hash, now: Time, config: &Config) -> Opinion {
         self.neighbours
             .get(&peer)
