@@ -8,6 +8,8 @@ use std::cell::RefCell;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
 
 use blobmesh_simulations::netns::metric::{Bound, MetricSpec};
 use blobmesh_simulations::netns::source_tree::SourceTree;
@@ -90,7 +92,7 @@ impl Edited {
         Ok(Self { tree: RefCell::new((tree.clone(), 0)), dir })
     }
 
-    /// Makes the next version, and has its files be on no disk's mind.
+    /// Makes the next version of the directory.
     fn edit(&self) -> io::Result<()> {
         let (tree, version) = &mut *self.tree.borrow_mut();
         *version += 1;
@@ -170,8 +172,8 @@ impl<'a> Bench<'a> {
         let ours = &self.ours;
         ours.fetched.edit()?;
         let root = ours.holder.add_tree(&ours.fetched.dir)?.hash;
-        let trees = (&[ours.holder.process.tree()], &[ours.getter.process.tree()]);
-        let taken = self.moving((OURS, round), (trees.0, trees.1), |sides| {
+        let sides = (&[ours.holder.process.tree()][..], &[ours.getter.process.tree()][..]);
+        let taken = self.moving((OURS, round), sides, |sides| {
             sides.run(&mut ours.getter.pulling(root, &ours.out)).map(drop)
         })?;
         check(round, &ours.fetched, &ours.out)?;
@@ -203,7 +205,7 @@ impl<'a> Bench<'a> {
         gits.published.edit()?;
         settle(self.room, self.bytes)?;
         measure(&[gits.daemon.process.tree()], &[], |sides| {
-            let began = std::time::Instant::now();
+            let began = Instant::now();
             gits.publish(&gits.published, |command| sides.run(command).map(drop))?;
             Ok(began.elapsed())
         })
@@ -229,7 +231,7 @@ impl<'a> Bench<'a> {
         settle(self.room, self.bytes)?;
         let before = loopback_bytes()?;
         let taken = measure(serving, fetching, |sides| {
-            let began = std::time::Instant::now();
+            let began = Instant::now();
             work(sides)?;
             Ok(began.elapsed())
         })?;
@@ -301,7 +303,7 @@ impl Gits {
     fn publish(
         &self,
         edited: &Edited,
-        mut run: impl FnMut(&mut std::process::Command) -> io::Result<()>,
+        mut run: impl FnMut(&mut Command) -> io::Result<()>,
     ) -> io::Result<()> {
         let mut command = |args: &[&str]| {
             let mut command = self.git.command();
@@ -317,7 +319,7 @@ impl Rsyncs {
         let source = Edited::new(tree, room.join("rsync-source"))?;
         let daemon = rsync::Daemon::start(program, &source.dir, room)?;
         let out = room.join("rsync-out");
-        run_to_end(std::process::Command::new("cp").arg("-a").arg(&source.dir).arg(&out))?;
+        run_to_end(Command::new("cp").arg("-a").arg(&source.dir).arg(&out))?;
         Ok(Self { daemon, source, out })
     }
 }
