@@ -16,7 +16,8 @@ use tokio::time::timeout;
 
 use super::keeper::Keeper;
 use super::requester::Line;
-use super::{End, Ends, Request, provider, requester};
+use super::tests::Recorder;
+use super::{End, Request, provider, requester};
 use crate::identity::Identity;
 use crate::lane::{self, LaneConfig, Lanes, Slot};
 use crate::store::{Store, StoreConfig};
@@ -77,19 +78,6 @@ impl Way for OnePipe {
 
     async fn host(&self) -> Option<String> {
         Some("127.0.0.1".to_owned())
-    }
-}
-
-#[derive(Clone)]
-struct Recorder(mpsc::Sender<End>);
-
-impl Ends for Recorder {
-    async fn ended(&self, ends: Vec<End>) {
-        self.stored(ends);
-    }
-
-    fn stored(&self, ends: Vec<End>) {
-        ends.into_iter().for_each(|end| drop(self.0.try_send(end)));
     }
 }
 

@@ -55,8 +55,9 @@ impl Way for Pipes {
     }
 }
 
+/// Keeps how requests ended.
 #[derive(Clone)]
-struct Recorder(mpsc::Sender<End>);
+pub(super) struct Recorder(pub(super) mpsc::Sender<End>);
 
 impl Ends for Recorder {
     async fn ended(&self, ends: Vec<End>) {
