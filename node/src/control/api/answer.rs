@@ -1,0 +1,167 @@
+//! What a node answers, and how it describes its store, its peers and itself.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::receipt::{Receipt, TierBytes};
+use super::tree::{AddedTree, CheckoutReport, PullReport, TreeRow};
+
+/// What a node answers at the end of a request that succeeded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum Answer {
+    /// A blob was added, or was there already.
+    Added {
+        /// The blob, 64 hex digits.
+        hash: String,
+        /// Its length in bytes.
+        size: u64,
+        /// Whether it was in the store before.
+        existed: bool,
+    },
+    /// A directory was added.
+    AddedTree(Box<AddedTree>),
+    /// What is in a tree, in the order of its paths.
+    Tree {
+        /// One row an entry.
+        entries: Vec<TreeRow>,
+    },
+    /// A blob was got.
+    Got(Box<Receipt>),
+    /// All of many blobs ended, for better or worse.
+    GotMany {
+        /// How many were got.
+        got: u64,
+        /// How many were not.
+        failed: u64,
+        /// The bytes of those that were got, by the tier they came from.
+        tier: TierBytes,
+        /// The whole in seconds.
+        seconds: f64,
+    },
+    /// A directory holds a tree.
+    CheckedOut(Box<CheckoutReport>),
+    /// A directory holds a tree, of which everything is in the store now.
+    Pulled(Box<PullReport>),
+    /// Which blobs are in the store, in the order asked; none for one that is not.
+    Has {
+        /// The length in bytes of each blob that is there.
+        sizes: Vec<Option<u64>>,
+    },
+    /// The blobs of the store.
+    List {
+        /// One row a blob, by hash.
+        blobs: Vec<BlobRow>,
+    },
+    /// Blobs were removed.
+    Removed {
+        /// How many bytes became free.
+        bytes: u64,
+        /// How many blobs went.
+        blobs: u64,
+    },
+    /// The request was carried out and has nothing to tell.
+    Done,
+    /// Blobs were uploaded.
+    Pushed {
+        /// How many went up.
+        uploaded: u64,
+        /// How many the edge had already.
+        existed: u64,
+        /// The bytes that went up.
+        bytes: u64,
+    },
+    /// The peers of the node.
+    Peers {
+        /// One row a peer.
+        peers: Vec<PeerRow>,
+    },
+    /// The node's state.
+    Status(Box<Status>),
+    /// The receipt of the last get.
+    Why(Box<Receipt>),
+    /// Blobs were verified.
+    Verified {
+        /// How many were hashed.
+        blobs: u64,
+        /// Their bytes.
+        bytes: u64,
+        /// Those with wrong bytes, now out of the store.
+        bad: Vec<String>,
+    },
+    /// The store was collected.
+    Collected {
+        /// How many blobs were evicted.
+        blobs: u64,
+        /// How many bytes became free.
+        bytes: u64,
+    },
+}
+
+/// Describes one blob of the store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobRow {
+    /// The blob, 64 hex digits.
+    pub hash: String,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Whether it is pinned.
+    pub pinned: bool,
+    /// `added` by a user of this machine, or `fetched` from a peer or the edge.
+    pub origin: String,
+    /// When it was last used, in seconds since 1970.
+    pub accessed: u64,
+}
+
+/// Describes one peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerRow {
+    /// The peer's id, `12D3KooW…`.
+    pub peer: String,
+    /// The address of the connection.
+    pub address: String,
+    /// Whether it gossips with us: found by mDNS or named by a user, on either side.
+    pub neighbour: bool,
+    /// How many blobs its filter holds; none before a filter came.
+    pub filter_blobs: Option<u64>,
+    /// The round trip of the last answer in microseconds; none before one came.
+    pub rtt_us: Option<u64>,
+    /// The bytes of blobs received from it.
+    pub bytes_in: u64,
+    /// The bytes of blobs sent to it.
+    pub bytes_out: u64,
+}
+
+/// Describes a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The node's program version.
+    pub version: String,
+    /// The process id.
+    pub pid: u32,
+    /// The node's own peer id, `12D3KooW…`.
+    pub peer: String,
+    /// The addresses it listens on.
+    pub addresses: Vec<String>,
+    /// Seconds since its start.
+    pub uptime_s: u64,
+    /// The directory of the node.
+    pub home: PathBuf,
+    /// The public name of the mesh, 16 hex digits; none for an open one.
+    pub mesh: Option<String>,
+    /// Where the edge is, without secrets; none without an edge.
+    pub edge: Option<String>,
+    /// Whether mDNS runs.
+    pub mdns: bool,
+    /// How many peers are connected.
+    pub peers: u64,
+    /// How many blobs the store holds.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The bound of the store in bytes.
+    pub bytes_max: u64,
+    /// The counters since the start, by name.
+    pub counters: Vec<(String, u64)>,
+}
