@@ -110,6 +110,8 @@ pub(crate) enum Command {
     Status,
     /// Explain how the last get of a blob was resolved
     Why(WhyArgs),
+    /// Show what the edge was spared, day by day
+    Savings(SavingsArgs),
     /// Hash blobs of the store again: all, or those named
     Verify(VerifyArgs),
     /// Evict down to the store's bound and clear what was left over
@@ -300,6 +302,14 @@ pub(crate) struct WhyArgs {
     /// The blob, 64 hex digits
     #[arg(value_name = "HASH")]
     pub(crate) hash: String,
+}
+
+/// Shows savings.
+#[derive(Debug, Args)]
+pub(crate) struct SavingsArgs {
+    /// Show the last days only, 400 at most
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u16).range(1..=400))]
+    pub(crate) days: u16,
 }
 
 /// Verifies.

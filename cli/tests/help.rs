@@ -5,7 +5,7 @@ mod support;
 use blobmesh_cli::exit;
 use support::Place;
 
-const COMMANDS: [&str; 24] = [
+const COMMANDS: [&str; 25] = [
     "up",
     "add",
     "get",
@@ -22,6 +22,7 @@ const COMMANDS: [&str; 24] = [
     "peers",
     "status",
     "why",
+    "savings",
     "verify",
     "gc",
     "invite",

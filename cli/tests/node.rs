@@ -149,3 +149,40 @@ fn interrupted_demo_leaves_nothing_behind() {
     assert!(matches!(run.code, Some(0 | 130)), "{run:?}");
     assert_eq!(support::names_in(&temporary), Vec::<String>::new());
 }
+
+#[test]
+fn savings_say_where_bytes_came_from_and_outlive_the_nodes() {
+    let (giver, taker) = (Place::new(), Place::new());
+    let edge = giver.directory.path().join("edge");
+    std::fs::create_dir(&edge).unwrap();
+    let edge = format!("dir:{}", edge.display());
+    let add = |bytes: &[u8]| {
+        giver.run_with_input(&["add", "-"], bytes).succeeded().stdout.trim().to_owned()
+    };
+    let (far, near) = (add(&[1; 70_000]), add(&[2; 5_000]));
+    giver.run(&["push", &far, "--edge", &edge]).succeeded();
+    let ticket = giver.run(&["invite"]).succeeded().stdout.clone();
+    taker.run_with_input(&["join", "-"], ticket.as_bytes()).succeeded();
+    assert_eq!(taker.run(&["savings"]).succeeded().stdout, "nothing was got yet\n");
+
+    // Each by a node of its own: out of the edge, out of the store, and from a peer.
+    let node = ["--no-mdns", "--listen", "127.0.0.1:0"];
+    let get = |args: &[&str]| taker.run(&[&["get"], args, &node].concat());
+    get(&[&far, "--edge", &edge]).succeeded();
+    get(&[&far, "--edge", &edge]).succeeded();
+    let up = Up::start(&giver, &[]);
+    get(&[&near, "--peer", up.start["addresses"][0].as_str().unwrap()]).succeeded();
+
+    let lines = taker.run(&["savings", "--json"]).succeeded().lines();
+    let summary = lines.last().unwrap();
+    // Two rows if this runs at midnight.
+    assert!(lines[0]["type"] == "day" && lines.len() <= 3, "{lines:?}");
+    for (name, expected) in [("gets", 3), ("without_edge", 2), ("spared", 75_000)] {
+        assert_eq!(summary[name], expected, "{name} of {summary}");
+    }
+    let tier = serde_json::json!({"local": 70_000, "lan": 5_000, "edge": 70_000});
+    assert_eq!(summary["tier"], tier, "{summary}");
+    assert!(summary["edge_requests"].as_u64().unwrap() >= 1, "{summary}");
+    let text = taker.run(&["savings", "--days", "1"]).succeeded().stdout.clone();
+    assert!(text.lines().last().unwrap().starts_with("spared the edge "), "{text}");
+}

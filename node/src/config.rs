@@ -95,6 +95,11 @@ impl NodeConfig {
         self.home.join("receipts.json")
     }
 
+    /// Returns the path of what the edge was spared, by day.
+    pub fn savings_path(&self) -> PathBuf {
+        self.home.join("savings.json")
+    }
+
     /// Returns the path of the identity key, an ed25519 secret in a file of mode 0600.
     pub fn identity_path(&self) -> PathBuf {
         self.home.join("identity.key")

@@ -15,6 +15,7 @@ pub mod identity;
 mod lane;
 pub mod mesh;
 mod node;
+mod private_file;
 pub mod secret_file;
 mod service;
 mod small;

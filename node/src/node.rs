@@ -19,7 +19,7 @@ use crate::edge::{Edge, EdgeOptions};
 use crate::identity::Identity;
 use crate::lane::{self, LaneConfig, Lanes};
 use crate::mesh::MeshKey;
-use crate::service::{Facts, NodeService, Receipts};
+use crate::service::{Facts, Ledger, NodeService, Receipts};
 use crate::store::{BlobInfo, OpenReport, Origin, RebuildReason, Store, StoreConfig, StoreError};
 use crate::swarm::{Swarm, SwarmConfig, SwarmError, SwarmEvent, SwarmHandle, convert};
 use crate::transfer::UploadRate;
@@ -37,6 +37,8 @@ struct Network {
     driver: DriverHandle,
     driver_task: JoinHandle<()>,
     discovery: Option<Discovery>,
+    /// Books what the edge was spared, now and then.
+    bookkeeper: JoinHandle<()>,
 }
 
 impl Node {
@@ -105,8 +107,10 @@ impl Node {
             addresses,
         };
         let receipts = Receipts::load(&config.receipts_path()).await;
-        let service = NodeService::new(store, edge, Some(handle.clone()), facts, receipts);
-        let network = Network { swarm, driver: handle, driver_task, discovery };
+        let ledger = Ledger::load(&config.savings_path()).await;
+        let service = NodeService::new(store, edge, Some(handle.clone()), facts, receipts, ledger);
+        let bookkeeper = tokio::spawn(service.clone().keep_savings());
+        let network = Network { swarm, driver: handle, driver_task, discovery, bookkeeper };
         Ok(Self { service, network: Some(network) })
     }
 
@@ -128,7 +132,8 @@ impl Node {
             addresses: Vec::new(),
         };
         let receipts = Receipts::load(&config.receipts_path()).await;
-        let service = NodeService::new(store, edge, None, facts, receipts);
+        let ledger = Ledger::load(&config.savings_path()).await;
+        let service = NodeService::new(store, edge, None, facts, receipts, ledger);
         Ok(Self { service, network: None })
     }
 
@@ -165,6 +170,8 @@ impl Node {
             if let Some(discovery) = network.discovery.take() {
                 discovery.shutdown().await;
             }
+            network.bookkeeper.abort();
+            self.service.book_savings().await;
             network.driver.stop().await;
             (&mut network.driver_task).await.ok();
             network.swarm.shutdown().await;
@@ -177,6 +184,7 @@ impl Drop for Network {
     /// The driver owns its tasks and hears the swarm, which ends when nobody hears it.
     fn drop(&mut self) {
         self.driver_task.abort();
+        self.bookkeeper.abort();
     }
 }
 

@@ -1,5 +1,7 @@
 //! Counters of what the engine decided, since its start.
 
+use crate::engine::receipt::{Note, Receipt};
+
 /// Counts decisions. Every field only grows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -15,6 +17,14 @@ pub struct Stats {
     pub found_dht: u64,
     /// Gets answered by the edge.
     pub found_edge: u64,
+    /// Gets that ended well and for which the edge gave no byte.
+    pub found_without_edge: u64,
+    /// Bytes of gets that ended well which the store had, or which another get of them brought.
+    pub bytes_local: u64,
+    /// Those that peers gave.
+    pub bytes_lan: u64,
+    /// Those that the edge gave.
+    pub bytes_edge: u64,
     /// Gets that failed.
     pub failed: u64,
     /// Questions sent to neighbours, small requests included.
@@ -50,6 +60,19 @@ pub struct Stats {
 }
 
 impl Stats {
+    /// Counts where the bytes of a get that ended well came from.
+    pub(crate) fn count_bytes(&mut self, receipt: &Receipt) {
+        let Receipt { bytes_local: local, bytes_lan: lan, bytes_edge: edge, .. } = *receipt;
+        // What a get brought that was under way already is not brought twice.
+        let joined = receipt.notes.contains(&Note::Joined);
+        let (local, lan, edge) =
+            if joined { (local + lan + edge, 0, 0) } else { (local, lan, edge) };
+        self.bytes_local += local;
+        self.bytes_lan += lan;
+        self.bytes_edge += edge;
+        self.found_without_edge += u64::from(edge == 0);
+    }
+
     /// Returns every counter with its name, for reports.
     pub fn named(&self) -> Vec<(&'static str, u64)> {
         vec![
@@ -59,6 +82,10 @@ impl Stats {
             ("found_lan", self.found_lan),
             ("found_dht", self.found_dht),
             ("found_edge", self.found_edge),
+            ("found_without_edge", self.found_without_edge),
+            ("bytes_local", self.bytes_local),
+            ("bytes_lan", self.bytes_lan),
+            ("bytes_edge", self.bytes_edge),
             ("failed", self.failed),
             ("asks_sent", self.asks_sent),
             ("small_sent", self.small_sent),

@@ -22,6 +22,7 @@ mod pin;
 mod pull;
 mod push;
 mod rm;
+mod savings;
 mod status;
 mod tree;
 mod up;
@@ -61,6 +62,7 @@ pub(crate) async fn run(arguments: Arguments, printer: Printer) -> Result<(), Co
         Command::Peers => peers::run(&context).await,
         Command::Status => status::run(&context).await,
         Command::Why(args) => why::run(&context, &args).await,
+        Command::Savings(args) => savings::run(&context, &args).await,
         Command::Verify(args) => verify::run(&context, &args).await,
         Command::Gc => gc::run(&context).await,
         Command::Invite => invite::run(&context).await,

@@ -61,6 +61,7 @@ impl Service for FakeNode {
             | Request::Unpin { .. }
             | Request::Peers
             | Request::Status
+            | Request::Savings
             | Request::Why { .. }
             | Request::Verify { .. }
             | Request::Pull { .. } => Ok(Answer::Done),

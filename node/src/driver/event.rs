@@ -5,6 +5,7 @@ use std::time::Duration;
 use blobmesh_protocol::engine::receipt::Receipt;
 use blobmesh_protocol::engine::{FetchOutcome, Input, WantError};
 use blobmesh_protocol::id::{FetchId, ServeId, WantId};
+use blobmesh_protocol::stats::Stats;
 use blobmesh_protocol::{Hash, NeighbourInfo, PeerId};
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -156,7 +157,7 @@ pub(crate) struct Snapshot {
     pub(crate) addresses: Vec<String>,
     pub(crate) neighbours: Vec<NeighbourInfo>,
     pub(crate) connected: Vec<ConnectedPeer>,
-    pub(crate) counters: Vec<(String, u64)>,
+    pub(crate) stats: Stats,
 }
 
 /// Names those who may hold a blob and answer delta requests, and leads to them.

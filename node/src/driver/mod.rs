@@ -528,12 +528,11 @@ impl Driver {
             bytes_in: connected.bytes_in,
             bytes_out: connected.bytes_out,
         });
-        let counters = self.engine.stats().named();
         Snapshot {
             addresses: self.addresses.clone(),
             neighbours: self.engine.neighbours(),
             connected: connected.collect(),
-            counters: counters.into_iter().map(|(name, n)| (name.to_owned(), n)).collect(),
+            stats: self.engine.stats(),
         }
     }
 }

@@ -3,7 +3,7 @@
 //! One [`NodeService`] serves the control socket and the command that runs a node of its own alike.
 //! [`gets`] fetches one blob, [`deltas`] makes of an older version what it can before, [`many`] fetches a list of them, [`blobs`] works on the store, [`trees`] adds
 //! and lists directories, [`checkouts`] makes directories of trees, [`pulls`] gets what is missing of them before,
-//! [`push`] uploads, [`reports`] tells how things are.
+//! [`push`] uploads, [`reports`] tells how things are, [`savings`] what the edge was spared.
 
 mod blobs;
 mod checkouts;
@@ -14,6 +14,7 @@ mod pulls;
 mod push;
 mod receipts;
 mod reports;
+mod savings;
 mod trees;
 
 use std::path::PathBuf;
@@ -32,6 +33,7 @@ use crate::edge::Edge;
 use crate::store::{Store, StoreError};
 
 pub(crate) use receipts::Receipts;
+pub(crate) use savings::Ledger;
 
 /// Is what a node knows of itself from its start on.
 #[derive(Clone, Debug)]
@@ -58,6 +60,7 @@ struct Inner {
     driver: Option<DriverHandle>,
     facts: Facts,
     receipts: Receipts,
+    ledger: Ledger,
     /// How many lists are being got.
     lists: AtomicUsize,
     checkouts: checkouts::Places,
@@ -71,10 +74,12 @@ impl NodeService {
         driver: Option<DriverHandle>,
         facts: Facts,
         receipts: Receipts,
+        ledger: Ledger,
     ) -> Self {
         let (lists, started) = (AtomicUsize::new(0), Instant::now());
         let checkouts = checkouts::Places::default();
-        let inner = Inner { store, edge, driver, facts, receipts, lists, checkouts, started };
+        let inner =
+            Inner { store, edge, driver, facts, receipts, ledger, lists, checkouts, started };
         Self { inner: Arc::new(inner) }
     }
 
@@ -94,6 +99,19 @@ impl NodeService {
     /// not got.
     pub async fn read(&self, hash: Hash, len_max: u64) -> Result<Bytes, Failure> {
         self.inner.read(hash, len_max).await
+    }
+
+    /// Books what the edge was spared, for as long as the node runs.
+    pub(crate) async fn keep_savings(self) {
+        loop {
+            tokio::time::sleep(savings::LOOK_INTERVAL).await;
+            self.book_savings().await;
+        }
+    }
+
+    /// Books what the edge was spared up to now.
+    pub(crate) async fn book_savings(&self) {
+        self.inner.book_savings().await;
     }
 
     /// Waits for checkouts to end, saves the receipts and closes the store.
@@ -142,6 +160,7 @@ impl Service for NodeService {
             Request::Peers => node.peers().await,
             Request::Status => node.status().await,
             Request::Why { hash } => node.why(&hash),
+            Request::Savings => node.savings().await,
             Request::Verify { hashes } => node.verify(&hashes, &exchange).await,
             Request::Gc => node.gc().await,
         }

@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::compute;
 use crate::control::api::Receipt;
+use crate::private_file;
 
 /// How many receipts are kept; the oldest go first. One takes about 2 KiB.
 const RECEIPTS_MAX: usize = 1_000;
@@ -59,7 +60,7 @@ impl Receipts {
             kept.order.iter().filter_map(|hash| kept.by_hash.get(hash)).cloned().collect()
         };
         let path = self.path.clone();
-        let written = compute::run(move || write(&path, &receipts)).await;
+        let written = compute::run(move || private_file::replace_json(&path, &receipts)).await;
         if !matches!(written, Ok(Ok(()))) {
             tracing::debug!("receipts were not saved");
         }
@@ -90,23 +91,6 @@ fn read(path: &Path) -> Option<Vec<Receipt>> {
     let len = std::fs::metadata(path).ok()?.len();
     let text = (len <= FILE_BYTES_MAX).then(|| std::fs::read(path).ok()).flatten()?;
     serde_json::from_slice(&text).ok()
-}
-
-fn write(path: &Path, receipts: &[Receipt]) -> std::io::Result<()> {
-    let fresh = path.with_extension("json.new");
-    // One that an earlier run left keeps its mode, which may let others read what was got.
-    if let Err(error) = std::fs::remove_file(&fresh)
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        return Err(error);
-    }
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(&fresh)?;
-    std::io::Write::write_all(&mut file, &serde_json::to_vec(receipts)?)?;
-    std::fs::rename(&fresh, path)
 }
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ impl Inner {
         let stats = self.store.stats();
         let facts = &self.facts;
         let of_edge = self.edge.iter().flat_map(|edge| edge.stats().counters());
-        let of_edge = of_edge.map(|(name, count)| (name.to_owned(), count));
+        let counters = snapshot.stats.named().into_iter().chain(of_edge);
         Ok(Answer::Status(Box::new(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -54,7 +54,7 @@ impl Inner {
             blobs: stats.blobs,
             bytes: stats.bytes,
             bytes_max: facts.bytes_max,
-            counters: snapshot.counters.into_iter().chain(of_edge).collect(),
+            counters: counters.map(|(name, count)| (name.to_owned(), count)).collect(),
         })))
     }
 

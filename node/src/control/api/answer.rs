@@ -81,6 +81,11 @@ pub enum Answer {
     Status(Box<Status>),
     /// The receipt of the last get.
     Why(Box<Receipt>),
+    /// What the edge was spared.
+    Savings {
+        /// One row a day on which something was got, the oldest first; 400 at most.
+        days: Vec<SavingsRow>,
+    },
     /// Blobs were verified.
     Verified {
         /// How many were hashed.
@@ -131,6 +136,22 @@ pub struct PeerRow {
     pub bytes_in: u64,
     /// The bytes of blobs sent to it.
     pub bytes_out: u64,
+}
+
+/// Tells what was got on one day, and what of it the edge was spared.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SavingsRow {
+    /// The day in UTC, `2026-11-22`.
+    pub day: String,
+    /// Gets that ended well.
+    pub gets: u64,
+    /// Those for which the edge gave no byte.
+    pub without_edge: u64,
+    /// The bytes of those that ended well, by the tier they came from.
+    pub tier: TierBytes,
+    /// All requests that the edge was sent, with repetitions and pushes.
+    pub edge_requests: u64,
 }
 
 /// Describes a node.

@@ -129,6 +129,8 @@ pub enum Request {
         /// The blob, 64 hex digits.
         hash: String,
     },
+    /// Asks what the edge was spared. Answered `Savings`.
+    Savings,
     /// Hashes blobs of the store again; all of them where none is named. Answered `Verified`.
     Verify {
         /// The blobs, 64 hex digits each.

@@ -296,5 +296,8 @@ fn end_want(want: &Want, result: Result<(), WantError>, receipt: Receipt, shell:
         (Ok(()), Some(Found::Edge)) => stats.found_edge += 1,
         (Ok(()), None) | (Err(_), _) => stats.failed += 1,
     }
+    if result.is_ok() {
+        stats.count_bytes(&receipt);
+    }
     shell.emit(Output::Ended { want: want.id, result, receipt: Box::new(receipt) });
 }
