@@ -132,7 +132,8 @@ impl Measured {
         let connect = [short, far].map(|took| of(took, |t| t.connect_s));
         let dial = [large, long].map(|took| of(took, |t| t.lane_s));
         let stream_round_trips = round_trips(connect);
-        let fetch = first - (f64::from(stream_round_trips) + 1.0) * wire - 2.0 * step;
+        let before = of(short, |t| t.before_s);
+        let fetch = first - before - (f64::from(stream_round_trips) + 1.0) * wire - 2.0 * step;
         let rate = self.large_rate();
         let share = rate * 8.0 / RATE.bits_per_second() as f64;
         let time = |seconds: f64| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default();
@@ -209,7 +210,9 @@ struct Took {
     phases: Phases,
     /// From the first question to its answer.
     ask_s: f64,
-    /// To a stream to the first source.
+    /// What small requests took, which a blob of more than a group begins with: they say that it is longer.
+    before_s: f64,
+    /// To a stream to the source that gave the bytes.
     connect_s: f64,
     /// To the lane to it; 0 without one.
     lane_s: f64,
@@ -266,10 +269,11 @@ impl<'a> Bench<'a> {
             problem: format!("no receipt, {} s after the get", started.elapsed().as_secs_f64()),
         })?;
         let ask_s = why.asked.first().map_or(0.0, |asked| asked.ms / 1e3);
-        let way = why.fetches.first().and_then(|fetch| fetch.way);
+        let before_s = why.small_s();
+        let way = why.fetches.iter().find_map(|fetch| fetch.way);
         let of = |time: fn(&Way) -> f64| way.as_ref().map_or(0.0, time) / 1e3;
         let (connect_s, lane_s) = (of(|way| way.connect_ms), of(|way| way.dial_ms));
-        Ok(Took { phases: why.phases, ask_s, connect_s, lane_s })
+        Ok(Took { phases: why.phases, ask_s, before_s, connect_s, lane_s })
     }
 
     fn stop(self) -> Result<(), Error> {
@@ -286,8 +290,18 @@ struct Why {
     fetches: Vec<Fetch>,
 }
 
+impl Why {
+    /// Returns how long was waited for answers to small requests that gave no byte, in seconds.
+    fn small_s(&self) -> f64 {
+        let waited = self.fetches.iter().take_while(|fetch| fetch.way.is_none());
+        waited.map(|fetch| fetch.ms).sum::<f64>() / 1e3
+    }
+}
+
 #[derive(Debug, Deserialize)]
 struct Fetch {
+    ms: f64,
+    /// How the bytes came; none of a small request.
     way: Option<Way>,
 }
 
@@ -310,7 +324,24 @@ mod tests {
     fn took([ask_s, connect_s, lane_s]: [f64; 3], transfer_s: f64) -> Took {
         let (local_s, first_group_s, store_s) = (3e-5, 3e-3, 2e-3);
         let phases = Phases { local_s, find_s: ask_s, first_group_s, transfer_s, store_s };
-        Took { phases, ask_s, connect_s, lane_s }
+        Took { phases, ask_s, before_s: 0.0, connect_s, lane_s }
+    }
+
+    #[test]
+    fn a_small_request_that_found_a_longer_blob_is_no_part_of_the_fetch() {
+        let receipt = r#"{"phases": {"local_s": 0, "find_s": 0, "first_group_s": 0.009, "transfer_s": 0, "store_s": 0},
+            "asked": [{"ms": 2}], "fetches": [
+            {"ms": 2, "outcome": "large"}, {"ms": 7, "way": {"connect_ms": 1, "dial_ms": 3}}]}"#;
+        let why: Why = serde_json::from_str(receipt).expect("a receipt");
+        assert!((why.small_s() - 2e-3).abs() < 1e-9);
+        let mut short = vec![took([1e-3, 1e-3, 0.0], 0.0)];
+        let fetch = |short: Vec<Took>| {
+            let (large, far, long) = (Vec::new(), Vec::new(), Vec::new());
+            Measured { short, large, far, long, wire: 1e-4 }.calibrated(0.5).calibration.fetch
+        };
+        let without = fetch(vec![took([1e-3, 1e-3, 0.0], 0.0)]);
+        short[0].before_s = 1e-3;
+        assert_eq!(without - fetch(short), Duration::from_millis(1));
     }
 
     #[test]
