@@ -92,6 +92,8 @@ pub(crate) enum Command {
     Pull(PullArgs),
     /// Tell which blobs are in the store, without fetching
     Has(HashesArgs),
+    /// Get blobs and trees ahead, while nobody waits for other bytes
+    Prefetch(PrefetchArgs),
     /// List the blobs of the store
     Ls,
     /// List what is in a directory that was added, by its hash
@@ -205,6 +207,25 @@ pub(crate) struct GetArgs {
     /// Give up after so long, such as 30s
     #[arg(long, value_name = "DURATION")]
     pub(crate) timeout: Option<String>,
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+}
+
+/// Prefetches.
+#[derive(Debug, Args)]
+pub(crate) struct PrefetchArgs {
+    /// Blobs and trees, 64 hex digits each
+    #[arg(required_unless_present = "from", value_name = "HASH")]
+    pub(crate) hashes: Vec<String>,
+    /// File that lists blobs, one hash a line, or `-` for stdin; blank lines and `#` comments are skipped
+    #[arg(long, value_name = "FILE")]
+    pub(crate) from: Option<PathBuf>,
+    /// Get no more than this, such as 500MiB [default: 10GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) budget: Option<String>,
+    /// Wait for the end, which needs no running node; Ctrl-C ends the prefetch then
+    #[arg(long)]
+    pub(crate) wait: bool,
     #[command(flatten)]
     pub(crate) node: NodeArgs,
 }

@@ -5,7 +5,7 @@ mod support;
 use blobmesh_cli::exit;
 use support::Place;
 
-const COMMANDS: [&str; 25] = [
+const COMMANDS: [&str; 26] = [
     "up",
     "add",
     "get",
@@ -13,6 +13,7 @@ const COMMANDS: [&str; 25] = [
     "checkout",
     "pull",
     "has",
+    "prefetch",
     "ls",
     "tree",
     "rm",

@@ -287,3 +287,52 @@ fn pull_gives_up_in_time_and_goes_on_later() {
     assert!(!two.out().exists());
     two.pull(&[&root, "out", "--timeout", "1m"]).succeeded();
 }
+
+#[test]
+fn tree_that_was_prefetched_is_checked_out_without_a_mesh() {
+    let two = Two::start();
+    two.giver.file("d/deep/a", "a".repeat(70_000));
+    two.giver.file("d/b", "b");
+    let tree = two.add("d");
+    let alone = two.giver.run_with_input(&["add", "-"], &[7; 3_000_000]);
+    let alone = alone.succeeded().stdout.trim().to_owned();
+    let prefetch = |args: &[&str]| {
+        let node = ["--no-mdns", "--listen", "127.0.0.1:0", "--peer", two.address()];
+        two.taker.run(&[&["--json", "prefetch", "--wait"], args, &node].concat())
+    };
+    let of = |run: &Run| {
+        let summary = run.answers().pop().unwrap();
+        ["blobs", "existed", "failed", "left"].map(|name| summary[name].as_u64().unwrap())
+    };
+    // Two manifests or one, two files; the blob beside them is longer than the budget.
+    let run = prefetch(&[&tree, &alone, "--budget", "1MB"]);
+    let [blobs, existed, failed, left] = of(run.succeeded());
+    assert!((3..=4).contains(&blobs), "{run:?}");
+    assert_eq!((existed, failed, left), (0, 0, 1), "{run:?}");
+    assert_eq!(of(prefetch(&[&tree]).succeeded()), [0, blobs, 0, 0]);
+    two.taker.run(&["checkout", &tree, "out"]).succeeded();
+    assert_eq!(all_in(&two.out()), all_in(&two.giver.directory.path().join("d")));
+
+    let nobody = Hash::of(b"nobody has it").to_hex();
+    prefetch(&[&nobody, &tree]).failed(exit::PARTIAL, "1 blob could not be got");
+    two.taker.run(&["prefetch", &tree]).failed(exit::NO_NODE, "no node runs");
+}
+
+#[test]
+fn running_node_prefetches_by_itself_and_tells_what_it_was_good_for() {
+    let two = Two::start();
+    let blob = two.add_bytes(&[9; 200_000]).to_hex();
+    let _taker = two.start_taker();
+    two.taker.run(&["prefetch", &blob]).succeeded();
+    while two.taker.run(&["has", &blob]).code != Some(exit::DONE.into()) {
+        std::thread::yield_now();
+    }
+    two.taker.run(&["get", &blob]).succeeded();
+    let why = two.taker.run(&["why", &blob]);
+    assert!(why.succeeded().stdout.contains("got ahead "), "{why:?}");
+    let savings = two.taker.run(&["savings", "--json"]).succeeded().lines().pop().unwrap();
+    for (name, expected) in [("gets", 1), ("ahead", 200_000), ("ahead_used", 200_000)] {
+        assert_eq!(savings[name], expected, "{name} of {savings}");
+    }
+    assert_eq!(savings["spared"], 200_000, "{savings}");
+}

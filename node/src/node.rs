@@ -37,8 +37,8 @@ struct Network {
     driver: DriverHandle,
     driver_task: JoinHandle<()>,
     discovery: Option<Discovery>,
-    /// Books what the edge was spared, now and then.
-    bookkeeper: JoinHandle<()>,
+    /// Book what the edge was spared, and get ahead what will be wanted.
+    helpers: [JoinHandle<()>; 2],
 }
 
 impl Node {
@@ -109,8 +109,11 @@ impl Node {
         let receipts = Receipts::load(&config.receipts_path()).await;
         let ledger = Ledger::load(&config.savings_path()).await;
         let service = NodeService::new(store, edge, Some(handle.clone()), facts, receipts, ledger);
-        let bookkeeper = tokio::spawn(service.clone().keep_savings());
-        let network = Network { swarm, driver: handle, driver_task, discovery, bookkeeper };
+        let helpers = [
+            tokio::spawn(service.clone().keep_savings()),
+            tokio::spawn(service.clone().keep_prefetching()),
+        ];
+        let network = Network { swarm, driver: handle, driver_task, discovery, helpers };
         Ok(Self { service, network: Some(network) })
     }
 
@@ -170,7 +173,7 @@ impl Node {
             if let Some(discovery) = network.discovery.take() {
                 discovery.shutdown().await;
             }
-            network.bookkeeper.abort();
+            network.end_helpers();
             self.service.book_savings().await;
             network.driver.stop().await;
             (&mut network.driver_task).await.ok();
@@ -180,11 +183,17 @@ impl Node {
     }
 }
 
+impl Network {
+    fn end_helpers(&self) {
+        self.helpers.iter().for_each(JoinHandle::abort);
+    }
+}
+
 impl Drop for Network {
     /// The driver owns its tasks and hears the swarm, which ends when nobody hears it.
     fn drop(&mut self) {
         self.driver_task.abort();
-        self.bookkeeper.abort();
+        self.end_helpers();
     }
 }
 

@@ -19,6 +19,7 @@ mod join;
 mod ls;
 mod peers;
 mod pin;
+mod prefetch;
 mod pull;
 mod push;
 mod rm;
@@ -53,6 +54,7 @@ pub(crate) async fn run(arguments: Arguments, printer: Printer) -> Result<(), Co
         Command::Checkout(args) => checkout::run(&context, &args).await,
         Command::Pull(args) => pull::run(&context, &args).await,
         Command::Has(args) => has::run(&context, &args).await,
+        Command::Prefetch(args) => prefetch::run(&context, &args).await,
         Command::Ls => ls::run(&context).await,
         Command::Tree(args) => tree::run(&context, &args).await,
         Command::Rm(args) => rm::run(&context, &args).await,

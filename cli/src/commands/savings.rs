@@ -46,8 +46,9 @@ impl<'a> Row<'a> {
     }
 }
 
+/// What came ahead is bytes that nobody asked for yet: its use counts as from the store, and is what it saves.
 fn spared(row: &SavingsRow) -> u64 {
-    row.tier.local.saturating_add(row.tier.lan)
+    row.tier.local.saturating_add(row.tier.lan).saturating_sub(row.ahead)
 }
 
 fn sum(days: &[SavingsRow]) -> SavingsRow {
@@ -64,6 +65,8 @@ fn sum(days: &[SavingsRow]) -> SavingsRow {
         sum.tier.lan = sum.tier.lan.saturating_add(row.tier.lan);
         sum.tier.edge = sum.tier.edge.saturating_add(row.tier.edge);
         sum.edge_requests = sum.edge_requests.saturating_add(row.edge_requests);
+        sum.ahead = sum.ahead.saturating_add(row.ahead);
+        sum.ahead_used = sum.ahead_used.saturating_add(row.ahead_used);
     }
     sum
 }
@@ -89,7 +92,17 @@ fn text(days: &[SavingsRow], sum: &SavingsRow) -> String {
         sum.without_edge,
         count(sum.gets, "get"),
     );
-    format!("{}\n{spared}", table(header, &rows))
+    let ahead = match sum.ahead {
+        0 => String::new(),
+        ahead => {
+            format!(
+                "\nprefetches brought {}, of which {} was used",
+                size(ahead),
+                size(sum.ahead_used)
+            )
+        }
+    };
+    format!("{}\n{spared}{ahead}", table(header, &rows))
 }
 
 /// Returns the share in percent, rounded down, in brackets; nothing of nothing.
@@ -106,7 +119,14 @@ mod tests {
     fn day(day: &str, local: u64, lan: u64, edge: u64) -> SavingsRow {
         let tier = TierBytes { local, lan, edge };
         let without_edge = u64::from(edge == 0) * 3;
-        SavingsRow { day: day.to_owned(), gets: 3, without_edge, tier, edge_requests: edge >> 20 }
+        SavingsRow {
+            day: day.to_owned(),
+            gets: 3,
+            without_edge,
+            tier,
+            edge_requests: edge >> 20,
+            ..SavingsRow::default()
+        }
     }
 
     #[test]
@@ -119,6 +139,16 @@ DAY         GETS  FROM STORE  FROM PEERS  FROM EDGE  EDGE REQUESTS
 2026-11-22  3     0           0           3 MiB      3
 spared the edge 7 MiB of 10 MiB (70 %), and 3 of 6 gets any request for bytes";
         assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn what_came_ahead_saves_once_it_is_used() {
+        // One from the edge that is used, and one from a peer that is not.
+        let mut row = day("2026-11-21", 2 << 20, 3 << 20, 2 << 20);
+        (row.ahead, row.ahead_used) = (5 << 20, 2 << 20);
+        assert_eq!(spared(&row), 0);
+        let shown = text(&[row.clone()], &row);
+        assert!(shown.ends_with("\nprefetches brought 5 MiB, of which 2 MiB was used"), "{shown}");
     }
 
     #[test]

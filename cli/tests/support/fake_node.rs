@@ -102,6 +102,7 @@ impl Service for Fake {
             Request::Peers => Ok(Answer::Peers { peers: vec![peer()] }),
             Request::Status => Ok(Answer::Status(Box::new(self.status()))),
             Request::Why { hash } => Ok(Answer::Why(Box::new(receipt(hash)))),
+            Request::Prefetch { .. } => Ok(Answer::Prefetching { before: 0 }),
             Request::Savings => Ok(Answer::Savings { days: Vec::new() }),
             Request::Verify { .. } => {
                 Ok(Answer::Verified { blobs: 2, bytes: 8, bad: vec![NEVER.to_owned()] })

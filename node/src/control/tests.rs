@@ -62,6 +62,7 @@ impl Service for FakeNode {
             | Request::Peers
             | Request::Status
             | Request::Savings
+            | Request::Prefetch { .. }
             | Request::Why { .. }
             | Request::Verify { .. }
             | Request::Pull { .. } => Ok(Answer::Done),

@@ -118,7 +118,10 @@ impl Inner {
             ended = driver.get(hash, timeout, progress) => ended?,
             never = tell_progress(watched, &exchange.events) => match never {},
         };
-        let receipt = reports::receipt(&ended, self.edge.is_some());
+        let mut receipt = reports::receipt(&ended, self.edge.is_some());
+        if ended.result.is_ok() {
+            receipt.notes.extend(self.prefetch.used_by_get(&hash));
+        }
         self.receipts.insert(receipt.clone());
         match ended.result {
             Ok(()) => Ok(receipt),

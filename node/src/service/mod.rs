@@ -1,7 +1,7 @@
 //! The requests of the node's own user, carried out.
 //!
 //! One [`NodeService`] serves the control socket and the command that runs a node of its own alike.
-//! [`gets`] fetches one blob, [`deltas`] makes of an older version what it can before, [`many`] fetches a list of them, [`blobs`] works on the store, [`trees`] adds
+//! [`gets`] fetches one blob, [`deltas`] makes of an older version what it can before, [`many`] fetches a list of them, [`prefetch`] ahead of any get, [`blobs`] works on the store, [`trees`] adds
 //! and lists directories, [`checkouts`] makes directories of trees, [`pulls`] gets what is missing of them before,
 //! [`push`] uploads, [`reports`] tells how things are, [`savings`] what the edge was spared.
 
@@ -10,6 +10,7 @@ mod checkouts;
 mod deltas;
 mod gets;
 mod many;
+mod prefetch;
 mod pulls;
 mod push;
 mod receipts;
@@ -61,6 +62,7 @@ struct Inner {
     facts: Facts,
     receipts: Receipts,
     ledger: Ledger,
+    prefetch: prefetch::Prefetch,
     /// How many lists are being got.
     lists: AtomicUsize,
     checkouts: checkouts::Places,
@@ -78,8 +80,19 @@ impl NodeService {
     ) -> Self {
         let (lists, started) = (AtomicUsize::new(0), Instant::now());
         let checkouts = checkouts::Places::default();
-        let inner =
-            Inner { store, edge, driver, facts, receipts, ledger, lists, checkouts, started };
+        let prefetch = prefetch::Prefetch::default();
+        let inner = Inner {
+            store,
+            edge,
+            driver,
+            facts,
+            receipts,
+            ledger,
+            prefetch,
+            lists,
+            checkouts,
+            started,
+        };
         Self { inner: Arc::new(inner) }
     }
 
@@ -98,6 +111,7 @@ impl NodeService {
     /// As [`Request::Get`]; [`Trouble::TooLarge`] for a longer blob, on the word of a neighbour where it was
     /// not got.
     pub async fn read(&self, hash: Hash, len_max: u64) -> Result<Bytes, Failure> {
+        let _busy = self.inner.prefetch.busy();
         self.inner.read(hash, len_max).await
     }
 
@@ -128,41 +142,56 @@ impl NodeService {
 impl Service for NodeService {
     async fn handle(&self, request: Request, exchange: Exchange) -> Result<Answer, Failure> {
         let node = &*self.inner;
+        let _busy = node.prefetch.busy_with(&request);
+        let tree = prefetch::Tree::of(&request);
+        let answer = node.answer(request, exchange).await?;
+        if let Some(tree) = tree {
+            node.used_tree(tree).await;
+        }
+        Ok(answer)
+    }
+}
+
+impl Inner {
+    async fn answer(&self, request: Request, exchange: Exchange) -> Result<Answer, Failure> {
         match request {
-            Request::Add { path, pin } => node.add(path, pin, exchange).await,
+            Request::Add { path, pin } => self.add(path, pin, exchange).await,
             Request::AddTree { path, pin, ignore } => {
-                node.add_tree(path, pin, ignore, &exchange).await
+                self.add_tree(path, pin, ignore, &exchange).await
             }
-            Request::Tree { hash } => node.tree(&hash).await,
+            Request::Tree { hash } => self.tree(&hash).await,
             Request::GetMany { hashes, timeout_ms } => {
-                node.get_many(&hashes, timeout_ms, &exchange).await
+                self.get_many(&hashes, timeout_ms, &exchange).await
             }
             Request::Get { hash, output, force, timeout_ms, base } => {
                 let wanted = gets::Wanted { output, force, timeout_ms, base };
-                node.get_to(&hash, wanted, &exchange).await
+                self.get_to(&hash, wanted, &exchange).await
             }
-            Request::Cat { hash, timeout_ms } => node.cat(&hash, timeout_ms, &exchange).await,
+            Request::Cat { hash, timeout_ms } => self.cat(&hash, timeout_ms, &exchange).await,
             Request::Checkout { hash, dir, force, copy, hard_link, verify } => {
                 let options = checkouts::Wanted { force, copy, hard_link, verify };
-                let report = node.check_out(parse(&hash)?, dir, options, &exchange).await?;
+                let report = self.check_out(parse(&hash)?, dir, options, &exchange).await?;
                 Ok(Answer::CheckedOut(Box::new(report)))
             }
             Request::Pull { hash, dir, force, copy, hard_link, verify, timeout_ms } => {
                 let options = checkouts::Wanted { force, copy, hard_link, verify };
-                node.pull(&hash, dir, options, timeout_ms, &exchange).await
+                self.pull(&hash, dir, options, timeout_ms, &exchange).await
             }
-            Request::Has { hashes } => node.has(&hashes).await,
-            Request::List => node.list().await,
-            Request::Remove { hashes, force } => node.remove(&hashes, force).await,
-            Request::Pin { hashes } => node.pin(&hashes).await,
-            Request::Unpin { hashes } => node.unpin(&hashes).await,
-            Request::Push { hashes } => node.push(&hashes, &exchange).await,
-            Request::Peers => node.peers().await,
-            Request::Status => node.status().await,
-            Request::Why { hash } => node.why(&hash),
-            Request::Savings => node.savings().await,
-            Request::Verify { hashes } => node.verify(&hashes, &exchange).await,
-            Request::Gc => node.gc().await,
+            Request::Prefetch { hashes, budget, wait } => {
+                self.prefetch(&hashes, budget, wait, &exchange).await
+            }
+            Request::Has { hashes } => self.has(&hashes).await,
+            Request::List => self.list().await,
+            Request::Remove { hashes, force } => self.remove(&hashes, force).await,
+            Request::Pin { hashes } => self.pin(&hashes).await,
+            Request::Unpin { hashes } => self.unpin(&hashes).await,
+            Request::Push { hashes } => self.push(&hashes, &exchange).await,
+            Request::Peers => self.peers().await,
+            Request::Status => self.status().await,
+            Request::Why { hash } => self.why(&hash),
+            Request::Savings => self.savings().await,
+            Request::Verify { hashes } => self.verify(&hashes, &exchange).await,
+            Request::Gc => self.gc().await,
         }
     }
 }

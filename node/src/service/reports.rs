@@ -39,7 +39,8 @@ impl Inner {
         let stats = self.store.stats();
         let facts = &self.facts;
         let of_edge = self.edge.iter().flat_map(|edge| edge.stats().counters());
-        let counters = snapshot.stats.named().into_iter().chain(of_edge);
+        let counters =
+            snapshot.stats.named().into_iter().chain(of_edge).chain(self.prefetch.named());
         Ok(Answer::Status(Box::new(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),

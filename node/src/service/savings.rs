@@ -46,6 +46,8 @@ pub(super) struct Counted {
     pub(super) without_edge: u64,
     pub(super) tier: TierBytes,
     pub(super) edge_requests: u64,
+    pub(super) ahead: u64,
+    pub(super) ahead_used: u64,
 }
 
 impl Ledger {
@@ -109,6 +111,8 @@ impl Book {
             row.tier.lan = row.tier.lan.saturating_add(gained.tier.lan);
             row.tier.edge = row.tier.edge.saturating_add(gained.tier.edge);
             row.edge_requests = row.edge_requests.saturating_add(gained.edge_requests);
+            row.ahead = row.ahead.saturating_add(gained.ahead);
+            row.ahead_used = row.ahead_used.saturating_add(gained.ahead_used);
         }
         self.changed = true;
     }
@@ -125,6 +129,8 @@ impl Counted {
                 edge: self.tier.edge.saturating_sub(before.tier.edge),
             },
             edge_requests: self.edge_requests.saturating_sub(before.edge_requests),
+            ahead: self.ahead.saturating_sub(before.ahead),
+            ahead_used: self.ahead_used.saturating_sub(before.ahead_used),
         }
     }
 }
@@ -141,15 +147,19 @@ impl Inner {
         let Ok(snapshot) = driver.snapshot().await else { return };
         let stats = &snapshot.stats;
         let found = stats.found_local + stats.found_lan + stats.found_dht + stats.found_edge;
+        // What came ahead was no get of a user's; its use is one, also where no get came of it.
+        let ahead = self.prefetch.counts();
         let counted = Counted {
-            gets: found,
-            without_edge: stats.found_without_edge,
+            gets: found.saturating_sub(ahead.gets),
+            without_edge: stats.found_without_edge.saturating_sub(ahead.without_edge),
             tier: TierBytes {
-                local: stats.bytes_local,
+                local: stats.bytes_local + ahead.used_without_get,
                 lan: stats.bytes_lan,
                 edge: stats.bytes_edge,
             },
             edge_requests: self.edge.as_ref().map_or(0, |edge| edge.stats().requests),
+            ahead: ahead.bytes,
+            ahead_used: ahead.used,
         };
         self.ledger.look(&today(), counted);
         self.ledger.save().await;
@@ -175,7 +185,7 @@ mod tests {
 
     fn counted(gets: u64, lan: u64, edge: u64) -> Counted {
         let tier = TierBytes { local: 0, lan, edge };
-        Counted { gets, without_edge: gets, tier, edge_requests: edge / 10 }
+        Counted { gets, without_edge: gets, tier, edge_requests: edge / 10, ..Counted::default() }
     }
 
     async fn empty() -> (tempfile::TempDir, Ledger) {

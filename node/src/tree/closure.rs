@@ -65,6 +65,42 @@ pub(crate) fn of_tree(store: &Store, root: &Hash) -> Result<Option<Vec<Hash>>, S
     Ok(Some(blobs.into_iter().collect()))
 }
 
+/// Is what one manifest names, in any of the directories that it gives in place.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Below {
+    /// Manifests of directories.
+    pub(crate) manifests: Vec<Hash>,
+    /// Blobs of files.
+    pub(crate) files: Vec<Hash>,
+}
+
+/// Returns what a manifest names; none where the blob is no manifest.
+///
+/// # Errors
+/// [`StoreError::Absent`] where it is not in the store.
+pub(crate) fn below(store: &Store, root: &Hash) -> Result<Option<Below>, StoreError> {
+    if !looks_like_tree(store, root)? {
+        return Ok(None);
+    }
+    let mut open = match load_root(root, &mut StoreSource(store)) {
+        Ok(manifest) => vec![manifest.entries],
+        Err(LoadError::Manifest { .. }) => return Ok(None),
+        Err(LoadError::Source { source, .. }) => return Err(source),
+    };
+    let mut below = Below::default();
+    while let Some(entries) = open.pop() {
+        for Entry { node, .. } in entries {
+            match node {
+                Node::File { hash, .. } => below.files.push(hash),
+                Node::Symlink { .. } => {}
+                Node::Dir(entries) => open.push(entries),
+                Node::Tree { hash, .. } => below.manifests.push(hash),
+            }
+        }
+    }
+    Ok(Some(below))
+}
+
 /// Returns what need not be pinned once a tree is not: itself and what it consists of, without what other
 /// pinned trees have. None where the blob is no tree.
 ///

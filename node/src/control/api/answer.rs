@@ -44,6 +44,13 @@ pub enum Answer {
     CheckedOut(Box<CheckoutReport>),
     /// A directory holds a tree, of which everything is in the store now.
     Pulled(Box<PullReport>),
+    /// Blobs will be got ahead.
+    Prefetching {
+        /// How many lists come before.
+        before: u64,
+    },
+    /// Blobs were got ahead.
+    Prefetched(Box<PrefetchReport>),
     /// Which blobs are in the store, in the order asked; none for one that is not.
     Has {
         /// The length in bytes of each blob that is there.
@@ -138,6 +145,23 @@ pub struct PeerRow {
     pub bytes_out: u64,
 }
 
+/// Tells what a prefetch did.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PrefetchReport {
+    /// How many blobs were got.
+    pub blobs: u64,
+    /// Their bytes, by the tier they came from.
+    pub tier: TierBytes,
+    /// How many the store had.
+    pub existed: u64,
+    /// How many could not be got.
+    pub failed: u64,
+    /// How many were left because they exceed the budget.
+    pub left: u64,
+    /// The whole in seconds.
+    pub seconds: f64,
+}
+
 /// Tells what was got on one day, and what of it the edge was spared.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -152,6 +176,10 @@ pub struct SavingsRow {
     pub tier: TierBytes,
     /// All requests that the edge was sent, with repetitions and pushes.
     pub edge_requests: u64,
+    /// Bytes that came ahead of a get, by a prefetch; they are in `tier` too, where they came from.
+    pub ahead: u64,
+    /// Those of all that came ahead that were used on this day.
+    pub ahead_used: u64,
 }
 
 /// Describes a node.

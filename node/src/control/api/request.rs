@@ -91,6 +91,16 @@ pub enum Request {
         /// Ends what is still being got after so many milliseconds; none takes the node's default for each blob.
         timeout_ms: Option<u64>,
     },
+    /// Gets blobs ahead, and of trees all that they consist of, while nobody waits for other bytes. Answered
+    /// `Prefetching`, or `Prefetched` at the end.
+    Prefetch {
+        /// The blobs, 64 hex digits each.
+        hashes: Vec<String>,
+        /// How many bytes may come from peers and the edge; none takes the node's default.
+        budget: Option<u64>,
+        /// Whether the answer waits for the end; then it ends with whoever waits.
+        wait: bool,
+    },
     /// Asks whether blobs are in the store, without fetching them. Answered `Has`.
     Has {
         /// The blobs, 64 hex digits each.

@@ -1,0 +1,120 @@
+//! `prefetch`: blobs come into the store ahead of whoever will want them.
+
+use blobmesh_node::control::GET_MANY_MAX;
+use blobmesh_node::control::api::{Answer, PrefetchReport, Request, Trouble};
+use serde::Serialize;
+
+use super::{Context, unexpected};
+use crate::args::{NodeArgs, PrefetchArgs};
+use crate::error::CommandError;
+use crate::files::{check_hashes, read_list};
+use crate::session::Need;
+use crate::units::{count, parse_size, size};
+
+/// The line that ends a prefetch that was not waited for.
+#[derive(Serialize)]
+struct Queued {
+    command: &'static str,
+    /// How many others come first.
+    before: u64,
+}
+
+/// The line that ends one that was.
+#[derive(Serialize)]
+struct Summary<'a> {
+    command: &'static str,
+    #[serde(flatten)]
+    report: &'a PrefetchReport,
+}
+
+pub(super) async fn run(context: &Context, args: &PrefetchArgs) -> Result<(), CommandError> {
+    let mut named = args.hashes.clone();
+    if let Some(list) = &args.from {
+        named.extend(read_list(list)?);
+    }
+    let hashes = check_hashes(&named)?;
+    if hashes.len() > GET_MANY_MAX {
+        return Err(CommandError::usage(format!("more than {GET_MANY_MAX} blobs are named"))
+            .hint("prefetch a tree, or several lists"));
+    }
+    let budget = args.budget.as_deref().map(parse_size).transpose();
+    let budget = budget.map_err(|text| CommandError::usage(format!("--budget: {text}")))?;
+    let node = if args.wait { args.node.clone() } else { NodeArgs::default() };
+    let settings = context.settings(&node)?;
+    let need = if args.wait { Need::Network } else { Need::RunningNode };
+    let mut session = context.session(&settings, need).await?;
+    let progress = context.printer.progress("prefetch", &count(hashes.len(), "blob"));
+    let request = Request::Prefetch { hashes, budget, wait: args.wait };
+    let answer = session.call(request, progress).await;
+    session.close().await;
+    let answer = answer.map_err(with_hint)?;
+    if let Answer::Prefetched(report) = answer {
+        return end(context, &report);
+    }
+    let Answer::Prefetching { before } = answer else { return Err(unexpected(&answer)) };
+    context.printer.status(match before {
+        0 => "the node gets them while nobody waits for other bytes".to_owned(),
+        before => format!("the node gets them after {}", count(before, "other list")),
+    });
+    context.printer.line("summary", &Queued { command: "prefetch", before })
+}
+
+fn end(context: &Context, report: &PrefetchReport) -> Result<(), CommandError> {
+    context.printer.status(told(report));
+    context.printer.line("summary", &Summary { command: "prefetch", report })?;
+    match report.failed {
+        0 => Ok(()),
+        failed => {
+            let text = format!("{} could not be got", count(failed, "blob"));
+            let all = report.blobs + report.existed == 0;
+            let kind = if all { Trouble::NotFound } else { Trouble::Partial };
+            Err(CommandError::new(kind, text).hint("`blobmesh get HASH` says of each why"))
+        }
+    }
+}
+
+fn told(report: &PrefetchReport) -> String {
+    let PrefetchReport { blobs, tier, existed, left, seconds, .. } = report;
+    let mut text = format!(
+        "got {}, {} from peers and {} from the edge, in {seconds:.2}s; {existed} were there",
+        count(*blobs, "blob"),
+        size(tier.lan),
+        size(tier.edge)
+    );
+    if *left > 0 {
+        text.push_str(&format!("; the budget ended before {}", count(*left, "blob")));
+    }
+    text
+}
+
+fn with_hint(error: CommandError) -> CommandError {
+    match error.trouble() {
+        Some(Trouble::Interrupted) => {
+            error.hint("what came is kept; without --wait a running node goes on by itself")
+        }
+        Some(Trouble::NoNode) => error.hint("start one with `blobmesh up`, or use --wait"),
+        _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use blobmesh_node::control::api::TierBytes;
+
+    #[test]
+    fn budget_is_told_where_it_ended_before_the_list() {
+        let tier = TierBytes { local: 0, lan: 1 << 20, edge: 2 << 20 };
+        let report = PrefetchReport {
+            blobs: 2,
+            tier,
+            existed: 3,
+            seconds: 0.5,
+            ..PrefetchReport::default()
+        };
+        let all = "got 2 blobs, 1 MiB from peers and 2 MiB from the edge, in 0.50s; 3 were there";
+        assert_eq!(told(&report), all);
+        let some = told(&PrefetchReport { left: 1, ..report });
+        assert_eq!(some, format!("{all}; the budget ended before 1 blob"));
+    }
+}
