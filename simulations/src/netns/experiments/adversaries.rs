@@ -14,6 +14,7 @@ use rustix::process::Signal;
 use super::{
     Experiment, Trial, lan,
     office::{self, Edge, Original, Rivals, median, milliseconds},
+    specs::{FAILED, LATE_SHARE, WRONG_BYTES},
 };
 use crate::netns::{
     edge::Door,
@@ -221,24 +222,6 @@ const ASKED_SHARE: MetricSpec = MetricSpec {
     unit: "share",
     bound: None,
     about: "gets with peers in which `why` names one that was asked: the adversaries were met",
-};
-const FAILED: MetricSpec = MetricSpec {
-    name: "failed",
-    unit: "count",
-    bound: Some(Bound::Exactly(0.0)),
-    about: "gets of all the above that did not end well",
-};
-const WRONG_BYTES: MetricSpec = MetricSpec {
-    name: "wrong_bytes",
-    unit: "count",
-    bound: Some(Bound::Exactly(0.0)),
-    about: "bytes of their files that differ from the blob or are missing",
-};
-const LATE_SHARE: MetricSpec = MetricSpec {
-    name: "late_share",
-    unit: "share",
-    bound: None,
-    about: "frames that the relay handed over more than 1 ms late",
 };
 
 const fn extra(name: &'static str, about: &'static str) -> MetricSpec {

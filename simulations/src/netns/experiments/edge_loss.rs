@@ -13,6 +13,7 @@ use std::{
 use super::{
     Experiment, Trial, lan,
     office::{self, Edge, Original, Rivals, median},
+    specs::{FAILED, WRONG_BYTES},
 };
 use crate::netns::{
     edge::{self, Door},
@@ -70,18 +71,6 @@ const HTTP2_OVER_CURL: MetricSpec = MetricSpec {
     unit: "ratio",
     bound: Some(Bound::AtMost(1.0)),
     about: "`http2_s` over `curl_s`",
-};
-const FAILED: MetricSpec = MetricSpec {
-    name: "failed",
-    unit: "count",
-    bound: Some(Bound::Exactly(0.0)),
-    about: "gets of all the above that did not end well",
-};
-const WRONG_BYTES: MetricSpec = MetricSpec {
-    name: "wrong_bytes",
-    unit: "count",
-    bound: Some(Bound::Exactly(0.0)),
-    about: "bytes of their files that differ from the blob or are missing",
 };
 
 const fn seconds(name: &'static str, about: &'static str) -> MetricSpec {

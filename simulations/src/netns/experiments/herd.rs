@@ -21,6 +21,7 @@ use rustix::process::Signal;
 use super::{
     Experiment, Trial, lan,
     office::{self, Cost, EDGE_FLAGS, Edge, Ended, Original, Stretch},
+    specs::{self, LATE_SHARE, NODES_PROCESSOR_S, PROCESSOR_LOAD, RELAY_PROCESSOR_S, WRONG_BYTES},
 };
 use crate::{
     netns::{
@@ -164,30 +165,6 @@ const UPLINK_COPIES: MetricSpec = MetricSpec {
     bound: None,
     about: "bytes that came through the uplink for the herd, headers included, over those of the blob",
 };
-const PROCESSOR_LOAD: MetricSpec = MetricSpec {
-    name: "processor_load",
-    unit: "share",
-    bound: None,
-    about: "time of this machine's processors that was used meanwhile, by whomever",
-};
-const NODES_PROCESSOR_S: MetricSpec = MetricSpec {
-    name: "nodes_processor_s",
-    unit: "s",
-    bound: None,
-    about: "processor time that all nodes took meanwhile",
-};
-const RELAY_PROCESSOR_S: MetricSpec = MetricSpec {
-    name: "relay_processor_s",
-    unit: "s",
-    bound: None,
-    about: "processor time that the relay took meanwhile",
-};
-const LATE_SHARE: MetricSpec = MetricSpec {
-    name: "late_share",
-    unit: "share",
-    bound: None,
-    about: "frames that the relay handed over more than 1 ms late meanwhile",
-};
 const ALONE_WITHOUT_GROUPS_S: MetricSpec = MetricSpec {
     name: "alone_without_groups_s",
     unit: "s",
@@ -243,16 +220,8 @@ const FIVE_JOBS_SPEEDUP: MetricSpec = MetricSpec {
     about: "eight times `five_jobs_off_s` over `five_jobs_s`",
 };
 const FAILED: MetricSpec = MetricSpec {
-    name: "failed",
-    unit: "count",
-    bound: Some(Bound::Exactly(0.0)),
     about: "gets of all the above that did not end well, that of a killed node aside",
-};
-const WRONG_BYTES: MetricSpec = MetricSpec {
-    name: "wrong_bytes",
-    unit: "count",
-    bound: Some(Bound::Exactly(0.0)),
-    about: "bytes of all these blobs, got into files afterwards, that differ from the originals or are missing",
+    ..specs::FAILED
 };
 const EDGE_BYTES_RATIO_KILLED: MetricSpec = MetricSpec {
     name: "edge_bytes_ratio_killed",

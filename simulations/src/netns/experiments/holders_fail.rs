@@ -13,7 +13,10 @@ use std::{
 
 use rustix::process::Signal;
 
-use super::{Experiment, Trial, lan};
+use super::{
+    Experiment, Trial, lan,
+    specs::{LATE_SHARE, WRONG_BYTES},
+};
 use crate::netns::{
     error::Error,
     lab::{Host, Topology},
@@ -103,18 +106,6 @@ const OVER_REMAINING_WRONG: MetricSpec = over_remaining(
     "over_remaining_wrong",
     "the same for a holder whose blob loses a byte of each group after they were verified, as rot would",
 );
-const WRONG_BYTES: MetricSpec = MetricSpec {
-    name: "wrong_bytes",
-    unit: "count",
-    bound: Some(Bound::Exactly(0.0)),
-    about: "bytes of all these blobs, got into files, that differ from the originals or are missing",
-};
-const LATE_SHARE: MetricSpec = MetricSpec {
-    name: "late_share",
-    unit: "share",
-    bound: None,
-    about: "frames that the relay handed over more than 1 ms late",
-};
 
 const fn over_remaining(name: &'static str, about: &'static str) -> MetricSpec {
     MetricSpec { name, unit: "ratio", bound: Some(Bound::AtMost(1.5)), about }

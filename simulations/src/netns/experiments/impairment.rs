@@ -6,7 +6,7 @@
 
 use std::{path::Path, time::Duration};
 
-use super::{Experiment, Trial};
+use super::{Experiment, Trial, specs::LATE_SHARE};
 use crate::netns::{
     command,
     error::Error,
@@ -181,12 +181,6 @@ const MULTICAST_BETWEEN_SITES: MetricSpec = MetricSpec {
     unit: "count",
     bound: Some(Bound::Exactly(0.0)),
     about: "of 20 such datagrams, those that reached another site",
-};
-const LATE_SHARE: MetricSpec = MetricSpec {
-    name: "late_share",
-    unit: "share",
-    bound: None,
-    about: "frames of all the above that the relay handed over more than 1 ms late",
 };
 const LATEST_MS: MetricSpec = MetricSpec {
     name: "latest_ms",

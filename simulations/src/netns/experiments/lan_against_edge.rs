@@ -14,6 +14,7 @@ use std::{
 use super::{
     Experiment, Trial, lan,
     office::{self, EDGE_FLAGS, Edge, Original, median},
+    specs::LATE_SHARE,
 };
 use crate::{
     netns::{
@@ -127,12 +128,6 @@ const RIGHT_TIER_SHARE: MetricSpec = MetricSpec {
     unit: "share",
     bound: Some(Bound::Exactly(1.0)),
     about: "gets of all the above whose bytes all came from the tier that they were to come from",
-};
-const LATE_SHARE: MetricSpec = MetricSpec {
-    name: "late_share",
-    unit: "share",
-    bound: None,
-    about: "frames that the relay handed over more than 1 ms late",
 };
 
 fn layout(nodes: u8) -> Layout {

@@ -25,6 +25,7 @@ pub mod lan_against_edge;
 mod office;
 pub mod remote_git;
 pub mod resume;
+mod specs;
 pub mod swarm;
 pub mod three_nodes;
 pub mod two_nodes_shaped;

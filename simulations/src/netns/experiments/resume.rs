@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::{Experiment, Trial, lan};
+use super::{Experiment, Trial, lan, specs::WRONG_BYTES};
 use crate::netns::{
     error::Error,
     lab::Topology,
@@ -47,12 +47,6 @@ const FINISHED: MetricSpec = MetricSpec {
     unit: "count",
     bound: Some(Bound::Exactly(4.0)),
     about: "gets that a killed node ended after its restart",
-};
-const WRONG_BYTES: MetricSpec = MetricSpec {
-    name: "wrong_bytes",
-    unit: "count",
-    bound: Some(Bound::Exactly(0.0)),
-    about: "bytes of all these blobs, got into files, that differ from the originals or are missing",
 };
 
 const fn twice(name: &'static str, about: &'static str) -> MetricSpec {

@@ -8,7 +8,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Experiment, Trial, lan};
+use super::{
+    Experiment, Trial, lan,
+    specs::{LATE_SHARE, NODES_PROCESSOR_S, PROCESSOR_LOAD, RELAY_PROCESSOR_S},
+};
 use crate::netns::{
     error::Error,
     lab::Topology,
@@ -87,30 +90,6 @@ const LAN_BYTES_SHARE: MetricSpec = MetricSpec {
     unit: "share",
     bound: Some(Bound::AtLeast(0.99)),
     about: "bytes of eight blobs that the getters' receipts say came from peers",
-};
-const PROCESSOR_LOAD: MetricSpec = MetricSpec {
-    name: "processor_load",
-    unit: "share",
-    bound: None,
-    about: "time of this machine's processors that was used meanwhile, by whomever",
-};
-const NODES_PROCESSOR_S: MetricSpec = MetricSpec {
-    name: "nodes_processor_s",
-    unit: "s",
-    bound: None,
-    about: "processor time that all nodes took meanwhile",
-};
-const RELAY_PROCESSOR_S: MetricSpec = MetricSpec {
-    name: "relay_processor_s",
-    unit: "s",
-    bound: None,
-    about: "processor time that the relay took meanwhile",
-};
-const LATE_SHARE: MetricSpec = MetricSpec {
-    name: "late_share",
-    unit: "share",
-    bound: None,
-    about: "frames that the relay handed over more than 1 ms late meanwhile",
 };
 const TWO_HOLDER_GAIN: MetricSpec = MetricSpec {
     name: "two_holder_gain",

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{ASK_PAUSE, Experiment, Trial};
+use super::{ASK_PAUSE, Experiment, Trial, specs::LATE_SHARE};
 use crate::netns::{
     error::Error,
     lab::Topology,
@@ -90,12 +90,6 @@ const TEXT_WIRE_SHARE: MetricSpec = MetricSpec {
     unit: "share",
     bound: Some(Bound::AtMost(0.25)),
     about: "bytes that left the first host meanwhile over those of the text",
-};
-const LATE_SHARE: MetricSpec = MetricSpec {
-    name: "late_share",
-    unit: "share",
-    bound: None,
-    about: "frames that the relay handed over more than 1 ms late",
 };
 
 fn layout(nodes: u8) -> Layout {
