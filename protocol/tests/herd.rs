@@ -290,6 +290,48 @@ fn lone_node_asks_for_more_ranges_at_once_where_they_are_quick_and_for_each_grou
     }
 }
 
+/// Takes how often a connection to the edge was to be made ahead.
+fn take_prepared(rig: &mut Rig) -> usize {
+    let before = rig.outputs.len();
+    rig.outputs.retain(|output| !matches!(output, Output::PrepareEdge));
+    before - rig.outputs.len()
+}
+
+#[test]
+fn connection_to_the_edge_is_made_while_the_lan_has_its_time_and_not_again_soon() {
+    let mut rig = Rig::listening(config());
+    for n in 1..=3 {
+        rig.small_neighbour(n, &[hash(1), hash(2), hash(3)]);
+    }
+    rig.want(hash(1), None);
+    rig.pass(Config::default().hedge_min - MS);
+    assert_eq!(take_prepared(&mut rig), 0);
+    rig.pass(MS);
+    assert_eq!(take_prepared(&mut rig), 1);
+    rig.pass(Duration::from_secs(1));
+    rig.want(hash(2), None);
+    rig.pass(Duration::from_secs(1));
+    assert_eq!(take_prepared(&mut rig), 0, "one is made in ten seconds");
+    rig.pass(Duration::from_secs(8));
+    rig.want(hash(3), None);
+    rig.pass(Config::default().hedge_min);
+    assert_eq!(take_prepared(&mut rig), 1);
+}
+
+#[test]
+fn no_connection_to_the_edge_is_made_where_the_lan_gives_in_time_or_there_is_no_edge() {
+    let (mut rig, quick) = beside_a_holder();
+    let lan = rig.take_fetch(Source::Peer(quick)).expect("fetched");
+    give(&mut rig, lan, 0..1);
+    rig.pass(40 * MS);
+    assert_eq!(take_prepared(&mut rig), 0);
+    let mut rig = Rig::listening(Config { edge: false, ..config() });
+    rig.small_neighbour(1, &[hash(1)]);
+    rig.want(hash(1), None);
+    rig.pass(Duration::from_secs(1));
+    assert_eq!(take_prepared(&mut rig), 0);
+}
+
 #[test]
 fn ranges_that_others_claim_or_hold_are_not_asked_for() {
     let mut rig = proven(6);

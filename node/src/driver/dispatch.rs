@@ -48,6 +48,7 @@ impl Driver {
             Output::FetchSmall { fetch, hash, peer, keep } => {
                 self.request_small(peer, small::Request { fetch, hash, keep });
             }
+            Output::PrepareEdge => self.prepare_edge(),
             // An answer to a small request comes all the same, and is worth what it brings.
             Output::StopFetch { fetch } => {
                 if let Some(running) = self.forget_fetch(fetch) {
@@ -116,6 +117,12 @@ impl Driver {
         });
         let started = Fetch { hash, source, ranged, task, meter, unverified: 0 };
         self.fetches.insert(fetch, started);
+    }
+
+    fn prepare_edge(&mut self) {
+        if let Some(edge) = self.edge.clone() {
+            self.tasks.spawn(async move { edge.prepare().await });
+        }
     }
 
     fn find_providers(&mut self, query: QueryId, hash: Hash) {

@@ -13,8 +13,8 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -23,12 +23,15 @@ use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
 use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Certificate, Client, ClientBuilder, Request, Response, Url, Version};
 use tokio::time::{Instant, timeout};
+use tracing::debug;
 
 use super::answer::{Failure, Refusal};
 use super::error::{Breach, Cause, ConfigError, Reach, causes};
+use super::files;
 use super::location::is_forbidden;
 use super::options::EdgeOptions;
 use super::pace::Pace;
+use super::spare::Spare;
 use super::spread::{Reading, Spread};
 
 /// How many redirects of one request are followed.
@@ -57,6 +60,12 @@ pub(super) struct Http {
     /// What reads otherwise, and writes: a connection for each request under way.
     apart: Client,
     spread: Arc<Spread>,
+    /// The connection that is made ahead for what reads together, by a client of its own, which is there once it was
+    /// needed; none that could not be made.
+    spare: Spare,
+    maker: Arc<OnceLock<Option<Client>>>,
+    /// When the edge last answered, so that there is a connection.
+    answered: Arc<Mutex<Option<Instant>>>,
     base: Url,
     redirects: bool,
     options: EdgeOptions,
@@ -72,26 +81,56 @@ impl Http {
         // Another part of the process may have installed the same provider before; then it stays.
         let _installed = rustls::crypto::ring::default_provider().install_default();
         let trusted = options.ca_file.as_deref().map(trusted).transpose()?;
-        let builder = || {
-            let builder = client(&options, redirects);
-            match (base.scheme(), &trusted) {
-                // Certificates are not read for an edge that uses none: they may be missing.
-                ("http", _) => builder.tls_certs_only([]),
-                (_, Some(trusted)) => builder.tls_certs_only(trusted.iter().cloned()),
-                (_, None) => builder,
+        let builder = || client(base, redirects, &options, trusted.as_deref());
+        let spare = Spare::default();
+        let together = shared(builder(), base, &options).connector_layer(spare.taking());
+        let together = build(together)?;
+        let apart = match base.scheme() {
+            "http" => together.clone(),
+            _ => build(builder().http1_only())?,
+        };
+        Ok(Self {
+            together,
+            apart,
+            spread: Arc::default(),
+            spare,
+            maker: Arc::default(),
+            answered: Arc::default(),
+            base: base.clone(),
+            redirects,
+            options,
+        })
+    }
+
+    /// Has a connection ready for what reads, unless there is one, and closes it if nobody wants it soon.
+    pub(super) async fn prepare(&self) {
+        let answered = *self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        let connected = answered.is_some_and(|at| at.elapsed() < IDLE_TIMEOUT);
+        if connected || self.spread.is_apart() {
+            return;
+        }
+        let connect = async {
+            let this = self.clone();
+            let maker = files::blocking(move || Ok(this.maker().cloned())).await;
+            let Ok(Some(maker)) = maker else { return };
+            // It fails always: at the latest when the connection is there, and before anything is sent.
+            if let Err(error) = maker.get(self.base.clone()).send().await {
+                debug!(error = %error.without_url(), "a connection to the edge was made ahead");
             }
         };
-        let build = |builder: ClientBuilder| {
-            builder.build().map_err(|error| ConfigError::Client { source: Arc::new(error) })
+        self.spare.prepare(connect).await;
+    }
+
+    /// Returns the client that makes the spare connection. To make the client takes milliseconds, as certificates
+    /// are read; most nodes need none.
+    fn maker(&self) -> Option<&Client> {
+        let make = || {
+            let trusted = self.options.ca_file.as_deref().map(trusted).transpose().ok()?;
+            let builder = client(&self.base, self.redirects, &self.options, trusted.as_deref());
+            let builder = shared(builder, &self.base, &self.options);
+            build(builder.connector_layer(self.spare.making())).ok()
         };
-        let apart = build(builder().http1_only())?;
-        let together = match base.scheme() {
-            // It is TLS that offers HTTP/2.
-            "http" => apart.clone(),
-            _ => build(multiplexed(builder(), &options))?,
-        };
-        let spread = Arc::new(Spread::default());
-        Ok(Self { together, apart, spread, base: base.clone(), redirects, options })
+        self.maker.get_or_init(make).as_ref()
     }
 
     /// Makes the same again, with no connection yet.
@@ -126,10 +165,15 @@ impl Http {
             }
         };
         match timeout(limit, exchange).await {
-            Ok(answer) => answer.map_err(|error| {
+            Ok(Ok(answer)) => {
+                let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+                *answered = Some(Instant::now());
+                Ok(answer)
+            }
+            Ok(Err(error)) => {
                 self.spread.broken_by(&error);
-                broken(error)
-            }),
+                Err(broken(error))
+            }
             Err(_) => Err(Failure::Stalled { waited: limit, got: 0 }),
         }
     }
@@ -282,11 +326,20 @@ fn broken(error: reqwest::Error) -> Failure {
     Failure::Unreachable { reach, source: Arc::new(error) }
 }
 
+fn build(builder: ClientBuilder) -> Result<Client, ConfigError> {
+    builder.build().map_err(|error| ConfigError::Client { source: Arc::new(error) })
+}
+
 /// Makes what all clients of an edge have in common.
-fn client(options: &EdgeOptions, redirects: bool) -> ClientBuilder {
+fn client(
+    base: &Url,
+    redirects: bool,
+    options: &EdgeOptions,
+    trusted: Option<&[Certificate]>,
+) -> ClientBuilder {
     let mut headers = HeaderMap::new();
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    Client::builder()
+    let builder = Client::builder()
         .user_agent(concat!("blobmesh/", env!("CARGO_PKG_VERSION")))
         .default_headers(headers)
         .no_proxy()
@@ -295,7 +348,21 @@ fn client(options: &EdgeOptions, redirects: bool) -> ClientBuilder {
         .pool_max_idle_per_host(IDLE_MAX)
         .pool_idle_timeout(IDLE_TIMEOUT)
         .dns_resolver(Arc::new(Resolver))
-        .redirect(if redirects { Policy::custom(redirect) } else { Policy::none() })
+        .redirect(if redirects { Policy::custom(redirect) } else { Policy::none() });
+    match (base.scheme(), trusted) {
+        // Certificates are not read for an edge that uses none: they may be missing.
+        ("http", _) => builder.tls_certs_only([]),
+        (_, Some(trusted)) => builder.tls_certs_only(trusted.iter().cloned()),
+        (_, None) => builder,
+    }
+}
+
+/// Has the answers that a client reads share a connection, where the edge can do that: it is TLS that offers HTTP/2.
+fn shared(builder: ClientBuilder, base: &Url, options: &EdgeOptions) -> ClientBuilder {
+    match base.scheme() {
+        "http" => builder.http1_only(),
+        _ => multiplexed(builder, options),
+    }
 }
 
 /// Has a client speak HTTP/2 where it is offered, and find out when a connection is dead.
@@ -373,4 +440,67 @@ pub(super) async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>
         return Err(io::Error::other("the name has no address that an edge can have"));
     }
     Ok(usable)
+}
+
+#[cfg(test)]
+mod tests {
+    use reqwest::Method;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    /// A client of a server that is played by hand.
+    async fn client() -> (Http, TcpListener) {
+        let server = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = server.local_addr().expect("bound");
+        let base = Url::parse(&format!("http://{address}/")).expect("a URL");
+        (Http::new(&base, false, EdgeOptions::default()).expect("a client"), server)
+    }
+
+    /// Answers the request that comes over a connection, and returns its first line.
+    async fn answer(connection: &mut TcpStream) -> String {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(connection.read_u8().await.expect("a request"));
+        }
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+        connection.write_all(answer).await.expect("sent");
+        String::from_utf8_lossy(&head).lines().next().unwrap_or_default().to_owned()
+    }
+
+    fn request(http: &Http, path: &str) -> Request {
+        Request::new(Method::GET, http.base.join(path).expect("a path"))
+    }
+
+    #[tokio::test]
+    async fn connection_made_ahead_carries_the_first_request_and_no_other_before() {
+        let (http, server) = client().await;
+        let preparing = tokio::spawn({
+            let http = http.clone();
+            async move { http.prepare().await }
+        });
+        let (mut ahead, _) = server.accept().await.expect("a connection");
+        let sending = tokio::spawn({
+            let http = http.clone();
+            async move { http.send(request(&http, "first")).await.map(drop) }
+        });
+        assert_eq!(answer(&mut ahead).await, "GET /first HTTP/1.1");
+        sending.await.expect("no panic").expect("answered");
+        preparing.abort();
+        // There is a connection now, so that none is made ahead.
+        http.prepare().await;
+        let again = tokio::spawn(async move { http.send(request(&http, "again")).await.map(drop) });
+        assert_eq!(answer(&mut ahead).await, "GET /again HTTP/1.1");
+        again.await.expect("no panic").expect("answered");
+    }
+
+    #[tokio::test]
+    async fn request_finds_out_what_a_connection_made_ahead_could_not() {
+        let (http, server) = client().await;
+        drop(server);
+        http.prepare().await;
+        let failure = http.send(request(&http, "first")).await.expect_err("nobody listens");
+        assert!(matches!(failure, Failure::Unreachable { reach: Reach::Connect, .. }), "{failure:?}");
+    }
 }

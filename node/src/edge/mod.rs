@@ -35,6 +35,7 @@ mod s3;
 mod s3_transport;
 mod sign;
 mod source;
+mod spare;
 mod spread;
 
 use std::future::Future;
@@ -194,6 +195,21 @@ impl Edge {
     /// Takes in that somebody put a blob on the edge: that it was missing a moment ago is forgotten.
     pub fn announced(&self, hash: &Hash) {
         self.policy.announced(*hash);
+    }
+
+    /// Has a connection ready for a read that may come soon, and keeps it for a few seconds where none does. Nothing is
+    /// asked of the edge, and nothing is done for a directory, nor while the edge is left alone.
+    ///
+    /// What goes wrong is told by the read. Dropping the future ends it.
+    pub(crate) async fn prepare(&self) {
+        if self.stats().state != EdgeState::Serving {
+            return;
+        }
+        match &self.backend {
+            Backend::Directory(_) => {}
+            Backend::Public(edge) => edge.remote().prepare().await,
+            Backend::S3(edge) => edge.remote().prepare().await,
+        }
     }
 
     /// Asks how long a blob is, in bytes; see [`EdgeBackend::size`].

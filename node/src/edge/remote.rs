@@ -54,6 +54,11 @@ impl Remote {
         self.signer.is_some()
     }
 
+    /// Has a connection ready for the next read.
+    pub(super) async fn prepare(&self) {
+        self.http.prepare().await;
+    }
+
     /// See [`EdgeBackend::size`](super::EdgeBackend::size).
     pub(super) async fn size(&self, hash: &Hash) -> Result<u64, EdgeError> {
         let task = Task { action: Action::Size, hash: *hash };

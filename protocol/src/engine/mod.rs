@@ -389,6 +389,7 @@ impl Engine {
                     resolver.unanswered(peer, hash, AskedAnswer::Timeout, peers, shell);
                 }
                 Timer::Hedge { hash } => resolver.hedge(hash, peers, shell),
+                Timer::Prepare { hash } => resolver.prepare_edge(hash, peers, shell),
                 Timer::FirstGroup { hash, fetch } => {
                     resolver.check_first_group(hash, fetch, peers, shell);
                 }

@@ -50,6 +50,9 @@ pub enum Output {
         /// [`FetchOutcome::Read`](super::FetchOutcome::Read).
         keep: bool,
     },
+    /// Have a connection to the edge ready, if there is none: a get may ask it soon. Nothing is asked of it, and
+    /// nothing is awaited; it may be ignored.
+    PrepareEdge,
     /// Stop a fetch. What it verified stays; its end is not awaited.
     StopFetch {
         /// The fetch.

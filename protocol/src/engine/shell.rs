@@ -20,6 +20,7 @@ pub(crate) struct TimerKey(Time, u64);
 pub(crate) enum Timer {
     Ask { hash: Hash, peer: PeerId },
     Hedge { hash: Hash },
+    Prepare { hash: Hash },
     FirstGroup { hash: Hash, fetch: FetchId },
     Stall { hash: Hash, fetch: FetchId },
     Retry { hash: Hash, source: Source },
@@ -38,6 +39,7 @@ impl Timer {
         match self {
             Self::Ask { .. } => "a question unanswered",
             Self::Hedge { .. } => "the edge's hedge",
+            Self::Prepare { .. } => "a connection to the edge",
             Self::FirstGroup { .. } => "a first group late",
             Self::Stall { .. } => "a fetch stalled",
             Self::Retry { .. } => "a source tried again",

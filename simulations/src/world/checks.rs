@@ -72,6 +72,7 @@ impl Checks {
                 }
             }
             Output::Look { .. }
+            | Output::PrepareEdge
             | Output::Send { .. }
             | Output::FindProviders { .. }
             | Output::StopFindProviders { .. }

@@ -288,6 +288,8 @@ impl World {
             Output::FetchSmall { fetch, hash, peer, .. } => {
                 self.request_small(node, fetch, hash, peer);
             }
+            // The model makes a connection with the request that needs it.
+            Output::PrepareEdge => {}
             Output::StopFetch { fetch } => self.stop_fetch(node, fetch),
             Output::FindProviders { query, hash } => self.search(node, query, hash),
             // A search that was given up costs its messages all the same.

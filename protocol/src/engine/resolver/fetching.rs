@@ -13,6 +13,8 @@ use crate::id::{FetchId, PeerId};
 
 /// How many times as long as a peer the edge may give nothing.
 const EDGE_STALL_FACTOR: u32 = 4;
+/// A connection to the edge is made ahead this often at most: a LAN that is always late needs none, or has one.
+const PREPARE_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Resolver {
     pub(crate) fn progressed(
@@ -211,6 +213,23 @@ impl Resolver {
             running.late = true;
         }
         self.advance(hash, peers, shell);
+    }
+
+    /// Has a connection to the edge be made where the LAN has given nothing in the least time that the edge waits for
+    /// it. That takes round trips, and a request that follows saves them; none is paid for.
+    pub(crate) fn prepare_edge(&mut self, hash: Hash, peers: &Peers, shell: &mut Shell) {
+        let Some(running) = self.resolutions.get(&hash) else { return };
+        let rests = self.prepared.is_some_and(|at| shell.now - at < PREPARE_INTERVAL);
+        let ready = running.edge == EdgeState::Ready && running.receipt.bytes_lan == 0;
+        // A neighbour that answers others first is alive.
+        let answers = running.fetches.values().filter(|fetch| fetch.small.is_some()).any(|fetch| {
+            let silence = fetch.source.peer().and_then(|peer| peers.small_silence(peer, shell.now));
+            silence.is_some_and(|silence| silence < shell.config.hedge_min)
+        });
+        if ready && !rests && !answers {
+            self.prepared = Some(shell.now);
+            shell.emit(Output::PrepareEdge);
+        }
     }
 
     pub(crate) fn hedge(&mut self, hash: Hash, peers: &mut Peers, shell: &mut Shell) {

@@ -40,6 +40,10 @@ impl Resolver {
         let delay = self.time_of_lan(peers, shell);
         if let Some(running) = self.resolutions.get_mut(&hash) {
             running.timers.push(shell.start_timer(delay, Timer::Hedge { hash }));
+            let ahead = shell.config.hedge_min;
+            if running.edge == EdgeState::Ready && ahead < delay {
+                running.timers.push(shell.start_timer(ahead, Timer::Prepare { hash }));
+            }
         }
     }
 

@@ -57,6 +57,8 @@ pub(crate) struct Resolver {
     settled: bool,
     /// When the node began to look for them.
     born: Time,
+    /// When a connection to the edge was last to be made ahead.
+    prepared: Option<Time>,
 }
 
 impl Resolver {
