@@ -290,6 +290,21 @@ fn lone_node_asks_for_more_ranges_at_once_where_they_are_quick_and_for_each_grou
     }
 }
 
+#[test]
+fn lone_node_asks_for_the_next_range_before_the_last_two_end_together() {
+    let mut rig = Rig::listening(config());
+    rig.get(hash(1));
+    let (first, range) = take_range(&mut rig);
+    give(&mut rig, first, 0..1);
+    let (second, next) = take_range(&mut rig);
+    // Nothing is known of the edge's speed, and a range less than both of them is still to come.
+    give(&mut rig, first, 1..range.end - RANGE / 2);
+    give(&mut rig, second, next.start..next.start + RANGE / 2);
+    assert!(take_edge(&mut rig).is_empty(), "a whole range");
+    give(&mut rig, second, next.start + RANGE / 2..next.start + RANGE / 2 + 1);
+    assert_eq!(take_range(&mut rig).1, next.end..next.end + RANGE);
+}
+
 /// Takes how often a connection to the edge was to be made ahead.
 fn take_prepared(rig: &mut Rig) -> usize {
     let before = rig.outputs.len();

@@ -47,10 +47,18 @@ impl Resolver {
         // come is of no consequence either.
         let begins = progressed.bytes == bytes
             && (progressed.groups.is_none() || progressed.source == Source::Edge);
-        if changed || joined || begins || !freed.is_empty() {
+        let ends = progressed.source == Source::Edge && self.edge_ends(hash, bytes, shell);
+        if changed || joined || begins || ends || !freed.is_empty() {
             self.advance(hash, peers, shell);
         }
         freed.into_iter().for_each(|peer| self.fetch_freed(Source::Peer(peer), peers, shell));
+    }
+
+    /// Returns whether less than a range is still to come of what the edge was asked for, since these bytes came.
+    fn edge_ends(&self, hash: Hash, bytes: u64, shell: &Shell) -> bool {
+        let Some(running) = self.resolutions.get(&hash) else { return false };
+        let (rest, range_bytes) = (running.rest_of_edge().1, shell.config.edge_range_bytes);
+        rest < range_bytes && rest.saturating_add(bytes) >= range_bytes
     }
 
     /// Lets go an edge that gave nothing yet, once the LAN, the cheaper tier, does, and not slowly. Where nobody on

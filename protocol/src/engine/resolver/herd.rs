@@ -279,12 +279,14 @@ impl Resolver {
             1..=FEW => shell.config.edge_ranges_max.min(2),
             _ => 1,
         };
-        while self.edge_ranges(hash) < at_once && self.fetch_edge_range(hash, peers, shell) {}
-    }
-
-    fn edge_ranges(&self, hash: Hash) -> usize {
-        let fetches = self.resolutions.get(&hash).map(|running| running.fetches.values());
-        fetches.into_iter().flatten().filter(|fetch| fetch.source == Source::Edge).count()
+        // Ranges that end together, and short ones, would leave its link idle until the next is answered.
+        let more = if swarm.getters.is_empty() { shell.config.edge_ranges_max } else { at_once };
+        let range_bytes = shell.config.edge_range_bytes;
+        let has_room = |this: &Self| {
+            let (ranges, rest) = this.resolutions.get(&hash).map_or((0, 0), |of| of.rest_of_edge());
+            ranges < at_once || ranges < more && rest < range_bytes
+        };
+        while has_room(self) && self.fetch_edge_range(hash, peers, shell) {}
     }
 
     /// Asks the edge for one range more, and returns whether there was one.
@@ -603,6 +605,16 @@ impl Resolution {
         let missing = swarm.pieces.missing_bytes();
         let by_edge = time_for(missing, EDGE_RATE_UNKNOWN);
         Some(time_for(missing, rate?) > by_edge * 2 + SLIP)
+    }
+
+    /// Returns how many ranges the edge is asked for, and how many bytes of them are still to come.
+    pub(super) fn rest_of_edge(&self) -> (usize, u64) {
+        let of_edge = self.fetches.values().filter(|fetch| fetch.source == Source::Edge);
+        of_edge.fold((0, 0), |(ranges, rest), fetch| {
+            let groups = fetch.groups.as_ref().map_or(u64::MAX, |own| own.end - own.start);
+            let own = groups.saturating_mul(GROUP_LEN).saturating_sub(fetch.bytes);
+            (ranges + 1, own.saturating_add(rest))
+        })
     }
 
     /// Returns the ranges that the edge is asked for, in the order of their starts.
