@@ -57,8 +57,6 @@ const PARTNER_PATIENCE: u64 = 4;
 const OWNER_PATIENCE: Duration = Duration::from_millis(30);
 /// Peers that give less than half of what the edge would, and that for longer than this, are slow.
 const SLIP: Duration = Duration::from_millis(500);
-/// How long a fetch must have run before it says anything of its source's rate.
-const RATE_AGE: Duration = Duration::from_millis(250);
 /// Bytes a second that the edge is thought to give before it gave any.
 const EDGE_RATE_UNKNOWN: u64 = 8 << 20;
 
@@ -312,15 +310,21 @@ impl Resolver {
         running.herd.leaves_until = None;
         let picked = free.map(|(groups, _)| groups).or_else(|| {
             let by_edge = running.ranges_of_edge();
-            let alone = swarm.holders() == 0;
+            let range_bytes = shell.config.edge_range_bytes;
+            let rate = running.herd.range_time.map(|time| rate_of(range_bytes, time));
+            if swarm.holders() > 0 {
+                let behind = |gap: &Range<u64>| {
+                    let bytes = (gap.end - gap.start).saturating_mul(GROUP_LEN);
+                    let needs = time_for(bytes, rate.unwrap_or(EDGE_RATE_UNKNOWN));
+                    running.is_behind(gap, needs, shell.now)
+                };
+                return swarm.pieces.end_gap(range_groups(shell), &by_edge, behind);
+            }
             // What partners bring costs the edge a second time, and they are slow together: a block has to do.
-            let most = if alone { 1 } else { range_groups(shell) };
-            let slow = swarm.pieces.slowest_end(most, &by_edge)?;
-            let of_range = |time| rate_of(shell.config.edge_range_bytes, time);
-            let patience = if alone { PARTNER_PATIENCE } else { 1 };
-            let rate = running.herd.range_time.map(|time| of_range(time) / patience);
-            let waits = alone && !by_edge.is_empty();
-            (!waits && running.is_slow(&slow, rate, shell.now)).then_some(slow)
+            let slow =
+                swarm.pieces.end_gap(1, &by_edge, |_| true).filter(|_| by_edge.is_empty())?;
+            let rate = rate.map(|rate| rate / PARTNER_PATIENCE);
+            running.is_slow(&slow, rate, shell.now).then_some(slow)
         });
         let Some(groups) = picked else {
             running.herd.dry = !swarm.pieces.is_end();
@@ -592,15 +596,10 @@ impl Resolution {
         let swarm = self.swarm.as_ref()?;
         let mut rate = None;
         for fetch in self.fetches.values() {
-            let Source::Peer(peer) = fetch.source else { continue };
-            let age = now - fetch.started;
-            let own = if age >= RATE_AGE || fetch.late && fetch.bytes == 0 {
-                rate_of(fetch.bytes, age)
-            } else {
-                // One that has just begun, or is about to, says nothing, but may have given before.
-                swarm.rate_of_member(peer)?
-            };
-            rate = Some(own.saturating_add(rate.unwrap_or(0)));
+            if fetch.source != Source::Edge {
+                let own = self.rate_to_count_on(fetch, now)?;
+                rate = Some(own.saturating_add(rate.unwrap_or(0)));
+            }
         }
         let missing = swarm.pieces.missing_bytes();
         let by_edge = time_for(missing, EDGE_RATE_UNKNOWN);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::herd::Herd;
 use super::sources::Sources;
-use super::swarm::{Swarm, time_for};
+use super::swarm::{Swarm, rate_of, time_for};
 use crate::blob::{GROUP_LEN, Hash};
 use crate::engine::peers::Opinion;
 use crate::engine::receipt::{Asked, AskedAnswer, Fetched, Found, Note, Phases, Receipt, Searched};
@@ -17,8 +17,18 @@ use crate::time::Time;
 /// A range is slow when it takes so many times what an idle source would need for it, and this more.
 const SLOW_FACTOR: u32 = 3;
 const SLOW_GRACE: Duration = Duration::from_millis(50);
+/// How long a fetch must have run before it says anything of its source's rate.
+const RATE_AGE: Duration = Duration::from_millis(250);
 /// What a source is thought to need for a range before it gave any.
 const UNKNOWN_NEEDS: Duration = Duration::from_millis(500);
+
+/// A peer is silent that gave nothing for as long as so many of its groups take, within these bounds; within the
+/// upper one before its rate is known.
+const SILENT_GROUPS: u32 = 8;
+const SILENCE: Range<Duration> = Duration::from_millis(50)..Duration::from_millis(100);
+/// One that was silent for so long is not counted on for a while after it gave again: it may come and go.
+const DOUBT_SILENCE: Duration = Duration::from_millis(500);
+const DOUBT: Duration = Duration::from_secs(5);
 
 /// The most notes of a receipt: a long blob from sources in trouble would have one for every range.
 const NOTES_MAX: usize = 256;
@@ -51,6 +61,8 @@ pub(crate) struct Resolution {
     pub(crate) herd: Herd,
     /// Whether those who are fetched from were late with their first byte, so that the edge is due beside them.
     pub(crate) late: bool,
+    /// Until when peers are not counted on that were silent for long while they were to give something.
+    doubts: BTreeMap<PeerId, Time>,
     /// Whether the LAN has had the time that the edge owes it.
     pub(crate) hedged: bool,
     /// Whether the neighbours were surveyed, which begins the LAN's time.
@@ -200,6 +212,7 @@ impl Resolution {
             edge: EdgeState::Ready,
             herd: Herd::default(),
             late: false,
+            doubts: BTreeMap::new(),
             hedged: false,
             surveyed: false,
             is_large: false,
@@ -345,8 +358,48 @@ impl Resolution {
         others.all(|fetch| fetch.late || now - fetch.started > patience)
     }
 
+    /// Returns whether what is on its way from peers takes longer than the edge, which needs so long for it.
+    pub(crate) fn is_behind(&self, groups: &Range<u64>, needs: Duration, now: Time) -> bool {
+        let overlaps = |own: &Range<u64>| own.start < groups.end && groups.start < own.end;
+        let mut others =
+            self.fetches.values().filter(|fetch| fetch.groups.as_ref().is_some_and(overlaps));
+        others.all(|fetch| {
+            let rate = self.rate_to_count_on(fetch, now);
+            let len = fetch.groups.as_ref().map_or(0, |own| (own.end - own.start) * GROUP_LEN);
+            let rest = rate.map(|rate| time_for(len.saturating_sub(fetch.bytes), rate));
+            let age = now - fetch.started;
+            rest.is_some_and(|rest| rest > needs + SLOW_GRACE)
+                || age > needs.saturating_mul(SLOW_FACTOR) + SLOW_GRACE
+        })
+    }
+
+    /// Returns the bytes a second that a fetch from a peer may be counted on to bring: none of one that fell silent,
+    /// now or a moment ago. `None` where that cannot be said yet.
+    pub(crate) fn rate_to_count_on(&self, fetch: &Running, now: Time) -> Option<u64> {
+        let peer = fetch.source.peer()?;
+        let known = self.swarm.as_ref().and_then(|swarm| swarm.rate_of_member(peer));
+        let of_groups = known.map(|rate| time_for(GROUP_LEN, rate).saturating_mul(SILENT_GROUPS));
+        let silence = of_groups.map_or(SILENCE.end, |time| time.clamp(SILENCE.start, SILENCE.end));
+        let doubted = self.doubts.get(&peer).is_some_and(|until| now < *until);
+        let age = now - fetch.started;
+        if fetch.late && fetch.bytes == 0 || doubted || now - fetch.heard >= silence {
+            Some(0)
+        } else if age >= RATE_AGE {
+            Some(rate_of(fetch.bytes, age))
+        } else {
+            // One that has just begun, or is about to, says nothing, but may have given before.
+            known
+        }
+    }
+
     pub(crate) fn progressed(&mut self, fetch: FetchId, bytes: u64, now: Time) -> Option<Running> {
-        let source = self.fetches.get(&fetch)?.source;
+        let before = self.fetches.get(&fetch)?;
+        let source = before.source;
+        if let Source::Peer(peer) = source
+            && now - before.heard >= DOUBT_SILENCE
+        {
+            self.doubts.insert(peer, now + DOUBT);
+        }
         // A source that gives one range is alive, though another one waits behind it.
         for other in self.fetches.values_mut().filter(|other| other.source == source) {
             other.heard = now;

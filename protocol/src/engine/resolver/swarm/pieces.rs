@@ -261,14 +261,20 @@ impl Pieces {
         Some((range, !order(best).0))
     }
 
-    /// Returns the first groups that are missing, where all that is missing is on its way: the end game. They are
-    /// none of the `excluded`, which are in the order of their starts, and of one block, or of more with at most so many.
-    pub(crate) fn slowest_end(&self, most: u64, excluded: &[Range<u64>]) -> Option<Range<u64>> {
+    /// Returns the first groups that are missing and are `wanted`, where all that is missing is on its way: the end
+    /// game. They are none of the `excluded`, which are in the order of their starts, and of one block, or of more with
+    /// at most so many.
+    pub(crate) fn end_gap(
+        &self,
+        most: u64,
+        excluded: &[Range<u64>],
+        wanted: impl Fn(&Range<u64>) -> bool,
+    ) -> Option<Range<u64>> {
         if !self.is_end() {
             return None;
         }
         let gaps = self.whole.absent().filter_map(|index| self.first_gap(index));
-        let mut gaps = gaps.filter(|gap| !overlaps(excluded, gap));
+        let mut gaps = gaps.filter(|gap| !overlaps(excluded, gap) && wanted(gap));
         let mut range = gaps.next()?;
         for gap in gaps {
             if gap.start != range.end || gap.end - range.start > most {
