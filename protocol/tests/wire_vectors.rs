@@ -20,15 +20,16 @@ use blobmesh_protocol::wire::message::{
     LANE_OPEN, LIST, Message, REQUEST, RUNS_MAX, body_len_max,
 };
 use blobmesh_protocol::wire::small::{
-    PACK_BLOBS_MAX, SMALL_ANSWER, SMALL_BLOB, SMALL_PACK, SMALL_REQUEST, SmallAnswer, SmallPack,
-    SmallRequest, SmallResult, push_small_blob, split_small_blob,
+    BUNDLE_LEN_MAX, CODED_PACK, CodedPack, PACK_BLOBS_MAX, SMALL_ANSWER, SMALL_BLOB, SMALL_BUNDLE,
+    SMALL_PACK, SMALL_REQUEST, SmallAnswer, SmallPack, SmallRequest, SmallResult, bundle_head,
+    open_bundle, push_small_blob, split_small_blob,
 };
 use blobmesh_protocol::{Config, Hash};
 
 const SPEC: &str = include_str!("../SPEC.md");
 
 /// Every kind there is, by its name in the specification.
-const KINDS: [(u8, &str, &str); 23] = [
+const KINDS: [(u8, &str, &str); 25] = [
     (HELLO, "Hello", "control"),
     (FILTER, "Filter", "control"),
     (FILTER_DELTA, "FilterDelta", "control"),
@@ -51,6 +52,8 @@ const KINDS: [(u8, &str, &str); 23] = [
     (MAP, "map piece", "blob"),
     (RANGE, "range piece", "blob"),
     (SMALL_PACK, "SmallPack", "blob, lane"),
+    (CODED_PACK, "CodedPack", "blob, lane"),
+    (SMALL_BUNDLE, "bundle", "blob, lane"),
     (LANE_OPEN, "LaneOpen", "lane"),
 ];
 
@@ -132,6 +135,12 @@ fn small_request_and_its_answers_in_the_specification_are_what_they_say() {
     let pack: SmallPack = decode("SmallPack {128, with a lane, [ab, ab]}");
     assert_eq!(pack, small_pack());
     assert_eq!(pack.requests().expect("allowed").next(), Some(request));
+    let coded: CodedPack = decode("CodedPack {raw and lz4, 128, with a lane, [ab, ab]}");
+    assert_eq!(coded, coded_pack());
+    let bundle = open_bundle(&listed_frame("bundle of small blob {1, 65 of a}, in lz4").body);
+    assert_eq!(bundle.expect("right"), bundled());
+    assert_eq!(number(row_of("bytes that a bundle decodes to")[1]), u64::from(BUNDLE_LEN_MAX));
+    assert!(SPEC.contains("Bit 3: it takes CodedPacks"));
     let answer = listed_frame("small blob {128, ab}");
     let (id, bytes) = split_small_blob(&answer.body).expect("a number");
     assert_eq!((id, Hash::of(bytes)), (request.id, request.hash));
@@ -202,7 +211,9 @@ fn control_stream_skips_unknown_kinds_and_those_of_blob_streams() {
                 MAP,
                 RANGE,
                 SMALL_PACK,
-                0x1d,
+                CODED_PACK,
+                SMALL_BUNDLE,
+                0x1f,
                 LANE_OPEN,
                 UNKNOWN,
                 0xff,
@@ -270,7 +281,7 @@ fn control_vectors() -> Vec<(String, Message)> {
     let groups = |follows, runs| Message::Groups { hash: two, size: 65_537, follows, runs };
     let claims = |seeks, done, runs| Message::Claims { hash: two, seeks, done, runs };
     let vectors = [
-        ("Hello {1, 1, 7}", Message::Hello(Hello::ours())),
+        ("Hello {1, 1, 15}", Message::Hello(Hello::ours())),
         ("Filter {300, 5, 1, 2, 01}", Message::Filter(filter_frame())),
         (
             "FilterDelta {300, 5, [0001020304050607, ffffffffffffffff]}",
@@ -322,6 +333,11 @@ fn blob_vectors() -> Vec<(String, Vec<u8>)> {
         ),
         ("SmallRequest {128, ab}", encode_as(SMALL_REQUEST, &small_request())),
         ("SmallPack {128, with a lane, [ab, ab]}", encode_as(SMALL_PACK, &small_pack())),
+        (
+            "CodedPack {raw and lz4, 128, with a lane, [ab, ab]}",
+            encode_as(CODED_PACK, &coded_pack()),
+        ),
+        ("bundle of small blob {1, 65 of a}, in lz4", bundle()),
         ("small blob {128, ab}", small_blob(128)),
         ("SmallAnswer {0, Absent}", small_answer(0, SmallResult::Absent)),
         ("SmallAnswer {1, Busy 200}", small_answer(1, SmallResult::Busy { retry_after_ms: 200 })),
@@ -376,6 +392,28 @@ fn small_request() -> SmallRequest {
 
 fn small_pack() -> SmallPack {
     SmallPack { first: 128, takes_lane: true, hashes: vec![Hash::of(&ab()); 2] }
+}
+
+fn coded_pack() -> CodedPack {
+    CodedPack { codecs: Codec::Raw.bit() | Codec::Lz4.bit(), pack: small_pack() }
+}
+
+/// A small blob of 65 times `a`.
+fn bundled() -> Vec<u8> {
+    let mut frames = Vec::new();
+    push_small_blob(1, &[b'a'; 65], &mut frames);
+    frames
+}
+
+/// An LZ4 block by its format: the 13 bytes up to the first `a`, a match of 59 bytes at distance 1, five times `a`.
+fn bundle() -> Vec<u8> {
+    let (frames, mut block) = (bundled(), vec![0xdf]);
+    block.extend(&frames[..13]);
+    block.extend([1, 0, 59 - 4 - 15, 0x50]);
+    block.extend([b'a'; 5]);
+    let mut bundle = bundle_head(Codec::Lz4, frames.len(), block.len()).to_vec();
+    bundle.extend(block);
+    bundle
 }
 
 fn small_answer(id: u32, result: SmallResult) -> Vec<u8> {

@@ -10,7 +10,7 @@ use std::net::TcpStream;
 use blobmesh_protocol::PeerId;
 use blobmesh_protocol::wire::frame::{Frame, FrameReader};
 use blobmesh_protocol::wire::message::{LANE_OPEN, REQUEST, body_len_max};
-use blobmesh_protocol::wire::small::SMALL_PACK;
+use blobmesh_protocol::wire::small::{CODED_PACK, SMALL_PACK};
 use rustls::ServerConnection;
 
 use super::tls::proven_peer;
@@ -42,7 +42,7 @@ impl Accepted {
         // What is handed over is encrypted at once and sent before the next: this side's own bound.
         tls.set_buffer_limit(None);
         let frames = FrameReader::new(|kind| match kind {
-            REQUEST | LANE_OPEN | SMALL_PACK => body_len_max(kind),
+            REQUEST | LANE_OPEN | SMALL_PACK | CODED_PACK => body_len_max(kind),
             _ => 0,
         });
         let mut lane = Self { tcp, tls, frames, plain: Vec::new(), cut: 0 };

@@ -4,24 +4,23 @@
 //! follow each other, and given back when the peer is quiet or turns to another. Packs of small blobs that follow
 //! each other count as one.
 
-use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use blobmesh_protocol::Hash;
 use blobmesh_protocol::blob::{GROUP_LEN, group_count, group_len};
-use blobmesh_protocol::compress::{Compressor, Pace};
+use blobmesh_protocol::compress::{Bundler, Compressor, Pace};
 use blobmesh_protocol::wire::frame::{self, FRAME_HEADER_LEN, FrameHeader};
 use blobmesh_protocol::wire::message::{
     BlobHead, BlobRequest, END, GROUP, GROUP_PREFIX_LEN, HEAD, LIST, LIST_PIECE_LEN_MAX, REQUEST,
 };
-use blobmesh_protocol::wire::small::{SMALL_PACK, SmallPack, SmallRequest};
+use blobmesh_protocol::wire::small::{CODED_PACK, SMALL_PACK};
 
 use super::accepted::Accepted;
 use super::buffers::{BUFFER_WAIT, Buffers};
 use super::wait::{self, Patience};
-use crate::small::provider::{self as small, Answers};
+use crate::small::provider::{self as small, Answers, Pack};
 use crate::store::Store;
 use crate::transfer::provider::{self, ServeError};
 use crate::transfer::{Holding, StreamError, UploadRate};
@@ -80,6 +79,7 @@ impl<A: Admission> Service<'_, A> {
     pub(super) fn run(mut self) -> Result<(), ServeError> {
         let mut current: Option<Current<A::Slot>> = None;
         let mut packs: Option<A::Slot> = None;
+        let mut bundler = Bundler::default();
         let mut since = Instant::now();
         loop {
             let has_slot = current.is_some() || packs.is_some();
@@ -93,6 +93,7 @@ impl<A: Admission> Service<'_, A> {
                 Err(StreamError::Io(error)) if has_slot && wait::is_tick(&error) => {
                     self.leave(current.take());
                     packs = None;
+                    bundler.rested();
                     continue;
                 }
                 frame => frame?,
@@ -104,11 +105,9 @@ impl<A: Admission> Service<'_, A> {
                     let request: BlobRequest = frame.decode().map_err(StreamError::from)?;
                     current = self.respond(&request, current)?;
                 }
-                SMALL_PACK => {
+                SMALL_PACK | CODED_PACK => {
                     self.leave(current.take());
-                    let pack: SmallPack = frame.decode().map_err(StreamError::from)?;
-                    let requests = pack.requests().ok_or(ServeError::NoRequest)?.collect();
-                    packs = self.answer_pack(requests, packs)?;
+                    packs = self.answer_pack(Pack::of(&frame)?, packs, (&mut bundler, since))?;
                 }
                 _ => return Err(ServeError::NoRequest),
             }
@@ -116,12 +115,15 @@ impl<A: Admission> Service<'_, A> {
         }
     }
 
-    /// Answers a pack of small requests, and returns the slot for the next.
+    /// Answers a pack of small requests, and returns the slot for the next. What was before has left at a moment.
     fn answer_pack(
         &mut self,
-        mut requests: VecDeque<SmallRequest>,
+        pack: Pack,
         slot: Option<A::Slot>,
+        (bundler, mut left): (&mut Bundler, Instant),
     ) -> Result<Option<A::Slot>, ServeError> {
+        let Pack { mut requests, codecs, .. } = pack;
+        bundler.set_codecs(codecs.unwrap_or(0));
         let mut slot = match slot.map_or_else(|| self.admission.admit(), Ok) {
             Ok(slot) => slot,
             Err(Some(retry_after)) => {
@@ -133,12 +135,15 @@ impl<A: Admission> Service<'_, A> {
         let mut answers = Answers::default();
         while !requests.is_empty() {
             answers.read_passing(self.store, &mut requests)?;
+            let raw_len = answers.bundle(bundler);
             let len = answers.frames.len();
             if !self.upload.wait(len, || !self.stop.load(Ordering::Relaxed)) {
                 return Err(ServeError::Worker);
             }
             self.send(&[IoSlice::new(&answers.frames)])?;
             slot.sent(answers.sent);
+            bundler.left(u64::try_from(raw_len).unwrap_or(u64::MAX), left.elapsed());
+            left = Instant::now();
             answers.clear();
         }
         Ok(Some(slot))

@@ -10,11 +10,12 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use blobmesh_protocol::PeerId;
-use blobmesh_protocol::wire::frame::{Frame, FrameReader};
+use blobmesh_protocol::compress::Codec;
+use blobmesh_protocol::wire::frame::{Frame, FrameError, FrameReader};
 use blobmesh_protocol::wire::message::body_len_max;
 use blobmesh_protocol::wire::small::{
-    PACK_BLOBS_MAX, SMALL_ANSWER, SMALL_BLOB, SMALL_PREFIX_LEN, SmallAnswer, SmallPack,
-    split_small_blob,
+    CodedPack, PACK_BLOBS_MAX, Packs, SMALL_ANSWER, SMALL_BLOB, SMALL_BUNDLE, SMALL_PREFIX_LEN,
+    SmallAnswer, SmallPack, split_small_blob,
 };
 use bytes::{Buf as _, Bytes};
 use tokio::runtime::Handle;
@@ -23,7 +24,7 @@ use tokio::time::timeout;
 
 use super::keeper::{self, Arrival};
 use super::requester::outcome_of;
-use super::{End, Ends, Request, UNANSWERED_MAX};
+use super::{End, Ends, Request, UNANSWERED_MAX, answers_in};
 use crate::lane::PackLane;
 use crate::store::Store;
 use crate::transfer::FetchError;
@@ -39,6 +40,7 @@ const STORED_LEN: usize = 1 << 20;
 /// Is a lane of small requests with all that its thread needs.
 pub(super) struct Talk<E> {
     pub(super) peer: PeerId,
+    pub(super) packs: Packs,
     pub(super) store: Store,
     pub(super) ends: E,
     /// What is to be asked for; all of it is to be kept.
@@ -51,6 +53,7 @@ pub(super) struct Talk<E> {
 
 /// Is what is under way on a lane.
 struct Asked {
+    packs: Packs,
     requests: HashMap<u32, Request>,
     next: u32,
     frames: FrameReader,
@@ -65,6 +68,7 @@ impl<E: Ends> Talk<E> {
     /// Asks and hears until the lane breaks, which is an error, or nobody needs it. Returns what was not answered.
     pub(super) fn run(&mut self, mut lane: PackLane) -> (Vec<Request>, Result<(), FetchError>) {
         let mut asked = Asked {
+            packs: self.packs,
             requests: HashMap::new(),
             next: 0,
             frames: FrameReader::new(body_len_max),
@@ -124,7 +128,8 @@ impl Asked {
         for some in requests.chunks(PACK_BLOBS_MAX) {
             let first = self.next;
             let hashes = some.iter().map(|request| request.hash).collect();
-            frames.extend(SmallPack { first, takes_lane: false, hashes }.encode()?);
+            let pack = SmallPack { first, takes_lane: false, hashes };
+            frames.extend(frame_of(self.packs, pack)?);
             for request in some {
                 // There are never so many out that a number could be in use.
                 self.requests.insert(self.next, *request);
@@ -144,6 +149,14 @@ impl Asked {
     }
 
     fn take_frame(&mut self, peer: PeerId, frame: Frame) -> Result<(), FetchError> {
+        if frame.kind == SMALL_BUNDLE && self.packs == Packs::Coded {
+            let answers = answers_in(&frame.body)?;
+            return answers.into_iter().try_for_each(|answer| self.take_answer(peer, answer));
+        }
+        self.take_answer(peer, frame)
+    }
+
+    fn take_answer(&mut self, peer: PeerId, frame: Frame) -> Result<(), FetchError> {
         match frame.kind {
             SMALL_BLOB => {
                 let (id, _) = split_small_blob(&frame.body)?;
@@ -166,5 +179,13 @@ impl Asked {
 
     fn answered(&mut self, id: u32) -> Result<Request, FetchError> {
         self.requests.remove(&id).ok_or(FetchError::OutOfTurn { kind: SMALL_BLOB })
+    }
+}
+
+/// Returns the frame of a pack as the neighbour takes it.
+pub(super) fn frame_of(packs: Packs, pack: SmallPack) -> Result<Vec<u8>, FrameError> {
+    match packs {
+        Packs::Coded => CodedPack { codecs: Codec::ALL, pack }.encode(),
+        Packs::Plain | Packs::None => pack.encode(),
     }
 }

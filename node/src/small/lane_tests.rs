@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use blobmesh_protocol::engine::FetchOutcome;
 use blobmesh_protocol::id::FetchId;
+use blobmesh_protocol::wire::small::Packs;
 use blobmesh_protocol::{Hash, PeerId};
 use tempfile::TempDir;
 use tokio::io::{DuplexStream, duplex};
@@ -105,15 +106,20 @@ fn lanes(identity: &Identity, port: Option<u16>) -> Lanes {
     Lanes::new(identity, config, port).expect("a key")
 }
 
+/// Half of the blobs are worth a codec.
 fn blob(number: u32) -> Vec<u8> {
     let mut bytes = vec![0; 5_000];
+    if number.is_multiple_of(2) {
+        bytes[..4].copy_from_slice(&number.to_le_bytes());
+        return bytes;
+    }
     blake3::Hasher::new().update(&number.to_le_bytes()).finalize_xof().fill(&mut bytes);
     bytes
 }
 
 impl Pair {
-    /// Links the two; `admits` says whether lanes work.
-    fn new(held: &[Vec<u8>], admits: bool) -> Self {
+    /// Links the two; `admits` says whether lanes work, and `packs` as what the holder takes many requests.
+    fn new(held: &[Vec<u8>], admits: bool, packs: Packs) -> Self {
         let ((held_dir, holder), (dir, getter)) = (store(), store());
         for bytes in held {
             let mut writer = holder.add_writer().expect("a writer");
@@ -145,7 +151,7 @@ impl Pair {
         let peer = theirs.peer();
         let way = OnePipe { pipe: Some(near).into(), lanes: lanes(&ours, None), peer };
         let line = Arc::new(Line::default());
-        tasks.spawn(requester::run(way, (peer, true), (requests, line), keeper, recorder));
+        tasks.spawn(requester::run(way, (peer, packs), (requests, line), keeper, recorder));
         Self { queue, ends, getter, asked, next: 0, _tasks: tasks, _dirs: [held_dir, dir] }
     }
 
@@ -171,8 +177,14 @@ impl Pair {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn packs_come_over_a_lane_once_there_is_one() {
+    for packs in [Packs::Plain, Packs::Coded] {
+        come_over_a_lane(packs).await;
+    }
+}
+
+async fn come_over_a_lane(packs: Packs) {
     let blobs: Vec<Vec<u8>> = (0..400).map(blob).collect();
-    let mut pair = Pair::new(&blobs, true);
+    let mut pair = Pair::new(&blobs, true, packs);
     let hashes: Vec<Hash> = blobs.iter().map(|blob| Hash::of(blob)).collect();
     let mut some = hashes[..200].chunks_exact(20).cycle();
     // Some come over the stream until the lane is open.
@@ -203,7 +215,7 @@ async fn packs_come_over_a_lane_once_there_is_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_broken_lane_owes_comes_over_the_stream() {
     let blobs: Vec<Vec<u8>> = (0..200).map(blob).collect();
-    let mut pair = Pair::new(&blobs, false);
+    let mut pair = Pair::new(&blobs, false, Packs::Coded);
     let hashes: Vec<Hash> = blobs.iter().map(|blob| Hash::of(blob)).collect();
     let broken = async {
         while pair.asked_on_lane() == 0 {

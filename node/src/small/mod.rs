@@ -20,8 +20,13 @@ mod tests;
 
 use blobmesh_protocol::engine::FetchOutcome;
 use blobmesh_protocol::id::FetchId;
+use blobmesh_protocol::wire::frame::{Frame, FrameReader};
+use blobmesh_protocol::wire::message::body_len_max;
+use blobmesh_protocol::wire::small::{BundleError, SMALL_ANSWER, SMALL_BLOB, open_bundle};
 use blobmesh_protocol::{Hash, PeerId};
 use bytes::Bytes;
+
+use crate::transfer::FetchError;
 
 /// How many requests wait for one neighbour's task, beside those that are out. The engine has no more of them
 /// than hashes that it resolves.
@@ -57,4 +62,31 @@ pub(crate) trait Ends: Clone + Send + Sync + 'static {
 
     /// Hands in some ends on a thread that may block, after it told of those blobs that it stored.
     fn stored(&self, ends: Vec<End>);
+}
+
+/// Takes a bundle apart: the answers in it, of which nobody has looked at any. They are work for a thread that may block.
+///
+/// # Errors
+/// What breaks the rules of bundles.
+fn answers_in(bundle: &[u8]) -> Result<Vec<Frame>, FetchError> {
+    let bytes = open_bundle(bundle)?;
+    let (mut frames, mut rest) = (FrameReader::new(body_len_max), &bytes[..]);
+    let mut answers = Vec::new();
+    while !rest.is_empty() {
+        let answer = frames.poll_frame(&mut rest)?.ok_or(FetchError::Short)?;
+        if !matches!(answer.kind, SMALL_BLOB | SMALL_ANSWER) {
+            return Err(FetchError::OutOfTurn { kind: answer.kind });
+        }
+        answers.push(answer);
+    }
+    Ok(answers)
+}
+
+impl From<BundleError> for FetchError {
+    fn from(error: BundleError) -> Self {
+        match error {
+            BundleError::Frame(error) => error.into(),
+            BundleError::Codec(error) => error.into(),
+        }
+    }
 }

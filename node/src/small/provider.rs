@@ -3,12 +3,14 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use blobmesh_protocol::compress::{Bundler, Codec};
 use blobmesh_protocol::wire::frame::{self, FRAME_HEADER_LEN, Frame, FrameHeader, FrameReader};
 use blobmesh_protocol::wire::lane::LaneOffer;
 use blobmesh_protocol::wire::message::{LANE_OFFER, body_len_max};
 use blobmesh_protocol::wire::small::{
-    SMALL_BLOB, SMALL_BYTES_MAX, SMALL_PACK, SMALL_PREFIX_LEN, SMALL_REQUEST, SmallAnswer,
-    SmallPack, SmallRequest, SmallResult,
+    BUNDLE_HEAD_LEN, CODED_PACK, CodedPack, SMALL_BLOB, SMALL_BYTES_MAX, SMALL_PACK,
+    SMALL_PREFIX_LEN, SMALL_REQUEST, SmallAnswer, SmallPack, SmallRequest, SmallResult,
+    bundle_head,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
@@ -51,7 +53,7 @@ pub(crate) trait Admission: Send {
 
 /// Returns whether a first frame makes a blob stream one of small requests.
 pub(crate) fn is_of_small(kind: u8) -> bool {
-    matches!(kind, SMALL_REQUEST | SMALL_PACK)
+    matches!(kind, SMALL_REQUEST | SMALL_PACK | CODED_PACK)
 }
 
 /// Answers small requests until the peer ends the stream, or asks for nothing for a while. `first` is the
@@ -73,11 +75,13 @@ where
     let buffer = vec![0; READ_LEN];
     let upload = upload.clone();
     let (slot, alarm) = (None, Alarm::new());
-    let mut service = Service { stream, frames, buffer, asked, upload, slot, alarm, admission };
+    let (bundler, left) = (Bundler::default(), Instant::now());
+    let mut service =
+        Service { stream, frames, buffer, asked, upload, slot, alarm, admission, bundler, left };
     loop {
-        let answers = match service.admit().await {
+        let (answers, len) = match service.admit().await {
             Ok(()) => service.read(store).await?,
-            Err(Some(retry_after)) => service.turn_away(retry_after)?,
+            Err(Some(retry_after)) => (service.turn_away(retry_after)?, 0),
             // The node stops.
             Err(None) => return Ok(()),
         };
@@ -88,6 +92,7 @@ where
             service.write(&offer).await?;
         }
         service.write(&answers).await?;
+        service.note_left(len);
         if service.asked.requests.is_empty() && !service.hear().await? {
             return Ok(());
         }
@@ -103,6 +108,9 @@ struct Service<S, A: Admission> {
     slot: Option<A::Slot>,
     alarm: Alarm,
     admission: A,
+    bundler: Bundler,
+    /// When the last answers had left.
+    left: Instant,
 }
 
 /// Holds what is asked for and not answered yet; never more than one read brings to its end.
@@ -111,20 +119,53 @@ struct Asked {
     requests: VecDeque<SmallRequest>,
     /// Whether the peer has asked for a lane.
     takes_lane: bool,
+    /// The codecs that it takes for bundles.
+    codecs: u8,
+}
+
+/// Is what a pack asks for.
+pub(crate) struct Pack {
+    pub(crate) requests: VecDeque<SmallRequest>,
+    takes_lane: bool,
+    /// The codecs that the peer takes for bundles, if it said so.
+    pub(crate) codecs: Option<u8>,
+}
+
+impl Pack {
+    /// Reads a frame of a pack.
+    ///
+    /// # Errors
+    /// [`ServeError::NoRequest`] for any other, and for one that breaks the rules.
+    pub(crate) fn of(frame: &Frame) -> Result<Self, ServeError> {
+        let (pack, codecs): (SmallPack, _) = match frame.kind {
+            SMALL_PACK => (frame.decode().map_err(StreamError::from)?, None),
+            CODED_PACK => {
+                let CodedPack { codecs, pack } = frame.decode().map_err(StreamError::from)?;
+                (pack, Some(codecs))
+            }
+            _ => return Err(ServeError::NoRequest),
+        };
+        let requests = pack.requests().ok_or(ServeError::NoRequest)?.collect();
+        Ok(Self { requests, takes_lane: pack.takes_lane, codecs })
+    }
 }
 
 impl Asked {
     fn take(&mut self, frame: &Frame) -> Result<(), ServeError> {
         match frame.kind {
             SMALL_REQUEST => {
+                if self.requests.is_empty() {
+                    // Whoever asks for one blob wants it at once.
+                    self.codecs = 0;
+                }
                 self.requests.push_back(frame.decode().map_err(StreamError::from)?);
             }
-            SMALL_PACK => {
-                let pack: SmallPack = frame.decode().map_err(StreamError::from)?;
-                self.requests.extend(pack.requests().ok_or(ServeError::NoRequest)?);
-                self.takes_lane |= pack.takes_lane;
+            _ => {
+                let Pack { requests, takes_lane, codecs } = Pack::of(frame)?;
+                self.requests.extend(requests);
+                self.takes_lane |= takes_lane;
+                self.codecs = codecs.unwrap_or(self.codecs);
             }
-            _ => return Err(ServeError::NoRequest),
         }
         Ok(())
     }
@@ -140,25 +181,37 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin, A: Admission> Service<S, A> {
     }
 
     /// Reads the answers to some of the requests: of what lies in this node's memory, and of a few that lie in the
-    /// kernel's, at once, of the rest on a thread that may block.
-    async fn read(&mut self, store: &Store) -> Result<Vec<u8>, ServeError> {
+    /// kernel's, at once, of the rest on a thread that may block, as is the work of a bundle. Returns what is to be
+    /// written, and how long it was before it was compressed.
+    async fn read(&mut self, store: &Store) -> Result<(Vec<u8>, usize), ServeError> {
         let mut answers = Answers::default();
         let few = self.asked.requests.len() <= AT_ONCE_REQUESTS;
         self.asked.requests.retain(|request| !answers.push_at_once(store, request, few));
-        if !self.asked.requests.is_empty() {
+        self.bundler.set_codecs(self.asked.codecs);
+        let mut len = answers.frames.len();
+        if !self.asked.requests.is_empty() || self.bundler.would_try(len) {
             let (store, mut requests) = (store.clone(), std::mem::take(&mut self.asked.requests));
+            let mut bundler = std::mem::take(&mut self.bundler);
             let read = compute::run(move || {
                 let read = answers.read(&store, &mut requests, true);
-                (requests, answers, read)
+                let len = answers.bundle(&mut bundler);
+                (requests, bundler, (answers, len), read)
             });
-            let (left, got, read) = read.await.map_err(|_| ServeError::Worker)?;
-            (self.asked.requests, answers) = (left, got);
+            let (left, bundler, got, read) = read.await.map_err(|_| ServeError::Worker)?;
+            (self.asked.requests, self.bundler, (answers, len)) = (left, bundler, got);
             read?;
         }
         if let Some(slot) = &mut self.slot {
             slot.sent(answers.sent);
         }
-        Ok(answers.frames)
+        Ok((answers.frames, len))
+    }
+
+    /// Takes in that answers of so many bytes, before they were compressed, have left.
+    fn note_left(&mut self, len: usize) {
+        let before = std::mem::replace(&mut self.left, Instant::now());
+        let len = u64::try_from(len).unwrap_or(u64::MAX);
+        self.bundler.left(len, self.left - before);
     }
 
     fn turn_away(&mut self, retry_after: Duration) -> Result<Vec<u8>, ServeError> {
@@ -182,7 +235,10 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin, A: Admission> Service<S, A> {
             let read = self.stream.read(&mut self.buffer);
             let len = match self.alarm.limit(Instant::now() + waits, read).await {
                 Some(read) => read.map_err(StreamError::from)?,
-                None if self.slot.take().is_some() => continue,
+                None if self.slot.take().is_some() => {
+                    self.bundler.rested();
+                    continue;
+                }
                 None => 0,
             };
             if len == 0 {
@@ -239,6 +295,22 @@ impl Answers {
             if here { SmallRead::Whole } else { SmallRead::Absent }
         });
         read.is_none()
+    }
+
+    /// Compresses all that is there together, where that is worth it. Returns how long it was before.
+    pub(crate) fn bundle(&mut self, bundler: &mut Bundler) -> usize {
+        let len = self.frames.len();
+        if !bundler.would_try(len) {
+            return len;
+        }
+        let mut bundle = vec![0; BUNDLE_HEAD_LEN];
+        let codec = bundler.encode(&self.frames, &mut bundle);
+        if codec != Codec::Raw {
+            let head = bundle_head(codec, len, bundle.len() - BUNDLE_HEAD_LEN);
+            bundle[..BUNDLE_HEAD_LEN].copy_from_slice(&head);
+            self.frames = bundle;
+        }
+        len
     }
 
     /// Forgets what was written.

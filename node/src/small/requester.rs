@@ -13,8 +13,8 @@ use blobmesh_protocol::wire::frame::{Frame, FrameError, FrameReader};
 use blobmesh_protocol::wire::lane::LaneOffer;
 use blobmesh_protocol::wire::message::{LANE_OFFER, body_len_max};
 use blobmesh_protocol::wire::small::{
-    PACK_BLOBS_MAX, SMALL_ANSWER, SMALL_BLOB, SMALL_PREFIX_LEN, SmallAnswer, SmallPack,
-    SmallRequest, SmallResult, split_small_blob,
+    PACK_BLOBS_MAX, Packs, SMALL_ANSWER, SMALL_BLOB, SMALL_BUNDLE, SMALL_PREFIX_LEN, SmallAnswer,
+    SmallPack, SmallRequest, SmallResult, split_small_blob,
 };
 use blobmesh_protocol::{Hash, PeerId};
 use bytes::{Buf, Bytes};
@@ -24,9 +24,10 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout};
 
 use super::keeper::{Arrival, Keeper};
-use super::lane::Talk;
-use super::{End, Ends, Request, UNANSWERED_MAX};
+use super::lane::{Talk, frame_of};
+use super::{End, Ends, Request, UNANSWERED_MAX, answers_in};
 use crate::alarm::Alarm;
+use crate::compute;
 use crate::lane::Lanes;
 use crate::transfer::requester::Way;
 use crate::transfer::{FetchError, StreamError};
@@ -53,11 +54,11 @@ const READ_LEN: usize = 64 << 10;
 /// The stream is opened when the first request comes, and again after it broke or was idle. Whatever breaks
 /// it, each request that was out ends as failed.
 ///
-/// While the task waits for more, whoever makes a request may write it itself, by the [`Line`]. `packs` says that the
-/// neighbour takes many requests as one message.
+/// While the task waits for more, whoever makes a request may write it itself, by the [`Line`]. `packs` says as
+/// what the neighbour takes many requests.
 pub(crate) async fn run<W: Way, E: Ends>(
     way: W,
-    (peer, packs): (PeerId, bool),
+    (peer, packs): (PeerId, Packs),
     (mut queue, line): (mpsc::Receiver<Request>, Arc<Line<W::Stream>>),
     keeper: Keeper,
     ends: E,
@@ -293,7 +294,7 @@ type Requests<'a, S> =
 struct Session<'a, W, E> {
     way: &'a W,
     peer: PeerId,
-    packs: bool,
+    packs: Packs,
     unanswered: &'a Arc<Unanswered>,
     keeper: &'a Keeper,
     ends: &'a E,
@@ -338,7 +339,7 @@ impl<W, E> Drop for Session<'_, W, E> {
 impl<'a, W: Way, E: Ends> Session<'a, W, E> {
     /// Makes a session, and what takes what its lane gives back.
     fn new(
-        (way, peer, packs): (&'a W, PeerId, bool),
+        (way, peer, packs): (&'a W, PeerId, Packs),
         unanswered: &'a Arc<Unanswered>,
         keeper: &'a Keeper,
         ends: &'a E,
@@ -372,7 +373,7 @@ impl<'a, W: Way, E: Ends> Session<'a, W, E> {
     ) -> Result<(), SessionError> {
         let mut requests = vec![first];
         let mut frames = Vec::new();
-        let at_once = if self.packs { PACK_BLOBS_MAX } else { REQUESTS_AT_ONCE };
+        let at_once = if self.takes_packs() { PACK_BLOBS_MAX } else { REQUESTS_AT_ONCE };
         let mut written = Instant::now();
         loop {
             while requests.len() < at_once
@@ -415,7 +416,7 @@ impl<'a, W: Way, E: Ends> Session<'a, W, E> {
 
     /// Hands requests to the lane, where there is one and they are many; returns those that go over the stream.
     fn hand_to_lane(&self, requests: Vec<Request>) -> Vec<Request> {
-        if !self.packs || requests.len() < PACK_MIN {
+        if !self.takes_packs() || requests.len() < PACK_MIN {
             return requests;
         }
         let lane = self.lane.lock();
@@ -436,13 +437,13 @@ impl<'a, W: Way, E: Ends> Session<'a, W, E> {
         requests: &mut Vec<Request>,
         frames: &mut Vec<u8>,
     ) -> Result<(), SessionError> {
-        if self.packs {
+        if self.takes_packs() {
             while requests.len() >= PACK_MIN {
                 let from = requests.len().saturating_sub(PACK_BLOBS_MAX);
                 let Some(first) = self.unanswered.add_all(&requests[from..]) else { break };
                 let hashes = requests.drain(from..).map(|request| request.hash).collect();
                 let takes_lane = self.asks_for_lane();
-                frames.extend(SmallPack { first, takes_lane, hashes }.encode()?);
+                frames.extend(frame_of(self.packs, SmallPack { first, takes_lane, hashes })?);
             }
         }
         for request in requests.drain(..) {
@@ -450,6 +451,10 @@ impl<'a, W: Way, E: Ends> Session<'a, W, E> {
             frames.extend(SmallRequest { id, hash: request.hash }.encode()?);
         }
         Ok(())
+    }
+
+    fn takes_packs(&self) -> bool {
+        self.packs != Packs::None
     }
 
     /// Returns whether a lane is to be asked for, once.
@@ -472,6 +477,7 @@ impl<'a, W: Way, E: Ends> Session<'a, W, E> {
         let (slot, back, ends) = (Arc::clone(&self.lane), self.back.clone(), self.ends.clone());
         let talk = Talk {
             peer: self.peer,
+            packs: self.packs,
             store: self.keeper.store().clone(),
             ends: self.ends.clone(),
             requests,
@@ -520,8 +526,31 @@ impl<'a, W: Way, E: Ends> Session<'a, W, E> {
         }
     }
 
-    /// Takes one answer. A blob that is kept goes to the keeper, who tells of its end.
+    /// Takes what came: an answer, some of them, or an offer.
     async fn take(&self, frame: Frame, ended: &mut Vec<End>) -> Result<(), SessionError> {
+        match frame.kind {
+            SMALL_BUNDLE if self.packs == Packs::Coded => {
+                let opened = compute::run(move || answers_in(&frame.body)).await;
+                for answer in opened.map_err(FetchError::from)?? {
+                    self.take_answer(answer, ended).await?;
+                }
+                Ok(())
+            }
+            LANE_OFFER if self.takes_packs() => {
+                let offer: LaneOffer = frame.decode()?;
+                let state = std::mem::replace(&mut *self.lane.lock(), LaneState::Spent);
+                if !offer.is_valid() || !matches!(state, LaneState::Asked) {
+                    return Err(SessionError::OutOfTurn { kind: LANE_OFFER });
+                }
+                self.take_offer(offer).await;
+                Ok(())
+            }
+            _ => self.take_answer(frame, ended).await,
+        }
+    }
+
+    /// Takes one answer. A blob that is kept goes to the keeper, who tells of its end.
+    async fn take_answer(&self, frame: Frame, ended: &mut Vec<End>) -> Result<(), SessionError> {
         let (request, outcome, bytes) = match frame.kind {
             SMALL_BLOB => {
                 let (id, _) = split_small_blob(&frame.body)?;
@@ -535,15 +564,6 @@ impl<'a, W: Way, E: Ends> Session<'a, W, E> {
                 }
                 let (outcome, bytes) = verify(&request.hash, bytes);
                 (request, outcome, bytes)
-            }
-            LANE_OFFER if self.packs => {
-                let offer: LaneOffer = frame.decode()?;
-                let state = std::mem::replace(&mut *self.lane.lock(), LaneState::Spent);
-                if !offer.is_valid() || !matches!(state, LaneState::Asked) {
-                    return Err(SessionError::OutOfTurn { kind: LANE_OFFER });
-                }
-                self.take_offer(offer).await;
-                return Ok(());
             }
             SMALL_ANSWER => {
                 let answer: SmallAnswer = frame.decode()?;

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use blobmesh_protocol::compress::Codec;
 use blobmesh_protocol::engine::FetchOutcome;
 use blobmesh_protocol::id::FetchId;
 use blobmesh_protocol::wire::frame::{self, Frame, FrameHeader, FrameReader};
 use blobmesh_protocol::wire::lane::{LaneOffer, LaneToken};
 use blobmesh_protocol::wire::message::{END, LANE_OFFER, body_len_max};
 use blobmesh_protocol::wire::small::{
-    PACK_BLOBS_MAX, SMALL_BLOB, SMALL_PACK, SmallAnswer, SmallPack, SmallRequest, SmallResult,
-    push_small_blob, split_small_blob,
+    CODED_PACK, CodedPack, PACK_BLOBS_MAX, Packs, SMALL_BLOB, SMALL_BUNDLE, SMALL_PACK,
+    SmallAnswer, SmallPack, SmallRequest, SmallResult, bundle_head, push_small_blob,
+    split_small_blob,
 };
 use blobmesh_protocol::{Hash, PeerId};
 use tempfile::TempDir;
@@ -118,15 +120,15 @@ struct Asking {
 impl Asking {
     /// Asks over these pipes, the last one first.
     fn over(pipes: Vec<DuplexStream>) -> Self {
-        Self::new(pipes, false)
+        Self::new(pipes, Packs::None)
     }
 
     /// Asks a peer that takes many requests as one message.
     fn packing_over(pipes: Vec<DuplexStream>) -> Self {
-        Self::new(pipes, true)
+        Self::new(pipes, Packs::Plain)
     }
 
-    fn new(pipes: Vec<DuplexStream>, packs: bool) -> Self {
+    fn new(pipes: Vec<DuplexStream>, packs: Packs) -> Self {
         let (dir, store) = store();
         let (queue, requests) = mpsc::channel(1_024);
         let (recorder, ends) = mpsc::channel(4_096);
@@ -438,6 +440,139 @@ async fn breach_of_the_rules_fails_all_that_is_out_and_the_next_request_opens_a_
         push_small_blob(request.id, b"y", &mut frames);
         again.write_all(&frames).await.expect("written");
         assert!(matches!(asking.ended().await.outcome, FetchOutcome::Read { size: 1 }), "{name}");
+    }
+}
+
+/// Text that tells a number.
+fn text(number: u32, len: usize) -> Vec<u8> {
+    let line = |n: u32| format!("line {n} of file {number}\n").into_bytes();
+    (0..).flat_map(line).take(len).collect()
+}
+
+#[tokio::test]
+async fn many_answers_are_compressed_together_where_the_peer_takes_that() {
+    let (_dir, held) = store();
+    let texts: Vec<Vec<u8>> = (0..40).map(|n| text(n, 10_000)).collect();
+    let hashes: Vec<Hash> = texts.iter().map(|text| add(&held, text)).collect();
+    let (mut ours, theirs) = duplex(1 << 20);
+    let serving = serve(theirs, held, true);
+    let pack = SmallPack { first: 0, takes_lane: false, hashes: hashes.clone() };
+    let mut lens = Vec::new();
+    for codecs in [Some(Codec::ALL), Some(Codec::Raw.bit()), None] {
+        let frame = match codecs {
+            Some(codecs) => CodedPack { codecs, pack: pack.clone() }.encode(),
+            None => pack.encode(),
+        };
+        ours.write_all(&frame.expect("encodes")).await.expect("written");
+        let (mut came, mut len) = (vec![None; texts.len()], 0);
+        while came.iter().any(Option::is_none) {
+            let frame = next_frame(&mut ours).await;
+            len += frame.body.len();
+            let answers = match frame.kind {
+                SMALL_BUNDLE => super::answers_in(&frame.body).expect("right"),
+                _ => vec![frame],
+            };
+            for answer in answers {
+                let (id, bytes) = split_small_blob(&answer.body).expect("a number");
+                came[usize::try_from(id).expect("small")] = Some(bytes.to_vec());
+            }
+        }
+        assert!(came.iter().zip(&texts).all(|(came, text)| came.as_ref() == Some(text)));
+        lens.push(len);
+    }
+    assert!(lens[0] * 4 < lens[1] && lens[1] == lens[2], "{lens:?}");
+    drop(ours);
+    serving.await.expect("no panic").expect("a proper end");
+}
+
+#[tokio::test]
+async fn one_blob_is_not_compressed_though_many_were() {
+    let (_dir, held) = store();
+    let texts: Vec<Vec<u8>> = (0..10).map(|n| text(n, 10_000)).collect();
+    let hashes: Vec<Hash> = texts.iter().map(|text| add(&held, text)).collect();
+    let (mut ours, theirs) = duplex(1 << 20);
+    serve(theirs, held, true);
+    let request = SmallRequest { id: 99, hash: hashes[0] }.encode().expect("encodes");
+    let pack = SmallPack { first: 0, takes_lane: false, hashes };
+    let pack = CodedPack { codecs: Codec::ALL, pack }.encode().expect("encodes");
+    ours.write_all(&pack).await.expect("written");
+    assert_eq!(next_frame(&mut ours).await.kind, SMALL_BUNDLE);
+    ours.write_all(&request).await.expect("written");
+    assert_eq!(next_frame(&mut ours).await.kind, SMALL_BLOB);
+}
+
+#[tokio::test]
+async fn bundle_is_taken_apart_and_its_blobs_are_verified_each() {
+    let (ours, mut theirs) = duplex(1 << 20);
+    let mut asking = Asking::new(vec![ours], Packs::Coded);
+    let texts: Vec<Vec<u8>> = (0..20).map(|n| text(n, 10_000)).collect();
+    for (n, text) in texts.iter().enumerate() {
+        asking.ask(Hash::of(text), n % 2 == 0).await;
+    }
+    let mut ids = Vec::new();
+    while ids.len() < texts.len() {
+        let frame = next_frame(&mut theirs).await;
+        if frame.kind == CODED_PACK {
+            let coded: CodedPack = frame.decode().expect("a pack");
+            assert_eq!(coded.codecs, Codec::ALL);
+            ids.extend(coded.pack.requests().expect("allowed").map(|it| (it.id, it.hash)));
+        } else {
+            let SmallRequest { id, hash } = frame.decode().expect("a small request");
+            ids.push((id, hash));
+        }
+    }
+    let mut answers = Vec::new();
+    for (id, hash) in &ids {
+        let at = texts.iter().position(|text| Hash::of(text) == *hash).expect("asked for");
+        match at {
+            3 | 4 => push_small_blob(*id, b"something else", &mut answers),
+            5 => {
+                let absent = SmallAnswer { id: *id, result: SmallResult::Absent };
+                answers.extend(absent.encode().expect("encodes"));
+            }
+            _ => push_small_blob(*id, &texts[at], &mut answers),
+        }
+    }
+    let mut frame = bundle_head(Codec::Raw, answers.len(), answers.len()).to_vec();
+    frame.extend(&answers);
+    theirs.write_all(&frame).await.expect("written");
+    for _ in 0..texts.len() {
+        let End { hash, outcome, .. } = asking.ended().await;
+        let at = texts.iter().position(|text| Hash::of(text) == hash).expect("asked for");
+        match at {
+            3 | 4 => assert!(matches!(outcome, FetchOutcome::WrongBytes { .. }), "{outcome:?}"),
+            5 => assert_eq!(outcome, FetchOutcome::Absent),
+            _ if at % 2 == 0 => assert_eq!(outcome, FetchOutcome::Complete { size: 10_000 }),
+            _ => assert_eq!(outcome, FetchOutcome::Read { size: 10_000 }),
+        }
+    }
+    assert!(asking.store.find(&Hash::of(&texts[4])).expect("find").is_none());
+}
+
+#[tokio::test]
+async fn bundle_that_breaks_the_rules_fails_all_that_is_out() {
+    let bundle = |codec, len, payload: &[u8]| {
+        [&bundle_head(codec, len, payload.len())[..], payload].concat()
+    };
+    let mut answer = Vec::new();
+    push_small_blob(0, b"x", &mut answer);
+    let (whole, cut) = (bundle(Codec::Raw, answer.len(), &answer), &answer[..answer.len() - 1]);
+    let breaches = [
+        ("of another length", Packs::Coded, bundle(Codec::Raw, answer.len() + 1, &answer)),
+        ("too long", Packs::Coded, bundle(Codec::Zstd, (384 << 10) + 1, &answer)),
+        ("not of its codec", Packs::Coded, bundle(Codec::Zstd, 50, &answer)),
+        ("cut in a frame", Packs::Coded, bundle(Codec::Raw, cut.len(), cut)),
+        ("in a bundle", Packs::Coded, bundle(Codec::Raw, whole.len(), &whole)),
+        ("not asked for", Packs::Plain, whole),
+    ];
+    for (name, packs, breach) in breaches {
+        let (ours, mut theirs) = duplex(1 << 16);
+        let mut asking = Asking::new(vec![ours], packs);
+        asking.ask(Hash::of(b"x"), false).await;
+        next_frame(&mut theirs).await;
+        theirs.write_all(&breach).await.expect("written");
+        let end = asking.ended().await;
+        assert!(matches!(end.outcome, FetchOutcome::Failed { .. }), "{name}: {end:?}");
     }
 }
 

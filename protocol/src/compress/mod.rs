@@ -12,6 +12,7 @@
 //!
 //! Sources: the LZ4 block format, as its project describes it; RFC 8878 for zstd.
 
+mod bundle;
 mod pace;
 
 use std::time::Duration;
@@ -20,6 +21,7 @@ use lz4_flex::block::{
     CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size,
 };
 
+pub use self::bundle::Bundler;
 use self::pace::Effort;
 pub use self::pace::Pace;
 

@@ -45,7 +45,7 @@ use crate::stats::Stats;
 use crate::time::Time;
 use crate::wire::delta::ANSWERS_DELTA;
 use crate::wire::message::{AskResult, Message};
-use crate::wire::small::{ANSWERS_PACKS, ANSWERS_SMALL};
+use crate::wire::small::{ANSWERS_SMALL, Packs};
 
 /// Decides for one node. See the [module](self) for how to drive it.
 #[derive(Debug)]
@@ -175,8 +175,8 @@ impl Engine {
         self.peers.greeted()
     }
 
-    /// Returns whether a neighbour takes many small requests as one message.
-    pub fn takes_packs(&self, peer: PeerId) -> bool {
+    /// Returns as what a neighbour takes many small requests.
+    pub fn takes_packs(&self, peer: PeerId) -> Packs {
         self.peers.takes_packs(peer)
     }
 
@@ -286,7 +286,7 @@ impl Engine {
             neighbour.greeted = true;
             neighbour.answers_small = hello.features & ANSWERS_SMALL != 0;
             neighbour.answers_delta = hello.features & ANSWERS_DELTA != 0;
-            neighbour.answers_packs = hello.features & ANSWERS_PACKS != 0;
+            neighbour.packs = Packs::of(hello.features);
             if hello.common_version().is_none() {
                 self.shell.emit(Output::Drop { peer, reason: DropReason::Version });
             }

@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::filter::{FilterDelta, FilterError, FilterFrame, PeerFilter};
 use crate::id::PeerId;
 use crate::time::Time;
+use crate::wire::small::Packs;
 
 /// How many answer times the hedge delay is learned from.
 const ANSWER_TIMES_MAX: usize = 64;
@@ -61,8 +62,8 @@ pub(crate) struct Neighbour {
     pub(crate) answers_small: bool,
     /// Whether it answers delta requests.
     pub(crate) answers_delta: bool,
-    /// Whether it takes many of them as one message.
-    pub(crate) answers_packs: bool,
+    /// As what it takes many small requests.
+    pub(crate) packs: Packs,
     /// Until when it gets none, because one failed.
     small_rests_until: Option<Time>,
     /// When it last answered one, or began to have one to answer.
@@ -203,9 +204,9 @@ impl Peers {
             })
     }
 
-    /// Returns whether a peer takes many small requests as one message.
-    pub(crate) fn takes_packs(&self, peer: PeerId) -> bool {
-        self.neighbours.get(&peer).is_some_and(|neighbour| neighbour.answers_packs)
+    /// Returns as what a peer takes many small requests.
+    pub(crate) fn takes_packs(&self, peer: PeerId) -> Packs {
+        self.neighbours.get(&peer).map_or(Packs::None, |neighbour| neighbour.packs)
     }
 
     /// Takes in that a neighbour answered a small request, or got one while it had none to answer.

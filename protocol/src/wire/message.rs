@@ -9,7 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::delta::{ANSWERS_DELTA, DELTA_REQUEST, MAP, MAP_PIECE_LEN_MAX, RANGE, RANGE_PREFIX_LEN};
 use super::frame::{self, FrameError};
-use super::small::{ANSWERS_PACKS, ANSWERS_SMALL, SMALL_BLOB, SMALL_PACK, SMALL_PREFIX_LEN};
+use super::small::{
+    ANSWERS_CODED, ANSWERS_PACKS, ANSWERS_SMALL, BUNDLE_LEN_MAX, BUNDLE_PREFIX_LEN, CODED_PACK,
+    SMALL_BLOB, SMALL_BUNDLE, SMALL_PACK, SMALL_PREFIX_LEN,
+};
 use crate::blob::Hash;
 use crate::filter::{FilterDelta, FilterFrame};
 
@@ -90,6 +93,9 @@ pub fn body_len_max(kind: u8) -> u32 {
         GROUP => bound(GROUP_BYTES) + GROUP_PREFIX_LEN,
         SMALL_BLOB => bound(GROUP_BYTES) + SMALL_PREFIX_LEN,
         SMALL_PACK => PACK_LEN_MAX,
+        // The codecs come first.
+        CODED_PACK => 1 + PACK_LEN_MAX,
+        SMALL_BUNDLE => BUNDLE_LEN_MAX + BUNDLE_PREFIX_LEN,
         END => 0,
         _ => SMALL_LEN_MAX,
     }
@@ -166,14 +172,14 @@ pub struct Hello {
     /// The newest version spoken.
     pub version_max: u16,
     /// Optional features, one bit each; unknown bits are ignored: [`ANSWERS_SMALL`],
-    /// [`ANSWERS_DELTA`] and [`ANSWERS_PACKS`].
+    /// [`ANSWERS_DELTA`], [`ANSWERS_PACKS`] and [`ANSWERS_CODED`].
     pub features: u64,
 }
 
 impl Hello {
     /// Says what this code speaks.
     pub fn ours() -> Self {
-        let features = ANSWERS_SMALL | ANSWERS_DELTA | ANSWERS_PACKS;
+        let features = ANSWERS_SMALL | ANSWERS_DELTA | ANSWERS_PACKS | ANSWERS_CODED;
         Self { version_min: VERSION_MIN, version_max: VERSION_MAX, features }
     }
 

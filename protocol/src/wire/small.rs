@@ -8,12 +8,14 @@
 //! Many requests may be one message ([`SmallPack`]), on the stream or on a lane: ten thousand files of a tree are some
 //! forty of them.
 //!
-//! Blobs go raw. A group list, a lane or a codec would cost such a blob more than it saves.
+//! A blob alone goes raw: a group list, a lane or a codec would cost it more than it saves. The answers to a
+//! [`CodedPack`] may come as [bundles](SMALL_BUNDLE), many of them compressed together.
 
 use serde::{Deserialize, Serialize};
 
-use super::frame::{self, FrameError, FrameHeader};
+use super::frame::{self, FRAME_HEADER_LEN, FrameError, FrameHeader};
 use crate::blob::{GROUP_LEN, Hash};
+use crate::compress::{Codec, CodecError, decode_group};
 
 /// Frame type of a [`SmallRequest`].
 pub const SMALL_REQUEST: u8 = 0x16;
@@ -24,6 +26,11 @@ pub const SMALL_BLOB: u8 = 0x18;
 
 /// Frame type of a [`SmallPack`].
 pub const SMALL_PACK: u8 = 0x1c;
+/// Frame type of a [`CodedPack`].
+pub const CODED_PACK: u8 = 0x1d;
+/// Frame type of a bundle, which is answers that are compressed together: its codec (u8), how many bytes it has when
+/// it is decoded (u32, little-endian), and its payload, which decodes to frames of [`SMALL_BLOB`]s and [`SMALL_ANSWER`]s.
+pub const SMALL_BUNDLE: u8 = 0x1e;
 
 /// The most blobs that one [`SmallPack`] asks for.
 pub const PACK_BLOBS_MAX: usize = 256;
@@ -31,12 +38,41 @@ pub const PACK_BLOBS_MAX: usize = 256;
 pub const SMALL_BYTES_MAX: u64 = GROUP_LEN;
 /// The length of what precedes the bytes in a small blob's frame.
 pub const SMALL_PREFIX_LEN: u32 = 4;
+/// The most bytes that a bundle decodes to: 256 KiB of answers, and those of one blob that was begun.
+pub const BUNDLE_LEN_MAX: u32 = 384 << 10;
+/// The length of what precedes the payload in a bundle's frame.
+pub const BUNDLE_PREFIX_LEN: u32 = 5;
 /// The bit of [`Hello::features`](super::message::Hello::features) that says that the sender answers
 /// small requests.
 pub const ANSWERS_SMALL: u64 = 1;
 /// The bit of [`Hello::features`](super::message::Hello::features) that says that the sender takes many small requests
 /// as one message, on streams and on lanes.
 pub const ANSWERS_PACKS: u64 = 1 << 2;
+/// The bit of [`Hello::features`](super::message::Hello::features) that says that the sender takes [`CodedPack`]s.
+pub const ANSWERS_CODED: u64 = 1 << 3;
+
+/// Says as what a neighbour takes many small requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Packs {
+    /// As that many messages.
+    #[default]
+    None,
+    /// As [`SmallPack`]s.
+    Plain,
+    /// As [`CodedPack`]s.
+    Coded,
+}
+
+impl Packs {
+    /// Reads the bits of [`Hello::features`](super::message::Hello::features).
+    pub fn of(features: u64) -> Self {
+        match (features & ANSWERS_PACKS != 0, features & ANSWERS_CODED != 0) {
+            (true, true) => Self::Coded,
+            (true, false) => Self::Plain,
+            (false, _) => Self::None,
+        }
+    }
+}
 
 /// Asks for a blob of at most [`SMALL_BYTES_MAX`] bytes; the first one makes a blob stream one of small
 /// requests.
@@ -76,6 +112,71 @@ impl SmallPack {
             |(n, hash): (u32, &Hash)| SmallRequest { id: self.first.wrapping_add(n), hash: *hash };
         fits.then(|| (0..).zip(&self.hashes).map(request))
     }
+}
+
+/// Asks for many blobs whose answers may come as bundles.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CodedPack {
+    /// The codecs that the requester takes for bundles, by their [bits](Codec::bit).
+    pub codecs: u8,
+    /// What is asked for.
+    pub pack: SmallPack,
+}
+
+impl CodedPack {
+    /// Returns the frame of the message.
+    ///
+    /// # Errors
+    /// As of [`SmallPack::encode`].
+    pub fn encode(&self) -> Result<Vec<u8>, FrameError> {
+        frame::encode(CODED_PACK, self)
+    }
+}
+
+/// Says why a bundle is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BundleError {
+    /// It is too short, or says that it decodes to more than [`BUNDLE_LEN_MAX`].
+    #[error("{0}")]
+    Frame(#[from] FrameError),
+    /// It does not decode to what it says.
+    #[error("{0}")]
+    Codec(#[from] CodecError),
+}
+
+/// Returns the header and the prefix of a bundle's frame, whose payload of `payload_len` bytes decodes to `len`. Longer
+/// ones than may be are refused by whoever reads them.
+pub fn bundle_head(codec: Codec, len: usize, payload_len: usize) -> [u8; BUNDLE_HEAD_LEN] {
+    let bound = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
+    let header = FrameHeader {
+        kind: SMALL_BUNDLE,
+        len: bound(payload_len).saturating_add(BUNDLE_PREFIX_LEN),
+    };
+    let mut head = [0; BUNDLE_HEAD_LEN];
+    head[..FRAME_HEADER_LEN].copy_from_slice(&header.encode());
+    head[FRAME_HEADER_LEN] = codec.number();
+    head[FRAME_HEADER_LEN + 1..].copy_from_slice(&bound(len).to_le_bytes());
+    head
+}
+
+/// The length of what [`bundle_head`] returns.
+pub const BUNDLE_HEAD_LEN: usize = FRAME_HEADER_LEN + BUNDLE_PREFIX_LEN as usize;
+
+/// Decodes the body of a bundle's frame: to frames, of which nobody has looked at any.
+///
+/// # Errors
+/// [`BundleError`]. What it says of its length is checked before anything is allocated.
+pub fn open_bundle(body: &[u8]) -> Result<Vec<u8>, BundleError> {
+    let short = || FrameError::Body { source: postcard::Error::DeserializeUnexpectedEnd };
+    let (&[codec, l0, l1, l2, l3], payload) = body.split_first_chunk().ok_or_else(short)?;
+    let (codec, len) = (Codec::try_from(codec)?, u32::from_le_bytes([l0, l1, l2, l3]));
+    if len > BUNDLE_LEN_MAX {
+        let (len, kind) = (u64::from(len), SMALL_BUNDLE);
+        return Err(FrameError::TooLong { len, max: BUNDLE_LEN_MAX, kind }.into());
+    }
+    let mut frames = vec![0; usize::try_from(len).unwrap_or(0)];
+    decode_group(codec, payload, &mut frames)?;
+    Ok(frames)
 }
 
 /// Answers a [`SmallRequest`] where the blob does not come.
@@ -198,10 +299,70 @@ mod tests {
         assert!(matches!(read, Err(FrameError::TooLong { .. })), "{read:?}");
     }
 
+    #[test]
+    fn bundle_decodes_to_the_answers_that_it_was_made_of() {
+        let mut answers = Vec::new();
+        for id in 0..30 {
+            push_small_blob(id, &[7; 10_000], &mut answers);
+        }
+        let mut encoded = vec![0; answers.len()];
+        let mut bundler = crate::compress::Bundler::default();
+        bundler.set_codecs(Codec::ALL);
+        encoded.clear();
+        let codec = bundler.encode(&answers, &mut encoded);
+        assert_eq!(codec, Codec::Zstd);
+        let mut framed = bundle_head(codec, answers.len(), encoded.len()).to_vec();
+        framed.extend(&encoded);
+        let read = FrameReader::new(body_len_max).poll_frame(&mut &framed[..]);
+        let frame = read.expect("in its bound").expect("whole");
+        assert_eq!(frame.kind, SMALL_BUNDLE);
+        assert!(open_bundle(&frame.body).expect("right") == answers);
+    }
+
+    #[test]
+    fn bundle_that_lies_is_refused_before_anything_is_allocated() {
+        let body = |codec: u8, len: u32, payload: &[u8]| {
+            [&[codec][..], &len.to_le_bytes(), payload].concat()
+        };
+        for short in 0..5 {
+            assert!(matches!(open_bundle(&body(0, 0, b"")[..short]), Err(BundleError::Frame(_))));
+        }
+        assert_eq!(open_bundle(&body(0, 2, b"ab")), Ok(b"ab".to_vec()));
+        assert_eq!(open_bundle(&body(0, 0, b"")), Ok(Vec::new()));
+        let unknown = CodecError::Unknown { found: 3 };
+        assert_eq!(open_bundle(&body(3, 2, b"ab")), Err(unknown.into()));
+        for len in [BUNDLE_LEN_MAX + 1, u32::MAX] {
+            let too_long = FrameError::TooLong {
+                len: u64::from(len),
+                max: BUNDLE_LEN_MAX,
+                kind: SMALL_BUNDLE,
+            };
+            assert_eq!(open_bundle(&body(2, len, b"ab")), Err(too_long.into()));
+        }
+        // More, and less, than it says.
+        for (len, payload) in [(1, &b"ab"[..]), (3, b"ab")] {
+            assert!(matches!(open_bundle(&body(0, len, payload)), Err(BundleError::Codec(_))));
+        }
+    }
+
+    #[test]
+    fn coded_pack_is_a_pack_with_codecs_before_it() {
+        let pack = SmallPack { first: 300, takes_lane: false, hashes: vec![Hash::of(b"x"); 256] };
+        let coded = CodedPack { codecs: Codec::ALL, pack };
+        let frame = coded.encode().expect("in its bound");
+        let read = FrameReader::new(body_len_max).poll_frame(&mut &frame[..]);
+        let read: CodedPack = read.expect("right").expect("whole").decode().expect("a pack");
+        assert_eq!(read, coded);
+        let plain = coded.pack.encode().expect("in its bound");
+        assert_eq!(frame[FRAME_HEADER_LEN + 1..], plain[FRAME_HEADER_LEN..]);
+    }
+
     proptest! {
         #[test]
         fn no_bytes_of_a_peer_panic(body in prop::collection::vec(any::<u8>(), 0..60)) {
             frame::decode_body::<SmallPack>(&body).ok();
+            frame::decode_body::<CodedPack>(&body).ok();
+            open_bundle(&body).ok();
             frame::decode_body::<SmallRequest>(&body).ok();
             frame::decode_body::<SmallAnswer>(&body).ok();
             split_small_blob(&body).ok();

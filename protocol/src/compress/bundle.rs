@@ -1,0 +1,269 @@
+//! Whether answers that are written at once are compressed together, and what becomes of that.
+//!
+//! A small blob alone is not worth a codec, but a hundred of them share their words. Over a fast link it costs more than
+//! it saves; where few are asked for, it costs nothing that anybody would notice. So the first bytes after a rest are
+//! compressed, and what follows only where the bytes leave slowly. Slow may as well be the requester's disk, or a processor
+//! that has other work: what does not leave much faster for being compressed goes raw again.
+
+use std::time::Duration;
+
+use super::{Codec, PROBE_SAMPLE_LEN, Probe, Zstd, pace::Effort, probe, probe_offsets};
+
+/// How many bytes are compressed after a rest, however fast they leave: some 3 ms of work.
+const EAGER_BYTES: u64 = 1 << 20;
+/// Over how many bytes it is measured how fast they leave.
+const WINDOW_BYTES: u64 = 2 << 20;
+/// How many bytes a second leave a link that is worth the work: somewhat more than 1 Gbit/s carries.
+const SLOW_BYTES_PER_SECOND: u64 = 150_000_000;
+/// How many bytes a second leave one that is worth more work on fewer bytes.
+const VERY_SLOW_BYTES_PER_SECOND: u64 = 50_000_000;
+/// How many windows in a row must be slow: one may be by chance.
+const SLOW_WINDOWS: u32 = 2;
+/// How many windows go raw after compression was of no use for the first time; each time it is twice as many.
+const HOLD_WINDOWS: u32 = 16;
+const HOLD_WINDOWS_MAX: u32 = 1_024;
+/// How many per cent of what left raw must leave compressed: half of it more, or the link is not what it waits for.
+const GAIN_MIN: u64 = 150;
+/// How few bytes are not worth a codec.
+const LEN_MIN: usize = 1_024;
+/// The per cent of their length to which answers must shrink.
+const KEEPS_MAX: usize = 95;
+
+/// Compresses what is written at once to one requester.
+///
+/// Keeps zstd's state of about 1 MiB once it was used.
+pub struct Bundler {
+    takes_zstd: bool,
+    eager_left: u64,
+    /// How hard what is behind the first bytes is compressed; none that it goes raw.
+    effort: Option<Effort>,
+    /// The bytes of the window that is not full yet, and how long they took.
+    window: (u64, Duration),
+    /// How many bytes a second left while they went raw.
+    raw_rate: u64,
+    /// How many windows in a row were slow.
+    slow: u32,
+    /// How many windows go raw whatever they are like, and how many it will be next.
+    hold: u32,
+    hold_next: u32,
+    zstd: Zstd,
+}
+
+impl Default for Bundler {
+    fn default() -> Self {
+        Self {
+            takes_zstd: false,
+            eager_left: EAGER_BYTES,
+            effort: None,
+            window: (0, Duration::ZERO),
+            raw_rate: 0,
+            slow: 0,
+            hold: 0,
+            hold_next: HOLD_WINDOWS,
+            zstd: Zstd::default(),
+        }
+    }
+}
+
+impl Bundler {
+    /// Says what the requester takes, by the [bits](Codec::bit) of codecs. Without zstd everything goes raw.
+    pub fn set_codecs(&mut self, codecs: u8) {
+        self.takes_zstd = codecs & Codec::Zstd.bit() != 0;
+    }
+
+    /// Returns whether [`encode`](Self::encode) would try so many bytes, so that who may not work that long asks
+    /// somebody else to.
+    pub fn would_try(&self, len: usize) -> bool {
+        self.takes_zstd && len >= LEN_MIN && self.effort_now().is_some()
+    }
+
+    /// Appends `answers` to `out`, encoded; returns the codec, or [`Codec::Raw`], and nothing is appended, where they
+    /// are to go as they are.
+    pub fn encode(&mut self, answers: &[u8], out: &mut Vec<u8>) -> Codec {
+        let Some(effort) = self.effort_now().filter(|_| self.would_try(answers.len())) else {
+            return Codec::Raw;
+        };
+        let len = u64::try_from(answers.len()).unwrap_or(u64::MAX);
+        self.eager_left = self.eager_left.saturating_sub(len);
+        let sample = |at: u64| {
+            let rest =
+                usize::try_from(at).ok().and_then(|at| answers.get(at..)).unwrap_or_default();
+            &rest[..rest.len().min(PROBE_SAMPLE_LEN)]
+        };
+        if probe(probe_offsets(len).map(sample)) == Probe::Incompressible {
+            return Codec::Raw;
+        }
+        let start = out.len();
+        // Where that is not enough, it is not worth it.
+        let room = answers.len() / 100 * KEEPS_MAX;
+        out.resize(start + room, 0);
+        let encoded = self.zstd.at(effort).and_then(|zstd| {
+            zstd.compress_to_buffer(answers, out.get_mut(start..).unwrap_or_default()).ok()
+        });
+        out.truncate(start + encoded.unwrap_or(0));
+        if encoded.is_some() { Codec::Zstd } else { Codec::Raw }
+    }
+
+    /// Tells how many bytes of answers left, as they were before they were encoded, and how long that took together with
+    /// what was waited for before, while the requester wanted more.
+    pub fn left(&mut self, bytes: u64, took: Duration) {
+        self.window.0 = self.window.0.saturating_add(bytes);
+        self.window.1 = self.window.1.saturating_add(took);
+        if self.window.0 < WINDOW_BYTES || self.eager_left > 0 {
+            return;
+        }
+        let (bytes, took) = std::mem::take(&mut self.window);
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
+        self.choose(bytes.saturating_mul(1_000_000) / micros);
+    }
+
+    /// Tells that the requester wanted nothing for a while: what comes next is something else.
+    pub fn rested(&mut self) {
+        (self.eager_left, self.window) = (EAGER_BYTES, Default::default());
+    }
+
+    /// Chooses what is done with the next window, after one of which so many bytes a second left.
+    fn choose(&mut self, rate: u64) {
+        if self.effort.is_some() {
+            if rate < self.raw_rate.saturating_mul(GAIN_MIN) / 100 {
+                (self.effort, self.hold) = (None, self.hold_next);
+                self.hold_next = (2 * self.hold_next).min(HOLD_WINDOWS_MAX);
+            }
+            return;
+        }
+        if self.hold > 0 {
+            self.hold -= 1;
+            return;
+        }
+        self.slow = if rate < SLOW_BYTES_PER_SECOND { self.slow + 1 } else { 0 };
+        self.raw_rate = rate;
+        if self.slow >= SLOW_WINDOWS {
+            self.slow = 0;
+            let very = rate < VERY_SLOW_BYTES_PER_SECOND;
+            self.effort = Some(if very { Effort::Zstd3 } else { Effort::Zstd1 });
+        }
+    }
+
+    fn effort_now(&self) -> Option<Effort> {
+        if self.eager_left > 0 { Some(Effort::Zstd3) } else { self.effort }
+    }
+}
+
+impl std::fmt::Debug for Bundler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (takes_zstd, effort) = (self.takes_zstd, self.effort_now());
+        f.debug_struct("Bundler").field("takes_zstd", &takes_zstd).field("effort", &effort).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::decode_group;
+    use super::*;
+
+    const RUN: usize = 256 << 10;
+
+    fn text(len: usize) -> Vec<u8> {
+        (0u32..).flat_map(|n| format!("line {n} of a source\n").into_bytes()).take(len).collect()
+    }
+
+    fn noise(len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        blake3::Hasher::new().update(b"noise").finalize_xof().fill(&mut bytes);
+        bytes
+    }
+
+    fn bundler() -> Bundler {
+        let mut bundler = Bundler::default();
+        bundler.set_codecs(Codec::ALL);
+        bundler
+    }
+
+    /// Sends runs of text that leave at a rate, and returns for each whether it was compressed.
+    fn send(bundler: &mut Bundler, runs: usize, bytes_per_second: u64) -> Vec<bool> {
+        let text = text(RUN);
+        let micros = RUN as u64 * 1_000_000 / bytes_per_second;
+        let run = |_| {
+            let coded = bundler.encode(&text, &mut Vec::new()) == Codec::Zstd;
+            bundler.left(RUN as u64, Duration::from_micros(micros));
+            coded
+        };
+        (0..runs).map(run).collect()
+    }
+
+    #[test]
+    fn what_is_compressed_comes_out_as_it_was() {
+        for len in [LEN_MIN, 10_000, RUN + 65_536] {
+            let (answers, mut out) = (text(len), vec![7]);
+            assert_eq!(bundler().encode(&answers, &mut out), Codec::Zstd, "{len}");
+            let mut decoded = vec![0; len];
+            assert_eq!(decode_group(Codec::Zstd, &out[1..], &mut decoded), Ok(()));
+            assert!(out[0] == 7 && decoded == answers, "{len}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_shrink_is_short_or_not_taken_goes_raw() {
+        let mut out = vec![7];
+        assert_eq!(bundler().encode(&noise(RUN), &mut out), Codec::Raw);
+        assert_eq!(bundler().encode(&text(LEN_MIN - 1), &mut out), Codec::Raw);
+        // The samples do, but the whole does not.
+        let mut mixed = noise(RUN);
+        for at in probe_offsets(RUN as u64) {
+            let at = usize::try_from(at).expect("small");
+            mixed[at..at + 1_000].fill(0);
+        }
+        assert_eq!(bundler().encode(&mixed, &mut out), Codec::Raw);
+        let mut without = Bundler::default();
+        for codecs in [0, Codec::Raw.bit(), Codec::Lz4.bit()] {
+            without.set_codecs(codecs);
+            assert!(!without.would_try(RUN));
+            assert_eq!(without.encode(&text(RUN), &mut out), Codec::Raw);
+        }
+        assert_eq!(out, [7]);
+    }
+
+    #[test]
+    fn first_bytes_after_a_rest_are_compressed_and_others_of_a_fast_link_are_not() {
+        let mut bundler = bundler();
+        let fast = 1_000_000_000;
+        assert_eq!(send(&mut bundler, 40, fast), [[true; 4].as_slice(), &[false; 36]].concat());
+        bundler.rested();
+        assert_eq!(send(&mut bundler, 5, fast), [true, true, true, true, false]);
+    }
+
+    #[test]
+    fn slow_link_gets_fewer_bytes_while_that_helps() {
+        let mut bundler = bundler();
+        let coded = send(&mut bundler, 18, SLOW_BYTES_PER_SECOND - 1_000_000);
+        assert_eq!(coded[..16], [[true; 4].as_slice(), &[false; 12]].concat());
+        assert_eq!(coded[16..], [true; 2]);
+        // It helps: three times as many leave.
+        assert!(send(&mut bundler, 100, 3 * SLOW_BYTES_PER_SECOND).iter().all(|coded| *coded));
+        // It does no longer.
+        let still = SLOW_BYTES_PER_SECOND * 5 / 4;
+        let coded = send(&mut bundler, 60, still);
+        let first_raw = coded.iter().position(|coded| !coded).expect("it is given up");
+        assert!(first_raw <= 16, "{coded:?}");
+        assert!(coded[first_raw..].iter().all(|coded| !coded), "and not tried again at once");
+        let slow = SLOW_BYTES_PER_SECOND / 2;
+        let mut trials = [0, 1].map(|_| {
+            let raw = (0..).position(|_| send(&mut bundler, 1, slow)[0]).expect("tried again");
+            send(&mut bundler, 16, slow);
+            raw
+        });
+        trials.sort_unstable();
+        assert!(trials[1] > trials[0] + 64, "later each time: {trials:?}");
+    }
+
+    #[test]
+    fn very_slow_link_gets_still_fewer() {
+        let lens =
+            [VERY_SLOW_BYTES_PER_SECOND + 1_000_000, VERY_SLOW_BYTES_PER_SECOND / 2].map(|rate| {
+                let mut bundler = bundler();
+                send(&mut bundler, 18, rate);
+                bundler.effort
+            });
+        assert_eq!(lens, [Some(Effort::Zstd1), Some(Effort::Zstd3)]);
+    }
+}
