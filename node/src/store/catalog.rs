@@ -27,8 +27,11 @@ use super::sys::lock;
 /// How many locks the hashes share. Two blobs share one with a chance of 1/64; they then wait for
 /// each other's rename, about a millisecond.
 const STRIPES: usize = 64;
-/// How many access times wait to be written, at 40 bytes each; above, the oldest writes come first.
-const ACCESSES_MAX: usize = 8192;
+/// How many access times wait to be written, at 50 bytes each; others are not noted. To write them takes some 10 µs
+/// each, which whoever serves a tree should not have to do meanwhile.
+const ACCESSES_MAX: usize = 65_536;
+/// How many rows of packs wait to be written, at 100 bytes each; above, each is written at once.
+const LATE_MAX: usize = 16_384;
 /// How long an access time may wait to be written. It costs nothing but order when it is lost.
 const ACCESSES_EVERY: Duration = Duration::from_secs(60);
 
@@ -40,6 +43,9 @@ pub(super) struct Catalog {
     index: Index,
     space: Arc<Space>,
     accesses: Mutex<Accesses>,
+    /// Rows of blobs in packs that the index does not have yet: the flusher writes them. Without them what is in packs
+    /// is found by the tables, as after any unclean end.
+    late: Mutex<HashMap<Hash, Row>>,
     stripes: [Mutex<()>; STRIPES],
     /// The last moment given out, in nanoseconds since 1970.
     clock: AtomicU64,
@@ -79,6 +85,7 @@ impl Catalog {
             index,
             space: Space::new(bytes_max, totals),
             accesses: Mutex::new(Accesses { pending: HashMap::new(), written: Instant::now() }),
+            late: Mutex::default(),
             stripes: std::array::from_fn(|_| Mutex::default()),
             clock: AtomicU64::new(0),
             signal: Signal::default(),
@@ -131,9 +138,13 @@ impl Catalog {
         later(last.unwrap_or_else(|last| last))
     }
 
-    /// Returns the row of a blob as it is in the index, without a look at its file.
+    /// Returns the row of a blob as it is in the index, or is to be, without a look at its file.
     pub(super) fn row(&self, hash: &Hash) -> Option<Row> {
-        self.index.row(hash).ok().flatten()
+        let late = lock(&self.late).get(hash).copied();
+        match late.filter(|_| self.index_is_good()) {
+            Some(row) => Some(row),
+            None => self.index.row(hash).ok().flatten(),
+        }
     }
 
     /// Returns the row of a blob that is really there.
@@ -179,6 +190,7 @@ impl Catalog {
     pub(super) fn put(&self, hash: &Hash, row: &Row, reservation: Option<Reservation>) {
         let old = self.row(hash);
         self.index.put_row(hash, row).ok();
+        lock(&self.late).remove(hash);
         self.space.settle(old.map(|old| old.size), Some(row.size), reservation);
         if let Some(old) = old.filter(|old| old.home != row.home) {
             self.leave_pack(hash, &old);
@@ -186,10 +198,20 @@ impl Catalog {
         self.signal.dirty();
     }
 
-    /// Writes the row of a blob in a pack, counts it, and says whether it did: not where the blob has a row, or the
-    /// index takes none, without which nobody would find it. The caller holds the stripe.
+    /// Notes the row of a blob in a pack, counts it, and says whether it did: not where the blob has a row, or the
+    /// index takes none, without which nobody would find it. The row is written later: who waits for ten thousand small
+    /// blobs does not wait for as many writes. The caller holds the stripe.
     pub(super) fn put_member(&self, hash: &Hash, row: &Row, reservation: Reservation) -> bool {
-        if !matches!(self.index.put_new_row(hash, row), Ok(true)) {
+        let waits = lock(&self.late).len() < LATE_MAX;
+        let noted = match self.row(hash) {
+            Some(_) => false,
+            None if waits && self.index_is_good() => {
+                lock(&self.late).insert(*hash, *row);
+                true
+            }
+            None => matches!(self.index.put_new_row(hash, row), Ok(true)),
+        };
+        if !noted {
             return false;
         }
         self.space.settle(None, Some(row.size), Some(reservation));
@@ -206,6 +228,7 @@ impl Catalog {
     /// Drops a row, which may be in the index or not, and with it the bytes that lie there or in a pack. The
     /// caller holds the stripe.
     pub(super) fn forget(&self, hash: &Hash, row: &Row) {
+        lock(&self.late).remove(hash);
         self.index.remove(hash).ok();
         lock(&self.accesses).pending.remove(hash);
         self.space.settle(Some(row.size), None, None);
@@ -245,11 +268,13 @@ impl Catalog {
         lock(&self.accesses).pending.get(hash).map_or(row.accessed, |time| row.accessed.max(*time))
     }
 
-    /// Calls `visit` with every row until it returns false; from the files if the index is out of use.
+    /// Calls `visit` with every row until it returns false; from the files if the index is out of use. The caller holds
+    /// no stripe.
     pub(super) fn for_each(
         &self,
         mut visit: impl FnMut(Hash, Row) -> bool,
     ) -> Result<(), StoreError> {
+        self.write_late();
         if self.index.is_good() && self.index.for_each_row(&mut visit).is_ok() {
             return Ok(());
         }
@@ -327,6 +352,7 @@ impl Catalog {
             let accesses = lock(&self.accesses);
             accesses.pending.len() >= ACCESSES_MAX || accesses.written.elapsed() >= ACCESSES_EVERY
         };
+        self.write_late();
         if due {
             self.write_accesses();
         }
@@ -347,12 +373,27 @@ impl Catalog {
     ///
     /// An end that is not `clean` makes the next start count and sweep.
     pub(super) fn close(&self, clean: bool) {
+        self.write_late();
         self.write_accesses();
         let totals = clean.then(|| self.space.stored());
         if let Err(error) = self.index.seal(totals).and_then(|()| self.index.flush()) {
             tracing::debug!(%error, "the index was not sealed; the next start checks it");
         }
         self.index.close();
+    }
+
+    /// Writes the rows that wait for it.
+    fn write_late(&self) {
+        let mut hashes: Vec<Hash> = lock(&self.late).keys().copied().collect();
+        // Neighbours in the index are written for less than others.
+        hashes.sort_unstable();
+        for hash in hashes {
+            let _stripe = self.stripe(&hash);
+            let Some(row) = lock(&self.late).get(&hash).copied() else { continue };
+            // First the row, then away with the note: between them it must be found.
+            self.index.put_row(&hash, &row).ok();
+            lock(&self.late).remove(&hash);
+        }
     }
 
     fn write_accesses(&self) {
@@ -365,6 +406,7 @@ impl Catalog {
             let _stripe = self.stripe(&hash);
             if let Some(row) = self.row(&hash) {
                 self.index.put_row(&hash, &Row { accessed, ..row }).ok();
+                lock(&self.late).remove(&hash);
             }
         }
     }

@@ -262,6 +262,25 @@ fn lost_index_is_made_again_from_the_tables_and_what_was_removed_stays_so() {
     blobs[..6].iter().for_each(|(_, bytes)| assert_holds(&store, bytes));
 }
 
+/// Rows of packs are written a moment after their blobs came, and a crash may come before.
+#[test]
+fn rows_that_a_crash_forestalled_are_made_from_the_tables() {
+    let home = Home::new();
+    let store = home.open();
+    let blobs = blobs(220);
+    put(&store, &blobs);
+    assert!(store.remove(&blobs[0].0, false).expect("remove").is_some());
+    let image = home.crash_image();
+    assert_eq!(store.list().expect("list").len(), 219, "whether they are written or not");
+    store.close();
+    let store = image.open();
+    assert_eq!(store.list().expect("swept").len(), 219);
+    assert!(!has(&store, &blobs[0].0), "nor is what went there again");
+    blobs[1..].iter().for_each(|(_, bytes)| assert_holds(&store, bytes));
+    let sum: usize = blobs[1..].iter().map(|(_, bytes)| bytes.len()).sum();
+    assert_eq!(store.stats().bytes, sum as u64);
+}
+
 #[test]
 fn torn_pack_loses_what_was_torn_and_nothing_else() {
     let home = Home::new();

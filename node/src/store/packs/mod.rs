@@ -110,8 +110,8 @@ struct Filling {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Packs that are open, and when each was used last.
-    open: HashMap<u32, (Arc<File>, u64)>,
+    /// Packs that are open.
+    open: HashMap<u32, Open>,
     turn: u64,
     /// Members that are read at the moment.
     uses: HashMap<Spot, Use>,
@@ -119,6 +119,16 @@ struct State {
     left: HashMap<u32, usize>,
     /// The pack that is being written.
     filling: Option<u32>,
+}
+
+/// Is an open pack.
+#[derive(Debug)]
+struct Open {
+    file: Arc<File>,
+    /// When it was used last.
+    used: u64,
+    /// How many bytes it was seen to have; it only grows.
+    len: u64,
 }
 
 #[derive(Debug, Default)]
@@ -224,7 +234,7 @@ impl Packs {
     pub(super) fn open(self: &Arc<Self>, spot: Spot, len: u64) -> io::Result<Option<Member>> {
         let mut state = lock(&self.state);
         let Some(file) = self.file(&mut state, spot.pack)? else { return Ok(None) };
-        if file.metadata()?.len() < spot.offset().saturating_add(len) {
+        if !state.reaches(spot, len)? {
             return Ok(None);
         }
         state.uses.entry(spot).or_default().readers += 1;
@@ -233,8 +243,8 @@ impl Packs {
 
     /// Returns whether there is a pack that is long enough for a member of `len` bytes.
     pub(super) fn covers(&self, spot: Spot, len: u64) -> io::Result<bool> {
-        let Some(file) = self.file(&mut lock(&self.state), spot.pack)? else { return Ok(false) };
-        Ok(file.metadata()?.len() >= spot.offset().saturating_add(len))
+        let mut state = lock(&self.state);
+        Ok(self.file(&mut state, spot.pack)?.is_some() && state.reaches(spot, len)?)
     }
 
     /// Returns whether the tables say that a member lies at a place.
@@ -367,9 +377,9 @@ impl Packs {
     fn file(&self, state: &mut State, pack: u32) -> io::Result<Option<Arc<File>>> {
         state.turn += 1;
         let turn = state.turn;
-        if let Some((file, used)) = state.open.get_mut(&pack) {
-            *used = turn;
-            return Ok(Some(Arc::clone(file)));
+        if let Some(open) = state.open.get_mut(&pack) {
+            open.used = turn;
+            return Ok(Some(Arc::clone(&open.file)));
         }
         match OpenOptions::new().read(true).write(true).open(self.path(pack)) {
             Ok(file) => {
@@ -390,13 +400,23 @@ impl Packs {
 impl State {
     /// Keeps a pack open, and closes the one that was used least lately if there are too many.
     fn keep(&mut self, pack: u32, file: &Arc<File>) {
-        self.open.insert(pack, (Arc::clone(file), self.turn));
+        self.open.insert(pack, Open { file: Arc::clone(file), used: self.turn, len: 0 });
         if self.open.len() > OPEN_MAX {
-            let oldest = self.open.iter().min_by_key(|(_, (_, used))| *used);
+            let oldest = self.open.iter().min_by_key(|(_, open)| open.used);
             if let Some(oldest) = oldest.map(|(pack, _)| *pack).filter(|oldest| *oldest != pack) {
                 self.open.remove(&oldest);
             }
         }
+    }
+
+    /// Returns whether an open pack is long enough for a member of `len` bytes.
+    fn reaches(&mut self, spot: Spot, len: u64) -> io::Result<bool> {
+        let Some(open) = self.open.get_mut(&spot.pack) else { return Ok(false) };
+        let end = spot.offset().saturating_add(len);
+        if open.len < end {
+            open.len = open.file.metadata()?.len();
+        }
+        Ok(open.len >= end)
     }
 }
 
