@@ -8,8 +8,10 @@
 //! fragmentation would hurt.
 //!
 //! A blob may be a part of a file that holds others, too. Then the kernel is asked to copy, which shares whole blocks by
-//! itself where it can.
+//! itself where it can. Where nothing can be shared, a short blob is read and written: the kernel's way between two files
+//! takes longer to begin than such a blob to copy.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::fs::FileExt as _;
@@ -25,11 +27,20 @@ use serde::{Deserialize, Serialize};
 const RANGE_LEN: usize = 64 << 20;
 /// How much is read and written at once.
 pub(super) const BUFFER_LEN: usize = 256 << 10;
+/// How long a blob is read and written at most, where the kernel could copy it, and shares nothing.
+const SHORT_MAX: u64 = 64 << 10;
+
+thread_local! {
+    /// What is read into: a file of ten thousand is not worth an allocation of its own.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Knows the ways between one store and one target, and counts what went which.
 #[derive(Debug, Default)]
 pub(super) struct Ways {
     no_reflink: AtomicBool,
+    /// Set when a part of a file was seen to share blocks.
+    shares_parts: AtomicBool,
     no_range: AtomicBool,
     counts: [AtomicU64; 4],
 }
@@ -118,7 +129,8 @@ impl Ways {
             if self.try_reflink(target, source)? {
                 return Ok(());
             }
-            if self.try_range(target, source, stop)? {
+            let is_short = source.size <= SHORT_MAX && !self.may_share(target, source)?;
+            if !is_short && self.try_range(target, source, stop)? {
                 return Ok(());
             }
         }
@@ -172,6 +184,30 @@ impl Ways {
                     self.no_reflink.store(true, Ordering::Relaxed);
                 }
                 Ok(false)
+            }
+        }
+    }
+
+    /// Returns whether the kernel may share blocks of the source with an empty target. The first part of a file shows it:
+    /// all of that file is shared, and given up.
+    fn may_share(&self, target: &File, source: Source<'_>) -> io::Result<bool> {
+        if self.no_reflink.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        if source.whole || self.shares_parts.load(Ordering::Relaxed) {
+            return Ok(true);
+        }
+        match rustix::fs::ioctl_ficlone(target, source.file) {
+            Ok(()) => {
+                target.set_len(0)?;
+                self.shares_parts.store(true, Ordering::Relaxed);
+                Ok(true)
+            }
+            Err(error) if is_full(error) => Err(error.into()),
+            Err(error) => {
+                let is_never = is_for_good(error);
+                self.no_reflink.store(is_never, Ordering::Relaxed);
+                Ok(!is_never)
             }
         }
     }
@@ -240,16 +276,22 @@ fn pieces(
     stop: &Stop,
     mut take: impl FnMut(&[u8]) -> io::Result<()>,
 ) -> io::Result<()> {
-    let mut buffer = vec![0; usize::try_from(size).unwrap_or(BUFFER_LEN).min(BUFFER_LEN)];
-    let mut left = size;
-    while left > 0 {
-        stop.check()?;
-        let len = usize::try_from(left).unwrap_or(BUFFER_LEN).min(buffer.len());
-        file.read_exact_at(&mut buffer[..len], from + (size - left))?;
-        take(&buffer[..len])?;
-        left -= u64::try_from(len).unwrap_or(left);
-    }
-    Ok(())
+    let len_max = usize::try_from(size).unwrap_or(BUFFER_LEN).min(BUFFER_LEN);
+    BUFFER.with_borrow_mut(|buffer| {
+        if buffer.len() < len_max {
+            buffer.resize(len_max, 0);
+        }
+        let mut left = size;
+        while left > 0 {
+            stop.check()?;
+            let len = usize::try_from(left).unwrap_or(BUFFER_LEN).min(BUFFER_LEN);
+            let piece = buffer.get_mut(..len).unwrap_or_default();
+            file.read_exact_at(piece, from + (size - left))?;
+            take(piece)?;
+            left -= u64::try_from(len).unwrap_or(left);
+        }
+        Ok(())
+    })
 }
 
 /// Returns the hash of a file's bytes.
