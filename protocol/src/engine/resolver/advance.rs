@@ -129,9 +129,11 @@ impl Resolver {
         let parts =
             running.swarm.as_ref().is_some_and(|swarm| swarm.proven && swarm.holders() == 0);
         let swarm = running.is_swarm_hopeful(shell.now) && !parts;
-        // A holder without room is as good as one that serves: the edge would not be sooner.
-        let peers_serve = running.fetches_from_peers() && !parts;
-        let served = peers_serve || !running.holders.is_empty() || swarm;
+        // A holder without room is as good as one that serves: the edge would not be sooner. One that waits for the
+        // answer to a question of another is not, once the LAN has had its time.
+        let peers_serve = running.is_served_beyond_questions() && !parts;
+        let holders = !running.holders.is_empty() && !running.is_questioning();
+        let served = peers_serve || holders || swarm;
         if running.edge != EdgeState::Ready || running.is_fed_by_edge() {
             return;
         }

@@ -462,6 +462,23 @@ impl Resolution {
             .any(|running| matches!(running.source, Source::Peer(_)) && counts(running))
     }
 
+    /// Returns whether a peer is fetched from, and not only asked by a small request after the LAN has had its time.
+    pub(crate) fn is_served_beyond_questions(&self) -> bool {
+        let of_peer = |fetch: &&Running| matches!(fetch.source, Source::Peer(_));
+        self.fetches.values().filter(of_peer).any(|fetch| !self.is_question(fetch))
+    }
+
+    /// Returns whether a small request is out that is no more than a question.
+    pub(crate) fn is_questioning(&self) -> bool {
+        self.fetches.values().any(|fetch| self.is_question(fetch))
+    }
+
+    /// Returns whether a fetch is a small request that is late, or that came after the LAN has had its time. That of a
+    /// neighbour which has others to answer is waited for.
+    fn is_question(&self, fetch: &Running) -> bool {
+        fetch.small.is_some_and(|small| fetch.late || self.hedged && small.alone)
+    }
+
     /// Returns whether nothing is fetched, but for small requests that are late.
     pub(crate) fn fetches_nothing(&self) -> bool {
         self.fetches.values().all(|running| running.small.is_some() && running.late)
