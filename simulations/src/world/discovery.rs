@@ -23,10 +23,10 @@ impl World {
     pub(super) fn started(&mut self, node: NodeIndex, site: SiteId) {
         match self.sites.discovery(site) {
             Some(after) => {
-                self.schedule(SETTLE_TIME, node, Event::Input(Input::Settled));
+                self.schedule(SETTLE_TIME, node, Event::told(Input::Settled));
                 self.plan_discovery(node, after);
             }
-            None => self.schedule(Duration::ZERO, node, Event::Input(Input::Settled)),
+            None => self.schedule(Duration::ZERO, node, Event::told(Input::Settled)),
         }
     }
 

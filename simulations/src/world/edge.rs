@@ -83,7 +83,7 @@ impl World {
         if self.edge.is_none() {
             let outcome = outcome_failed("there is no edge");
             let ended = Input::FetchEnded { fetch, outcome };
-            return self.schedule(Duration::ZERO, node, Event::Input(ended));
+            return self.schedule(Duration::ZERO, node, Event::told(ended));
         }
         let id = self.open_transfer(node, fetch, hash, From::Edge);
         self.transfers.set_groups(id, groups);

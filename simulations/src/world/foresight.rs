@@ -141,7 +141,7 @@ impl World {
             Event::Frames { from, link, frame } if heard(frame, *from, *link) => {
                 Some(Task::Message { from: *from, frame: Arc::clone(frame) })
             }
-            Event::Input(input) => told(input.clone()),
+            Event::Input(input) => Some(Task::Input(input.clone())),
             Event::Released { serve } => told(Input::ServeEnded { serve: *serve }),
             Event::Start { .. }
             | Event::Leave

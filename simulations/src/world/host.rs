@@ -321,7 +321,7 @@ impl World {
             }
             (None, None) => LookResult::Absent,
         };
-        self.schedule(self.model.look, node, Event::Input(Input::Looked { look, result }));
+        self.schedule(self.model.look, node, Event::told(Input::Looked { look, result }));
     }
 
     fn serve(&mut self, node: NodeIndex, serve: ServeId, verdict: ServeVerdict) {
@@ -339,7 +339,7 @@ impl World {
     /// Puts a blob into a store as its user adds it.
     pub(super) fn hold_own(&mut self, node: NodeIndex, hash: Hash, size: u64, advertise: bool) {
         self.store_blob(node, hash, size, (true, advertise));
-        self.schedule(Duration::ZERO, node, Event::Input(Input::Held { hash, advertise }));
+        self.schedule(Duration::ZERO, node, Event::told(Input::Held { hash, advertise }));
     }
 
     /// Puts a blob into a store, whether its own and whether advertised, and tells the engine what had
@@ -347,7 +347,7 @@ impl World {
     pub(super) fn store_blob(&mut self, node: NodeIndex, hash: Hash, size: u64, own: (bool, bool)) {
         let Some(host) = self.hosts.get_mut(node) else { return };
         for gone in host.store.insert(hash, size, own.0, own.1) {
-            self.schedule(Duration::ZERO, node, Event::Input(Input::Gone { hash: gone }));
+            self.schedule(Duration::ZERO, node, Event::told(Input::Gone { hash: gone }));
         }
     }
 
@@ -366,7 +366,7 @@ impl World {
         }
         self.tally.wanted(node, since);
         self.probe_neighbours(node);
-        self.schedule(Duration::ZERO, node, Event::Input(Input::Get { want, hash, timeout }));
+        self.schedule(Duration::ZERO, node, Event::told(Input::Get { want, hash, timeout }));
         want
     }
 

@@ -122,7 +122,8 @@ enum Event {
     },
     /// A node's session ends, if it is still the session of this number.
     Leave,
-    Input(Input),
+    /// An engine is told something. In a box: few events are such, and all have room for the largest.
+    Input(Box<Input>),
     /// The link with a neighbour is open.
     Linked {
         peer: NodeIndex,
@@ -191,6 +192,12 @@ enum Event {
     },
     /// A row of the time series is due.
     Sample,
+}
+
+impl Event {
+    fn told(input: Input) -> Self {
+        Self::Input(Box::new(input))
+    }
 }
 
 /// Is an event with whom it befalls, and in which of its lives; the world's own events belong to nobody.
@@ -439,7 +446,7 @@ impl World {
         match event {
             Event::Start { node } => self.start(node),
             Event::Leave => self.leave(node),
-            Event::Input(input) => self.tell(node, input),
+            Event::Input(input) => self.tell(node, *input),
             Event::Linked { peer, link } => self.linked(node, peer, link),
             Event::Unlinked { peer, link } => self.unlinked(node, peer, link),
             Event::Silent { peer, link } => self.silent(node, peer, link),

@@ -43,7 +43,7 @@ impl World {
         let Some(provider) = host::node_of(peer).filter(|other| *other < self.hosts.len()) else {
             let failed = outcome_failed("no such peer");
             let ended = Input::FetchEnded { fetch, outcome: failed };
-            return self.schedule(Duration::ZERO, node, Event::Input(ended));
+            return self.schedule(Duration::ZERO, node, Event::told(ended));
         };
         let id = self.open_transfer(node, fetch, hash, From::Node(provider));
         self.transfers.set_groups(id, groups);
