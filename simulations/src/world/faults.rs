@@ -141,6 +141,7 @@ impl World {
                 self.flows.set_pipe_rate(self.now, pipe, rate);
             }
         }
+        self.doubt_marks();
     }
 
     fn set_edge_out(&mut self, out: bool) {

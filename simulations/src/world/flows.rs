@@ -285,6 +285,24 @@ impl Flows {
         self.get(id).map_or(0.0, |flow| flow.done_when_due(at))
     }
 
+    /// Returns a moment that a flow does not reach its mark before, however rates are settled from now on, unless
+    /// a pipe changes. None has more than the widest pipe on its way: of those that are filled it crosses one at least.
+    pub(super) fn not_before(&self, now: Time, id: FlowId) -> Time {
+        let Some(flow) = self.get(id) else { return Time::MAX };
+        let rates = flow.path.pipes().map(|pipe| self.pipe_rate(pipe));
+        let most = rates.fold(0.0, f64::max);
+        // A byte for what is rounded on the way.
+        let left = (flow.mark - flow.done_at(now) - 1.0).max(0.0);
+        let nanos = if most > 0.0 { left / most * 1e9 } else { 0.0 };
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "not negative, and a cast saturates at the end of time"
+        )]
+        let after = Duration::from_nanos(nanos as u64);
+        (now + after).min(flow.marked + SILENCE_MAX)
+    }
+
     fn get(&self, id: FlowId) -> Option<&Flow> {
         self.flows.get(id.slot).filter(|flow| flow.alive && flow.life == id.life)
     }
@@ -440,5 +458,38 @@ mod tests {
         assert_eq!(first - at(0), SILENCE_MAX);
         assert_eq!(flows.pop_due(first), Some(slow));
         assert!((flows.done(first, slow) - 20.0).abs() < 1e-3);
+    }
+
+    #[test]
+    fn no_flow_is_at_its_mark_sooner_than_with_its_widest_pipe_to_itself() {
+        use crate::random::Random;
+        let mut random = Random::new(11);
+        let mut flows = Flows::default();
+        let pipes: Vec<_> =
+            (0..6).map(|_| flows.add_pipe(to_float(random.between(1, 100) * 1_000_000))).collect();
+        let mut noted: Vec<(FlowId, Time)> = Vec::new();
+        let (mut now, mut reached, mut close) = (at(0), 0, 0);
+        for _ in 0..20_000 {
+            if noted.len() < 5 || (noted.len() < 50 && random.chance(0.2)) {
+                let path: Vec<_> = random.choose(2, 6).iter().map(|at| pipes[*at]).collect();
+                let flow = flows.start(now, &path, f64::INFINITY, random.between(1, 1 << 22));
+                noted.push((flow, flows.not_before(now, flow)));
+            } else if random.chance(0.05) {
+                flows.stop(now, noted.swap_remove(random.index(noted.len())).0);
+            } else {
+                noted.iter_mut().for_each(|(flow, known)| *known = flows.not_before(now, *flow));
+            }
+            now = now + Duration::from_nanos(random.between(0, 10_000_000));
+            while let Some(due) = flows.next_at().filter(|due| *due <= now) {
+                let Some(flow) = flows.pop_due(due) else { continue };
+                let place = noted.iter().position(|(other, _)| *other == flow).expect("it runs");
+                let (_, not_before) = noted.swap_remove(place);
+                assert!(due >= not_before, "{due}, not before {not_before}");
+                reached += 1;
+                close += u32::from(due - not_before < Duration::from_micros(100));
+                flows.stop(due, flow);
+            }
+        }
+        assert!(reached > 1_000 && close > 10, "{reached} marks, {close} of them just then");
     }
 }

@@ -10,7 +10,7 @@ use blobmesh_protocol::{Hash, PeerId, Time};
 
 use super::ahead::{self, Made, Ticket, Told};
 use super::edge::Connections;
-use super::flows::PipeId;
+use super::flows::{FlowId, PipeId};
 use super::links::Link;
 use super::sessions::Sessions;
 use super::store::Store;
@@ -36,6 +36,8 @@ pub(super) struct Host {
     /// mark before its events.
     pub(super) seen: usize,
     pub(super) marked: u64,
+    /// The flows of its fetches, and what each does not reach its mark before.
+    pub(super) flows: Vec<(FlowId, Time)>,
     /// Counts the node's starts and ends, so that what was meant for an earlier life is known.
     pub(super) life: u32,
     /// When the engine is woken next.
@@ -90,6 +92,7 @@ impl Host {
             resolutions: 0,
             seen: 0,
             marked: 0,
+            flows: Vec::new(),
             life: 0,
             wakes_at: None,
             up,

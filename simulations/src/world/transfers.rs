@@ -97,8 +97,8 @@ struct Window {
 #[derive(Debug, Default)]
 pub(super) struct Transfers {
     running: BTreeMap<TransferId, Transfer>,
-    /// The transfers by the slots of their flows.
-    by_flow: Vec<Option<(FlowId, TransferId)>>,
+    /// The transfers by the slots of their flows, and who fetches.
+    by_flow: Vec<Option<(FlowId, TransferId, NodeIndex)>>,
 }
 
 impl Transfers {
@@ -128,16 +128,22 @@ impl Transfers {
 
     /// Returns the transfer of a flow.
     pub(super) fn of_flow(&self, flow: FlowId) -> Option<TransferId> {
-        let (own, id) = self.by_flow.get(flow.slot).copied().flatten()?;
+        let (own, id, _) = self.by_flow.get(flow.slot).copied().flatten()?;
         (own == flow).then_some(id)
     }
 
-    fn set_flow(&mut self, flow: FlowId, id: Option<TransferId>) {
+    /// Returns the node that a flow's bytes come to.
+    pub(super) fn node_of_flow(&self, flow: FlowId) -> Option<NodeIndex> {
+        let (own, _, node) = self.by_flow.get(flow.slot).copied().flatten()?;
+        (own == flow).then_some(node)
+    }
+
+    fn set_flow(&mut self, flow: FlowId, of: Option<(TransferId, NodeIndex)>) {
         if self.by_flow.len() <= flow.slot {
             self.by_flow.resize(flow.slot + 1, None);
         }
         if let Some(place) = self.by_flow.get_mut(flow.slot) {
-            *place = id.map(|id| (flow, id));
+            *place = of.map(|(id, node)| (flow, id, node));
         }
     }
 }

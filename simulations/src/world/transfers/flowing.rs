@@ -42,11 +42,12 @@ impl World {
         let rate = if apart { 0.0 } else { allowed };
         let first = wanted.min(GROUP_LEN);
         let flow = self.flows.start(self.now, &route.path, rate, first);
-        self.transfers.set_flow(flow, Some(id));
+        self.transfers.set_flow(flow, Some((id, node)));
         let Some(transfer) = self.transfers.get_mut(id) else { return };
         (transfer.pieces, transfer.wanted, transfer.mark) = (pieces, wanted, first);
         (transfer.flow, transfer.window, transfer.limit) = (Some(flow), window, limit);
         transfer.first_byte = Some(self.now);
+        self.note_flow(node, flow);
         if let Some(window) = window {
             self.schedule(window.round_trip, node, Event::Grown { transfer: id });
         }
@@ -190,7 +191,9 @@ impl World {
         let step = step.clamp(PROGRESS_BYTES.start, PROGRESS_BYTES.end);
         let Some(transfer) = self.transfers.get_mut(id) else { return };
         transfer.mark = ((transfer.told / step + 1) * step).min(transfer.wanted);
-        self.flows.set_mark(self.now, flow, transfer.mark);
+        let (node, mark) = (transfer.node, transfer.mark);
+        self.flows.set_mark(self.now, flow, mark);
+        self.note_flow(node, flow);
     }
 
     /// Puts the groups whose last byte came into the store, and returns them as runs.
@@ -248,6 +251,11 @@ impl World {
         let carried = self.flows.stop(self.now, flow);
         let Some(transfer) = self.transfers.get(id) else { return };
         let (node, from, window) = (transfer.node, transfer.from, transfer.window);
+        if let Some(host) = self.hosts.get_mut(node)
+            && let Some(place) = host.flows.iter().position(|(other, _)| *other == flow)
+        {
+            host.flows.swap_remove(place);
+        }
         self.tally.count_bytes(node, from, carried);
         if from == From::Edge {
             let window = window.map_or(f64::INFINITY, |window| window.bytes);
