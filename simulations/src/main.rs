@@ -9,6 +9,12 @@ use clap::{Parser, Subcommand};
 
 mod commands;
 
+/// A large world lies scattered over hundreds of megabytes, and much of its time is waiting for memory: with huge pages
+/// it waits less.
+#[cfg(target_os = "linux")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// The exit code of a bound that does not hold and of a step that failed.
 const FAILED: u8 = 1;
 
