@@ -113,15 +113,15 @@ impl Http {
             let this = self.clone();
             let maker = files::blocking(move || Ok(this.maker().cloned())).await;
             let Ok(Some(maker)) = maker else { return };
-            // It fails always: at the latest when the connection is there, and before anything is sent.
-            if let Err(error) = maker.get(self.base.clone()).send().await {
-                debug!(error = %error.without_url(), "a connection to the edge was made ahead");
-            }
+            debug!("a connection to the edge is made ahead");
+            // It fails always: at the latest when the connection is there, and before anything is sent. Why is for the
+            // request to say that wants one.
+            maker.get(self.base.clone()).send().await.err();
         };
         self.spare.prepare(connect).await;
     }
 
-    /// Returns the client that makes the spare connection. To make the client takes milliseconds, as certificates
+    /// Returns the client that makes the spare connection. To make it takes milliseconds, as certificates
     /// are read; most nodes need none.
     fn maker(&self) -> Option<&Client> {
         let make = || {
@@ -501,6 +501,9 @@ mod tests {
         drop(server);
         http.prepare().await;
         let failure = http.send(request(&http, "first")).await.expect_err("nobody listens");
-        assert!(matches!(failure, Failure::Unreachable { reach: Reach::Connect, .. }), "{failure:?}");
+        assert!(
+            matches!(failure, Failure::Unreachable { reach: Reach::Connect, .. }),
+            "{failure:?}"
+        );
     }
 }

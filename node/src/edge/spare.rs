@@ -42,7 +42,7 @@ impl Spare {
     pub(super) async fn prepare(&self, connect: impl Future<Output = ()>) {
         {
             let Ok(mut slot) = self.slot.try_lock() else { return };
-            if slot.is_some() {
+            if slot.as_ref().is_some_and(|(_, since)| since.elapsed() < KEEP) {
                 return;
             }
             connect.await;
