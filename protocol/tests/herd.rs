@@ -334,6 +334,25 @@ fn connection_to_the_edge_is_made_while_the_lan_has_its_time_and_not_again_soon(
 }
 
 #[test]
+fn connection_to_the_edge_is_made_when_all_holders_pause_and_before_it_is_asked() {
+    let (mut rig, quick) = beside_a_holder();
+    let lan = rig.take_fetch(Source::Peer(quick)).expect("fetched");
+    for group in 0..20 {
+        give(&mut rig, lan, group..group + 1);
+        rig.pass(10 * MS);
+    }
+    assert_eq!(take_prepared(&mut rig), 0);
+    while take_edge(&mut rig).is_empty() && take_prepared(&mut rig) == 0 {
+        rig.pass(MS);
+    }
+    rig.pass(10 * MS);
+    assert!(take_edge(&mut rig).is_empty(), "it is asked later");
+    rig.pass(100 * MS);
+    assert!(!take_edge(&mut rig).is_empty());
+    assert_eq!(take_prepared(&mut rig), 0, "once is enough");
+}
+
+#[test]
 fn no_connection_to_the_edge_is_made_where_the_lan_gives_in_time_or_there_is_no_edge() {
     let (mut rig, quick) = beside_a_holder();
     let lan = rig.take_fetch(Source::Peer(quick)).expect("fetched");

@@ -15,6 +15,8 @@ use crate::id::{FetchId, PeerId};
 const EDGE_STALL_FACTOR: u32 = 4;
 /// A connection to the edge is made ahead this often at most: a LAN that is always late needs none, or has one.
 const PREPARE_INTERVAL: Duration = Duration::from_secs(10);
+/// Peers that give nothing for this long, all of them, pause.
+const PAUSE: Duration = Duration::from_millis(30);
 
 impl Resolver {
     pub(crate) fn progressed(
@@ -227,14 +229,27 @@ impl Resolver {
     /// it. That takes round trips, and a request that follows saves them; none is paid for.
     pub(crate) fn prepare_edge(&mut self, hash: Hash, peers: &Peers, shell: &mut Shell) {
         let Some(running) = self.resolutions.get(&hash) else { return };
-        let rests = self.prepared.is_some_and(|at| shell.now - at < PREPARE_INTERVAL);
         let ready = running.edge == EdgeState::Ready && running.receipt.bytes_lan == 0;
         // A neighbour that answers others first is alive.
         let answers = running.fetches.values().filter(|fetch| fetch.small.is_some()).any(|fetch| {
             let silence = fetch.source.peer().and_then(|peer| peers.small_silence(peer, shell.now));
             silence.is_some_and(|silence| silence < shell.config.hedge_min)
         });
-        if ready && !rests && !answers {
+        if ready && !answers {
+            self.prepare_now(shell);
+        }
+    }
+
+    /// The same where all peers that were giving something pause: they may have fallen silent.
+    pub(super) fn prepare_if_paused(&mut self, hash: Hash, shell: &mut Shell) {
+        let Some(running) = self.resolutions.get(&hash) else { return };
+        if running.edge == EdgeState::Ready && running.is_paused(PAUSE, shell.now) {
+            self.prepare_now(shell);
+        }
+    }
+
+    fn prepare_now(&mut self, shell: &mut Shell) {
+        if self.prepared.is_none_or(|at| shell.now - at >= PREPARE_INTERVAL) {
             self.prepared = Some(shell.now);
             shell.emit(Output::PrepareEdge);
         }

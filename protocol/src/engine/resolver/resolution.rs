@@ -378,7 +378,12 @@ impl Resolution {
     pub(crate) fn rate_to_count_on(&self, fetch: &Running, now: Time) -> Option<u64> {
         let peer = fetch.source.peer()?;
         let known = self.swarm.as_ref().and_then(|swarm| swarm.rate_of_member(peer));
-        let of_groups = known.map(|rate| time_for(GROUP_LEN, rate).saturating_mul(SILENT_GROUPS));
+        // The rate is that of one range among those that it brings, and any of them is a sign of life.
+        let ranges = self.swarm.as_ref().map_or(1, |swarm| swarm.ranges_of(peer).max(1));
+        let ranges = u64::try_from(ranges).unwrap_or(1);
+        let of_groups = known.map(|rate| {
+            time_for(GROUP_LEN, rate.saturating_mul(ranges)).saturating_mul(SILENT_GROUPS)
+        });
         let silence = of_groups.map_or(SILENCE.end, |time| time.clamp(SILENCE.start, SILENCE.end));
         let doubted = self.doubts.get(&peer).is_some_and(|until| now < *until);
         let age = now - fetch.started;
@@ -390,6 +395,12 @@ impl Resolution {
             // One that has just begun, or is about to, says nothing, but may have given before.
             known
         }
+    }
+
+    /// Returns whether peers are fetched from of which all have given nothing for so long.
+    pub(crate) fn is_paused(&self, pause: Duration, now: Time) -> bool {
+        let of_peers = || self.fetches.values().filter(|fetch| fetch.source != Source::Edge);
+        of_peers().next().is_some() && of_peers().all(|fetch| now - fetch.heard >= pause)
     }
 
     pub(crate) fn progressed(&mut self, fetch: FetchId, bytes: u64, now: Time) -> Option<Running> {

@@ -216,7 +216,7 @@ impl Swarm {
     }
 
     /// Returns how many ranges a peer brings.
-    pub(super) fn ranges_of(&self, peer: PeerId) -> usize {
+    pub(crate) fn ranges_of(&self, peer: PeerId) -> usize {
         self.bringing.get(&peer).copied().unwrap_or(0)
     }
 

@@ -329,6 +329,7 @@ impl Resolver {
             let news = swarm.news_due_at(shell.now).filter(|_| shares);
             self.look_by(hash, news.map_or(at, |news| news.min(at)), shell);
         }
+        self.prepare_if_paused(hash, shell);
         self.advance(hash, peers, shell);
     }
 
