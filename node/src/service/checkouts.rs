@@ -12,6 +12,9 @@ use crate::control::api::{CheckoutReport, Exchange, Failure};
 
 /// How many checkouts work at once, each with a few threads; others wait.
 const AT_ONCE_MAX: u32 = 4;
+/// How many pulls check out what came while the rest is on its way; they hold threads for as long as that takes, and
+/// others check out after.
+const EARLY_MAX: u32 = 2;
 /// How long the end of a node waits for those that were told to stop.
 const END_WITHIN: Duration = Duration::from_secs(5);
 
@@ -26,19 +29,24 @@ pub(super) struct Wanted {
 
 /// Are the places of checkouts that work.
 #[derive(Debug)]
-pub(super) struct Places(Arc<Semaphore>);
+pub(super) struct Places {
+    all: Arc<Semaphore>,
+    early: Arc<Semaphore>,
+}
 
 impl Default for Places {
     fn default() -> Self {
-        let places = usize::try_from(AT_ONCE_MAX).unwrap_or(1);
-        Self(Arc::new(Semaphore::new(places)))
+        let places = |max| Arc::new(Semaphore::new(usize::try_from(max).unwrap_or(1)));
+        Self { all: places(AT_ONCE_MAX), early: places(EARLY_MAX) }
     }
 }
 
 impl Places {
     /// Waits until nobody works any more, for some seconds at most.
     pub(super) async fn wait(&self) {
-        let all = self.0.acquire_many(AT_ONCE_MAX);
+        let all = async {
+            tokio::join!(self.all.acquire_many(AT_ONCE_MAX), self.early.acquire_many(EARLY_MAX))
+        };
         if tokio::time::timeout(END_WITHIN, all).await.is_err() {
             tracing::warn!("a checkout did not end in time; the next one there clears up");
         }
@@ -60,15 +68,23 @@ impl Inner {
 }
 
 #[cfg(target_os = "linux")]
+pub(super) use linux::{CheckingOut, report};
+
+#[cfg(target_os = "linux")]
 mod linux {
-    use tokio::sync::mpsc;
+    use futures::FutureExt as _;
+    use futures::future::BoxFuture;
+    use tokio::sync::{OwnedSemaphorePermit, mpsc};
     use tokio::time::{Instant, interval};
 
     use super::*;
     use crate::compute;
     use crate::control::api::{Event, Progress};
     use crate::driver::describe;
-    use crate::tree::{self, CheckedOut, CheckoutError, Options, Recovered, Stop, checkout};
+    use crate::tree::{
+        self, CheckedOut, CheckoutError, Options, Recovered, Stop, Supply, checkout,
+        checkout_meanwhile,
+    };
 
     /// How often progress is told.
     const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
@@ -84,35 +100,91 @@ mod linux {
             exchange: &Exchange,
         ) -> Result<CheckoutReport, Failure> {
             let began = Instant::now();
+            let place = Arc::clone(&self.checkouts.all).acquire_owned().await.ok();
+            let mut work = self.checking_out((root, dir, wanted), place, None);
+            let done = work.done_told(&exchange.events).await?;
+            Ok(report(done, began.elapsed()))
+        }
+
+        /// Begins to check a tree out while blobs of it are on their way; none where too many do that.
+        pub(in crate::service) fn check_out_early(
+            &self,
+            root: Hash,
+            dir: PathBuf,
+            wanted: Wanted,
+            supply: &Supply,
+        ) -> Result<CheckingOut, Wanted> {
+            match Arc::clone(&self.checkouts.early).try_acquire_owned() {
+                Ok(place) => {
+                    let what = (root, dir, wanted);
+                    Ok(self.checking_out(what, Some(place), Some(supply.clone())))
+                }
+                Err(_) => Err(wanted),
+            }
+        }
+
+        fn checking_out(
+            &self,
+            (root, dir, wanted): (Hash, PathBuf, Wanted),
+            place: Option<OwnedSemaphorePermit>,
+            supply: Option<Supply>,
+        ) -> CheckingOut {
             let Wanted { force, copy, hard_link, verify } = wanted;
             let options = Options { force, hard_link, verify, copy };
-            let place = Arc::clone(&self.checkouts.0).acquire_owned().await;
             let progress = Arc::new(tree::Progress::default());
-            let stopper = Stopper(Stop::default());
-            let work = {
-                let (store, progress, stop) =
-                    (self.store.clone(), Arc::clone(&progress), stopper.0.clone());
-                compute::run(move || {
-                    // Held by the work, and not by who waits for it.
-                    let _place = place;
-                    checkout(&store, &root, &dir, &options, &progress, &stop)
-                })
-            };
-            let done = tokio::select! {
+            let stopper = Stopper(Stop::default(), supply.clone());
+            let (store, told, stop) =
+                (self.store.clone(), Arc::clone(&progress), stopper.0.clone());
+            let work = compute::run(move || {
+                // Held by the work, and not by who waits for it.
+                let _place = place;
+                match supply {
+                    Some(supply) => {
+                        checkout_meanwhile(&store, &root, &dir, &options, &told, &stop, &supply)
+                    }
+                    None => checkout(&store, &root, &dir, &options, &told, &stop),
+                }
+            });
+            CheckingOut { work: work.boxed(), progress, _stopper: stopper }
+        }
+    }
+
+    /// Is a checkout at work. Dropping it has the work stop soon.
+    pub(in crate::service) struct CheckingOut {
+        work: BoxFuture<'static, Result<Result<CheckedOut, CheckoutError>, compute::WorkerLost>>,
+        progress: Arc<tree::Progress>,
+        _stopper: Stopper,
+    }
+
+    impl CheckingOut {
+        /// Waits for its end. Cancel safe; not to be called again once it has returned.
+        pub(in crate::service) async fn done(&mut self) -> Result<CheckedOut, Failure> {
+            Ok((&mut self.work).await??)
+        }
+
+        /// Does the same, and tells how much is written.
+        pub(in crate::service) async fn done_told(
+            &mut self,
+            events: &mpsc::Sender<Event>,
+        ) -> Result<CheckedOut, Failure> {
+            let progress = Arc::clone(&self.progress);
+            tokio::select! {
                 biased;
-                done = work => done?,
-                never = tell_written(&progress, &exchange.events) => match never {},
-            };
-            Ok(report(done?, began.elapsed().as_secs_f64()))
+                done = self.done() => done,
+                never = tell_written(&progress, events) => match never {},
+            }
         }
     }
 
     /// Stops the work when nobody waits for it any more.
-    struct Stopper(Stop);
+    struct Stopper(Stop, Option<Supply>);
 
     impl Drop for Stopper {
         fn drop(&mut self) {
             self.0.stop();
+            if let Some(supply) = &self.1 {
+                supply.end();
+            }
         }
     }
 
@@ -133,7 +205,8 @@ mod linux {
         }
     }
 
-    fn report(done: CheckedOut, seconds: f64) -> CheckoutReport {
+    /// Tells of a checkout, and what it took beside other work.
+    pub(in crate::service) fn report(done: CheckedOut, took: Duration) -> CheckoutReport {
         let CheckedOut { added, changed, removed, bytes, ways, recovered, left } = done;
         CheckoutReport {
             added,
@@ -146,7 +219,7 @@ mod linux {
             hard_linked: ways.hard_linked,
             recovered: recovered.map(|recovered| told(&recovered)),
             left: left.iter().map(|path| String::from_utf8_lossy(path).into_owned()).collect(),
-            seconds,
+            seconds: took.as_secs_f64(),
         }
     }
 

@@ -26,8 +26,8 @@ const ROWS_MAX: usize = 256;
 const ROWS_TIME: Duration = Duration::from_millis(100);
 /// How long a list rests for which the engine has no room.
 const REST: Duration = Duration::from_millis(50);
-/// How many receipts of a list are kept; others would drive them out again.
-const RECEIPTS_MAX: usize = 1_000;
+/// How many receipts of a list are kept: they should not drive out all others, and each takes some 10 µs to be made.
+const RECEIPTS_MAX: usize = 256;
 
 impl Inner {
     pub(super) async fn get_many(
@@ -91,7 +91,28 @@ pub(super) trait TakeRow {
     ///
     /// # Errors
     /// Ends the list.
-    async fn take_row(&mut self, row: GotRow) -> Result<(), Failure>;
+    async fn take_row(&mut self, row: Row) -> Result<(), Failure>;
+
+    /// Hears that all ends are taken that there were at once.
+    fn rest(&mut self) {}
+}
+
+/// Tells how the get of one of many blobs ended.
+pub(super) struct Row {
+    pub(super) hash: Hash,
+    pub(super) size: Option<u64>,
+    pub(super) found: &'static str,
+    pub(super) tier: TierBytes,
+    took: Duration,
+    pub(super) failure: Option<Failure>,
+}
+
+impl From<Row> for GotRow {
+    fn from(row: Row) -> Self {
+        let Row { hash, size, found, tier, took, failure } = row;
+        let (hash, found, seconds) = (hash.to_hex(), found.to_owned(), took.as_secs_f64());
+        Self { hash, size, found, tier, seconds, failure }
+    }
 }
 
 /// Is one list on its way.
@@ -127,8 +148,8 @@ impl<'a, T: TakeRow> List<'a, T> {
                 continue;
             };
             let tier = TierBytes { local, ..TierBytes::default() };
-            let (hash, found) = (hash.to_hex(), "local".to_owned());
-            self.tell(GotRow { hash, size, found, tier, seconds: 0.0, failure: None }).await?;
+            let (found, took) = ("local", Duration::ZERO);
+            self.tell(Row { hash, size, found, tier, took, failure: None }).await?;
         }
         Ok(missing)
     }
@@ -191,6 +212,7 @@ impl<'a, T: TakeRow> List<'a, T> {
                     self.take(ended).await?;
                 }
             }
+            self.taker.rest();
             if full {
                 tokio::time::sleep(REST).await;
             }
@@ -208,8 +230,8 @@ impl<'a, T: TakeRow> List<'a, T> {
         for hash in missing {
             let what = format!("blob {} is not in the store", hash.fmt_short());
             let failure = Some(Failure::new(Trouble::NoNode, what));
-            let (hash, found, tier) = (hash.to_hex(), "none".to_owned(), TierBytes::default());
-            self.tell(GotRow { hash, size: None, found, tier, seconds: 0.0, failure }).await?;
+            let (hash, tier, took) = (*hash, TierBytes::default(), Duration::ZERO);
+            self.tell(Row { hash, size: None, found: "none", tier, took, failure }).await?;
         }
         Ok(())
     }
@@ -217,12 +239,12 @@ impl<'a, T: TakeRow> List<'a, T> {
     /// Takes in that one has ended.
     async fn take(&mut self, ended: GetEnded) -> Result<(), Failure> {
         let receipt = &ended.receipt;
-        let mut row = GotRow {
-            hash: receipt.hash.to_hex(),
+        let mut row = Row {
+            hash: receipt.hash,
             size: receipt.size,
-            found: reports::found(receipt.found).to_owned(),
+            found: reports::found(receipt.found),
             tier: reports::tier(receipt),
-            seconds: receipt.took.as_secs_f64(),
+            took: receipt.took,
             failure: None,
         };
         if let Err(why) = ended.result {
@@ -239,7 +261,7 @@ impl<'a, T: TakeRow> List<'a, T> {
     }
 
     /// Counts one that has ended, and has it told.
-    async fn tell(&mut self, row: GotRow) -> Result<(), Failure> {
+    async fn tell(&mut self, row: Row) -> Result<(), Failure> {
         match row.failure {
             Some(_) => self.failed += 1,
             None => {
@@ -288,8 +310,8 @@ impl<'a> RowTeller<'a> {
 
 impl TakeRow for RowTeller<'_> {
     /// Tells of it sooner or later.
-    async fn take_row(&mut self, row: GotRow) -> Result<(), Failure> {
-        self.rows.push(row);
+    async fn take_row(&mut self, row: Row) -> Result<(), Failure> {
+        self.rows.push(row.into());
         let since = *self.since.get_or_insert_with(Instant::now);
         if self.rows.len() >= ROWS_MAX || since.elapsed() >= ROWS_TIME {
             self.flush().await?;

@@ -1,7 +1,8 @@
 //! Trees come from peers and the edge, and become directories.
 //!
 //! First the manifests are got, level by level, and the whole tree is checked; then what the store does not have of its
-//! files, as any list of blobs is; then it is checked out. Until the end nothing of it is evicted.
+//! files, as any list of blobs is; and it is checked out, file by file as their blobs come. Until the end nothing of it is
+//! evicted.
 //!
 //! Of a long file of which the directory has an older version, what that has of it is copied, and only the rest fetched.
 
@@ -30,6 +31,7 @@ impl Inner {
 mod linux {
     use std::collections::HashSet;
     use std::path::Path;
+    use std::pin::pin;
     use std::time::Duration;
 
     use blobmesh_protocol::Hash;
@@ -41,16 +43,19 @@ mod linux {
 
     use super::*;
     use crate::compute;
-    use crate::control::api::{Event, FileCount, GotRow, Progress, PullReport, TierBytes, Trouble};
+    use crate::control::api::{
+        CheckoutReport, Event, FileCount, Progress, PullReport, TierBytes, Trouble,
+    };
     use crate::delta::Base;
     use crate::driver::describe;
     use crate::service::blobs::PROGRESS_INTERVAL;
+    use crate::service::checkouts::{CheckingOut, report};
     use crate::service::deltas::Delta;
-    use crate::service::many::{List, TakeRow};
+    use crate::service::many::{List, Row, TakeRow};
     use crate::service::{len_u64, parse, trees};
     use crate::store::{Hold, Store, StoreError};
-    use crate::tree;
     use crate::tree::closure::{Part, level_below};
+    use crate::tree::{self, CheckedOut, Supply};
 
     /// How many paths are named at most that nobody has.
     const PATHS_TOLD_MAX: usize = 5;
@@ -83,15 +88,28 @@ mod linux {
             };
             let manifests = pull.manifests(root).await?;
             let found = began.elapsed();
-            let blobs = pull.files(root, &dir).await?;
-            let fetched = began.elapsed();
-            let tier = pull.list.tier;
+            let mut missing = pull.missing_files(root).await?;
+            let early = pull.check_out_early(root, &dir, wanted, &missing);
+            let (fetched, early) = match early {
+                Ok(mut work) => {
+                    let done = pull.files_beside(&mut missing, (root, &dir), &mut work).await?;
+                    (began.elapsed(), Ok((work, done)))
+                }
+                Err(wanted) => {
+                    pull.fetch_files(&mut missing, root, &dir).await?;
+                    (began.elapsed(), Err(wanted))
+                }
+            };
+            let (blobs, tier) = (pull.list.taker.fetched, pull.list.tier);
             // The list has ended, and others need its share; what it has brought stays held.
             let Pull { holds, list, deltas, .. } = pull;
-            drop(list);
+            drop((list, missing));
             let (copied, by_delta) = self.tell_deltas(deltas);
             let tier = TierBytes { local: 0, lan: tier.lan + by_delta, ..tier };
-            let checkout = self.check_out(root, dir, wanted, exchange).await?;
+            let checkout = match early {
+                Ok((work, done)) => end_early(work, done, exchange).await?,
+                Err(wanted) => self.check_out(root, dir, wanted, exchange).await?,
+            };
             drop(holds);
             let (find_s, fetch_s) = (found.as_secs_f64(), (fetched - found).as_secs_f64());
             let seconds = began.elapsed().as_secs_f64();
@@ -127,6 +145,17 @@ mod linux {
         deltas: Vec<(Hash, Delta)>,
     }
 
+    /// Is what the store does not hold of some blobs.
+    struct Missing {
+        /// Taken by whoever gets them.
+        hashes: Vec<Hash>,
+        count: usize,
+        /// How many bytes they have, as far as the tree says.
+        bytes: u64,
+        /// Those that are long enough for an older version to be of use.
+        long: Vec<Part>,
+    }
+
     impl Pull<'_> {
         /// Gets the manifests that are missing, one level after the other; returns how many were fetched.
         ///
@@ -140,7 +169,7 @@ mod linux {
             let mut met = HashSet::from([root]);
             let mut level = vec![Part { path: Vec::new(), hash: root, size: None }];
             while !level.is_empty() {
-                let here = self.get(level, "manifests", None).await?;
+                let here = self.get(level, "manifests").await?;
                 let store = self.node.store.clone();
                 let below = compute::run(move || level_below(&store, &here)).await?;
                 level = below.map_err(not_loaded)?;
@@ -149,41 +178,125 @@ mod linux {
             Ok(self.list.taker.fetched)
         }
 
-        /// Checks the tree, and gets the blobs of its files that are missing; returns how many were fetched.
-        async fn files(&mut self, root: Hash, dir: &Path) -> Result<u64, Failure> {
+        /// Checks the tree, and returns the blobs of its files that are missing.
+        async fn missing_files(&mut self, root: Hash) -> Result<Missing, Failure> {
             let store = self.node.store.clone();
             let parts = compute::run(move || tree::files_of(&store, &root)).await??;
             self.list.taker.begin("fetch", true);
-            self.get(parts, "files", Some(dir)).await?;
-            Ok(self.list.taker.fetched)
+            Ok(self.missing(parts).await?.1)
         }
 
-        /// Gets those of a tree's blobs that the store does not hold, and returns all of them. In `older` there may be
-        /// older versions of them.
-        async fn get(
+        /// Gets those of a tree's blobs that the store does not hold, and returns all of them.
+        async fn get(&mut self, parts: Vec<Part>, what: &str) -> Result<Vec<Part>, Failure> {
+            let (parts, mut missing) = self.missing(parts).await?;
+            match self.fetch(&mut missing, None).await? {
+                true => Ok(parts),
+                false => Err(self.list.taker.failure(&parts, missing.count, what)),
+            }
+        }
+
+        /// Gets the files that are missing; of long ones there may be older versions in a directory.
+        async fn fetch_files(
             &mut self,
-            parts: Vec<Part>,
-            what: &str,
-            older: Option<&Path>,
-        ) -> Result<Vec<Part>, Failure> {
+            missing: &mut Missing,
+            root: Hash,
+            dir: &Path,
+        ) -> Result<(), Failure> {
+            if self.fetch(missing, Some(dir)).await? {
+                return Ok(());
+            }
+            // Their paths were not kept: a hundred thousand take more memory than all else.
+            let store = self.node.store.clone();
+            let parts = compute::run(move || tree::files_of(&store, &root)).await??;
+            Err(self.list.taker.failure(&parts, missing.count, "files"))
+        }
+
+        /// Holds some of a tree's blobs, and returns them, and which of them the store does not hold.
+        async fn missing(&mut self, parts: Vec<Part>) -> Result<(Vec<Part>, Missing), Failure> {
             let store = self.node.store.clone();
             let (parts, hold, missing) = compute::run(move || missing_of(&store, parts)).await??;
             self.holds.push(hold);
-            if missing.is_empty() {
-                return Ok(parts);
-            }
-            let bytes = missing.iter().filter_map(|part| part.size).sum();
-            self.list.taker.expect(len_u64(missing.len()), bytes);
-            let mut hashes: Vec<Hash> = missing.iter().map(|part| part.hash).collect();
-            if let Some(dir) = older {
-                hashes = self.get_by_deltas(hashes, &missing, dir).await?;
-            }
-            self.list.get_missing(hashes, self.deadline).await?;
-            match self.list.taker.failed.is_empty() {
-                true => Ok(parts),
-                false => Err(self.list.taker.failure(&missing, what)),
-            }
+            Ok((parts, missing))
         }
+
+        /// Gets missing blobs; says whether all came. In `older` there may be older versions of them.
+        async fn fetch(
+            &mut self,
+            missing: &mut Missing,
+            older: Option<&Path>,
+        ) -> Result<bool, Failure> {
+            if missing.count == 0 {
+                return Ok(true);
+            }
+            self.list.taker.expect(len_u64(missing.count), missing.bytes);
+            let hashes = match older {
+                Some(dir) => self.get_by_deltas(missing, dir).await?,
+                None => std::mem::take(&mut missing.hashes),
+            };
+            self.list.get_missing(hashes, self.deadline).await?;
+            Ok(self.list.taker.failed.is_empty())
+        }
+
+        /// Begins to check the tree out before its files are there, if there are any that are not.
+        fn check_out_early(
+            &mut self,
+            root: Hash,
+            dir: &Path,
+            wanted: Wanted,
+            missing: &Missing,
+        ) -> Result<CheckingOut, Wanted> {
+            if missing.count == 0 {
+                return Err(wanted);
+            }
+            let supply = Supply::of(missing.hashes.iter().copied().collect());
+            let work = self.node.check_out_early(root, dir.to_owned(), wanted, &supply)?;
+            self.list.taker.supply = Some(supply);
+            Ok(work)
+        }
+
+        /// Gets missing files while they are checked out. Returns what that came to where it has ended, too.
+        ///
+        /// # Errors
+        /// Of either; the other has been stopped then.
+        async fn files_beside(
+            &mut self,
+            missing: &mut Missing,
+            (root, dir): (Hash, &Path),
+            work: &mut CheckingOut,
+        ) -> Result<Option<CheckedOut>, Failure> {
+            let supply = self.list.taker.supply.clone();
+            let mut done = None;
+            let fetched = {
+                let mut fetch = pin!(self.fetch_files(missing, root, dir));
+                tokio::select! {
+                    fetched = &mut fetch => fetched,
+                    early = work.done() => {
+                        done = Some(early?);
+                        fetch.await
+                    }
+                }
+            };
+            supply.iter().for_each(Supply::end);
+            if fetched.is_err() && done.is_none() {
+                // It clears its stage away.
+                work.done().await.ok();
+            }
+            fetched.map(|()| done)
+        }
+    }
+
+    /// Waits for the end of a checkout of which all blobs are there.
+    async fn end_early(
+        mut work: CheckingOut,
+        done: Option<CheckedOut>,
+        exchange: &Exchange,
+    ) -> Result<CheckoutReport, Failure> {
+        let began = Instant::now();
+        let done = match done {
+            Some(done) => done,
+            None => work.done_told(&exchange.events).await?,
+        };
+        Ok(report(done, began.elapsed()))
     }
 
     impl Pull<'_> {
@@ -191,13 +304,11 @@ mod linux {
         /// them. Returns those that are still missing.
         async fn get_by_deltas(
             &mut self,
-            hashes: Vec<Hash>,
-            missing: &[Part],
+            missing: &mut Missing,
             dir: &Path,
         ) -> Result<Vec<Hash>, Failure> {
-            let dir = dir.to_owned();
-            let long = missing.iter().filter(|part| part.size >= Some(DELTA_LEN_MIN));
-            let long: Vec<Part> = long.cloned().collect();
+            let (dir, long) = (dir.to_owned(), std::mem::take(&mut missing.long));
+            let hashes = std::mem::take(&mut missing.hashes);
             let bases = compute::run(move || bases_of(&dir, long)).await?;
             if bases.is_empty() {
                 return Ok(hashes);
@@ -217,7 +328,7 @@ mod linux {
             for (hash, delta) in deltas {
                 let Some(delta) = delta? else { continue };
                 if delta.whole {
-                    self.list.taker.made(delta.size);
+                    self.list.taker.made(hash, delta.size);
                     whole.insert(hash);
                 }
                 self.deltas.push((hash, delta));
@@ -280,17 +391,21 @@ mod linux {
     ///
     /// # Errors
     /// `UnsafeTree` where the tree lies about the length of one that is.
-    fn missing_of(
-        store: &Store,
-        parts: Vec<Part>,
-    ) -> Result<(Vec<Part>, Hold, Vec<Part>), Failure> {
+    fn missing_of(store: &Store, parts: Vec<Part>) -> Result<(Vec<Part>, Hold, Missing), Failure> {
         let hashes: Vec<Hash> = parts.iter().map(|part| part.hash).collect();
         // First the hold, then the look: between them nobody can evict.
         let hold = store.hold(hashes.iter().copied());
-        let mut missing = Vec::new();
+        let mut missing = Missing { hashes: Vec::new(), count: 0, bytes: 0, long: Vec::new() };
         for (part, found) in parts.iter().zip(store.sizes(&hashes)?) {
             match (found, part.size) {
-                (None, _) => missing.push(part.clone()),
+                (None, size) => {
+                    missing.hashes.push(part.hash);
+                    missing.count += 1;
+                    missing.bytes = missing.bytes.saturating_add(size.unwrap_or(0));
+                    if size >= Some(DELTA_LEN_MIN) {
+                        missing.long.push(part.clone());
+                    }
+                }
                 (Some(found), Some(size)) if found != size => {
                     let (path, hash) = (part.path.clone(), part.hash);
                     return Err(tree::CheckoutError::Length { path, hash, size, found }.into());
@@ -320,11 +435,15 @@ mod linux {
         bytes_total: u64,
         /// Whether the totals are those of the whole phase.
         all_known: bool,
-        /// The blobs that were not got, 64 hex digits each.
-        failed: HashSet<String>,
+        /// The blobs that were not got.
+        failed: HashSet<Hash>,
         /// Why: of the first, or of the first that may be had another time.
         why: Option<Failure>,
         told: Instant,
+        /// Is told of what came.
+        supply: Option<Supply>,
+        /// What it was not told of yet.
+        came: Vec<Hash>,
     }
 
     impl<'a> Tally<'a> {
@@ -341,6 +460,8 @@ mod linux {
                 failed: HashSet::new(),
                 why: None,
                 told: Instant::now(),
+                supply: None,
+                came: Vec::new(),
             }
         }
 
@@ -357,7 +478,8 @@ mod linux {
         }
 
         /// Counts one that was made of an older version.
-        fn made(&mut self, size: u64) {
+        fn made(&mut self, hash: Hash, size: u64) {
+            self.supply.iter().for_each(|supply| supply.came(&[hash]));
             self.done += 1;
             self.bytes += size;
             self.fetched += 1;
@@ -380,9 +502,9 @@ mod linux {
             self.events.try_send(Event::Progress(told)).ok();
         }
 
-        /// Says what could not be got of a tree, with the first paths of it.
-        fn failure(&mut self, missing: &[Part], what: &str) -> Failure {
-            let (failed, all) = (self.failed.len(), missing.len());
+        /// Says what could not be got of `all` missing blobs of a tree, with the first paths of it.
+        fn failure(&mut self, parts: &[Part], all: usize, what: &str) -> Failure {
+            let failed = self.failed.len();
             let why = self.why.take();
             let kind = why.as_ref().map_or(Trouble::Other, |why| why.kind);
             let message = if kind == Trouble::NotFound {
@@ -391,7 +513,7 @@ mod linux {
                 format!("{failed} of the {all} missing {what} of the tree did not come")
             };
             let mut failure = Failure::new(kind, message);
-            let lost = missing.iter().filter(|part| self.failed.contains(&part.hash.to_hex()));
+            let lost = parts.iter().filter(|part| self.failed.contains(&part.hash));
             for part in lost.take(PATHS_TOLD_MAX) {
                 let path = if part.path.is_empty() { b"." } else { &part.path[..] };
                 failure =
@@ -406,10 +528,13 @@ mod linux {
     }
 
     impl TakeRow for Tally<'_> {
-        async fn take_row(&mut self, row: GotRow) -> Result<(), Failure> {
+        async fn take_row(&mut self, row: Row) -> Result<(), Failure> {
             self.done += 1;
             match row.failure {
                 None => {
+                    if self.supply.is_some() {
+                        self.came.push(row.hash);
+                    }
                     self.bytes += row.size.unwrap_or(0);
                     self.fetched += u64::from(row.found != "local");
                 }
@@ -427,6 +552,11 @@ mod linux {
                 self.tell();
             }
             Ok(())
+        }
+
+        fn rest(&mut self) {
+            self.supply.iter().for_each(|supply| supply.came(&self.came));
+            self.came.clear();
         }
     }
 }

@@ -22,6 +22,8 @@ pub use checkout::{
     CheckedOut, CheckoutError, IN_THE_WAY_MAX, Options, Progress, Recovered, SourceError, checkout,
 };
 #[cfg(target_os = "linux")]
-pub(crate) use checkout::{check_target, files_of, older_versions, open_older, shown};
+pub(crate) use checkout::{
+    Supply, check_target, checkout_meanwhile, files_of, older_versions, open_older, shown,
+};
 #[cfg(target_os = "linux")]
 pub use ways::{Stop, WayCounts};

@@ -3,6 +3,7 @@
 //! What is being made lies in a directory named after the target's name, which is locked while somebody works on it.
 //! Whoever finds it unlocked removes it: it was left behind by a process that was killed.
 
+use std::borrow::Cow;
 use std::io;
 
 use blobmesh_protocol::Hash;
@@ -20,7 +21,7 @@ use crate::tree::beneath::{Dir, Replace};
 pub(super) fn make(
     target: &Target,
     root: &Hash,
-    changes: &[Change],
+    changes: Vec<Change>,
     maker: &Maker<'_>,
 ) -> Result<bool, CheckoutError> {
     let (stage, removed) = Stage::begin(target)?;
@@ -28,10 +29,12 @@ pub(super) fn make(
         .iter()
         .filter_map(|change| {
             let item = change.new.as_ref()?;
-            Some(Staged { at: change.path.to_vec(), path: &change.path, item })
+            Some(Staged { at: Cow::Borrowed(&change.path), path: &change.path, item })
         })
         .collect();
     let stamps = maker.make(&stage.dir, &staged)?;
+    // A long listing is not kept twice.
+    drop(staged);
     let state = State { root: *root, noted: now(), rows: rows_of(changes, stamps) };
     let remember = || -> io::Result<()> {
         stage.dir.make_dir(state::DIR)?;

@@ -1,7 +1,7 @@
 //! A tree becomes a directory.
 //!
-//! The whole tree is loaded and checked first, and every blob that is needed must be in the store; before that nothing is
-//! written. Where nothing is yet, the tree is made beside its place and renamed there ([`fresh`]). Where another one is,
+//! The whole tree is loaded and checked first, and every blob that is needed must be in the store, or on its way
+//! ([`supply`]); before that nothing is written. Where nothing is yet, the tree is made beside its place and renamed there ([`fresh`]). Where another one is,
 //! only what differs is touched ([`switch`]). Nothing here fetches, and nothing is synced: a checkout can be made again.
 //!
 //! **Invariant:** whatever a manifest says, and whatever others do to the directory meanwhile, nothing outside of it is
@@ -17,6 +17,7 @@ mod plan;
 mod pool;
 mod stage;
 mod state;
+mod supply;
 mod switch;
 mod target;
 #[cfg(test)]
@@ -31,7 +32,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use blobmesh_protocol::Hash;
 use blobmesh_protocol::tree::{Change, Item, Manifest, diff};
 
-use self::load::{Manifests, check_blobs};
+use self::load::Manifests;
 use self::stage::{Maker, size_of};
 use self::state::{Row, State};
 use self::target::{Found, Target};
@@ -43,6 +44,7 @@ pub use self::error::CheckoutError;
 pub(crate) use self::error::shown;
 pub use self::load::SourceError;
 pub(crate) use self::load::files_of;
+pub(crate) use self::supply::Supply;
 
 /// How many paths are named at most that are in the way.
 pub const IN_THE_WAY_MAX: usize = 20;
@@ -127,32 +129,58 @@ pub fn checkout(
     progress: &Progress,
     stop: &Stop,
 ) -> Result<CheckedOut, CheckoutError> {
-    let target = Target::at(dir, store.dir())?;
-    let mut manifests = Manifests::of(store);
-    let manifest = manifests.checked(root)?;
+    check_out(root, dir, &Maker::new(store, &Ways::default(), options, progress, stop))
+}
+
+/// Does the same while blobs of the tree are still on their way; who checked that the store has or gets all of them has
+/// them kept there. Where one does not come, it ends as if it had been stopped.
+///
+/// # Errors
+/// As [`checkout`].
+pub(crate) fn checkout_meanwhile(
+    store: &Store,
+    root: &Hash,
+    dir: &Path,
+    options: &Options,
+    progress: &Progress,
+    stop: &Stop,
+    supply: &Supply,
+) -> Result<CheckedOut, CheckoutError> {
     let ways = Ways::default();
-    let maker = Maker::new(store, &ways, options, progress, stop);
-    let done = match &target.found {
+    let mut maker = Maker::new(store, &ways, options, progress, stop);
+    maker.supply = Some(supply);
+    check_out(root, dir, &maker)
+}
+
+fn check_out(root: &Hash, dir: &Path, maker: &Maker<'_>) -> Result<CheckedOut, CheckoutError> {
+    let target = Target::at(dir, maker.store.dir())?;
+    let mut manifests = Manifests::of(maker.store);
+    let manifest = manifests.checked(root)?;
+    let ((counts, bytes), recovered, left) = match &target.found {
         Found::Nothing => {
             let changes = diff(Manifest::default(), manifest, &mut manifests)?;
             drop(manifests);
-            check_blobs(store, &changes, stop)?;
-            progress.begin(&changes);
-            let removed = fresh::make(&target, root, &changes, &maker)?;
-            let recovered = removed.then_some(Recovered::Undone);
-            switch::Switched { changes, recovered, left: Vec::new() }
+            maker.check_blobs(&changes)?;
+            maker.progress.begin(&changes);
+            let sums = (switch::count(&changes), bytes_of(&changes));
+            let removed = fresh::make(&target, root, changes, maker)?;
+            (sums, removed.then_some(Recovered::Undone), Vec::new())
         }
-        Found::Dir(dir) => switch::switch(&target, dir, root, manifest, &mut manifests, &maker)?,
+        Found::Dir(dir) => {
+            let done = switch::switch(&target, dir, root, manifest, &mut manifests, maker)?;
+            let sums = (switch::count(&done.changes), bytes_of(&done.changes));
+            (sums, done.recovered, done.left)
+        }
     };
-    let (added, changed, removed) = switch::count(&done.changes);
+    let (added, changed, removed) = counts;
     Ok(CheckedOut {
         added,
         changed,
         removed,
-        bytes: bytes_of(&done.changes),
-        ways: ways.counts(),
-        recovered: done.recovered,
-        left: done.left.into_iter().map(<[u8]>::into_vec).collect(),
+        bytes,
+        ways: maker.ways.counts(),
+        recovered,
+        left: left.into_iter().map(<[u8]>::into_vec).collect(),
     })
 }
 
@@ -191,12 +219,12 @@ fn bytes_of(changes: &[Change]) -> u64 {
 }
 
 /// Returns the rows of a tree that was made from nothing.
-fn rows_of(changes: &[Change], stamps: Vec<Option<Stamp>>) -> Vec<Row> {
-    let row = |(change, stamp): (&Change, Option<Stamp>)| {
-        let item: Item = change.new.clone()?;
-        Some(Row { path: change.path.clone(), item, stamp: stamp.unwrap_or(Stamp::NONE) })
+fn rows_of(changes: Vec<Change>, stamps: Vec<Option<Stamp>>) -> Vec<Row> {
+    let row = |(change, stamp): (Change, Option<Stamp>)| {
+        let Change { path, new, .. } = change;
+        Some(Row { path, item: new?, stamp: stamp.unwrap_or(Stamp::NONE) })
     };
-    changes.iter().zip(stamps).filter_map(row).collect()
+    changes.into_iter().zip(stamps).filter_map(row).collect()
 }
 
 /// Returns the moment, in nanoseconds since 1970.

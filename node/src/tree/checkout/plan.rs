@@ -271,7 +271,7 @@ impl<'c> Plan<'c> {
         let at = number.to_string().into_bytes();
         for entry in std::iter::once(change).chain(below) {
             let Some(item) = &entry.new else { continue };
-            let at = [&at[..], &entry.path[change.path.len()..]].concat();
+            let at = [&at[..], &entry.path[change.path.len()..]].concat().into();
             self.staged.push(Staged { at, path: &entry.path, item });
         }
         let step = Step::Place { number, path: change.path.clone(), expected };

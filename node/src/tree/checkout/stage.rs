@@ -4,18 +4,21 @@
 //! through one. A file costs an open of its blob, its creation, and one call that gives it its bytes; it is neither
 //! looked up, synced nor given a mode after.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write as _};
 
 use blobmesh_protocol::Hash;
 use blobmesh_protocol::blob::group_count;
-use blobmesh_protocol::tree::Item;
+use blobmesh_protocol::tree::{Change, Item};
 
 use super::error::CheckoutError;
+use super::load::check_blobs;
 use super::state::{name_of, parent_of};
+use super::supply::Supply;
 use super::{Options, Progress, pool};
-use crate::store::{Lent, Store, StoreError};
+use crate::store::{Lendable, Lent, Store, StoreError};
 use crate::tree::beneath::{Dir, Stamp};
 use crate::tree::pattern::Pattern;
 use crate::tree::ways::{Source, Stop, Way, Ways};
@@ -32,7 +35,7 @@ const PIECE_BYTES_MAX: u64 = 8 << 20;
 #[derive(Debug)]
 pub(super) struct Staged<'a> {
     /// Where, beneath the directory of the stage.
-    pub(super) at: Vec<u8>,
+    pub(super) at: Cow<'a, [u8]>,
     /// Its path in the tree.
     pub(super) path: &'a [u8],
     /// What.
@@ -47,6 +50,8 @@ pub(super) struct Maker<'a> {
     pub(super) options: &'a Options,
     pub(super) progress: &'a Progress,
     pub(super) stop: &'a Stop,
+    /// Says what is still on its way; without it all is there.
+    pub(super) supply: Option<&'a Supply>,
     copies: Vec<Pattern>,
     chance: RandomState,
 }
@@ -60,7 +65,17 @@ impl<'a> Maker<'a> {
         stop: &'a Stop,
     ) -> Self {
         let copies = options.copy.iter().map(|text| Pattern::new(text)).collect();
-        Self { store, ways, options, progress, stop, copies, chance: RandomState::new() }
+        let (supply, chance) = (None, RandomState::new());
+        Self { store, ways, options, progress, stop, supply, copies, chance }
+    }
+
+    /// Checks that the store has every blob that `changes` ask for, unless some are on their way: then it was looked
+    /// which of them are there.
+    pub(super) fn check_blobs(&self, changes: &[Change]) -> Result<(), CheckoutError> {
+        match self.supply {
+            Some(_) => Ok(()),
+            None => check_blobs(self.store, changes, self.stop),
+        }
     }
 
     /// Makes entries, each directory before what is in it, and returns how the files look, in the order of `items`.
@@ -119,6 +134,7 @@ impl<'a> Maker<'a> {
         piece: &[usize],
     ) -> Result<Vec<(usize, Stamp)>, CheckoutError> {
         let Some(first) = piece.first() else { return Ok(Vec::new()) };
+        self.await_blobs(items, piece)?;
         let parent = parent_of(&items[*first].at);
         let dir = root.open_below(parent).map_err(CheckoutError::io("open", parent))?;
         let mut stamps = Vec::with_capacity(piece.len());
@@ -132,6 +148,16 @@ impl<'a> Maker<'a> {
         }
         self.progress.add(bytes);
         Ok(stamps)
+    }
+
+    /// Waits until the store has the blobs of a piece.
+    fn await_blobs(&self, items: &[Staged<'_>], piece: &[usize]) -> Result<(), CheckoutError> {
+        let Some(supply) = self.supply else { return Ok(()) };
+        let hashes = piece.iter().filter_map(|index| match items[*index].item {
+            Item::File { hash, .. } => Some(hash),
+            Item::Dir | Item::Symlink { .. } => None,
+        });
+        if supply.wait(hashes, self.stop) { Ok(()) } else { Err(CheckoutError::Stopped) }
     }
 
     fn make_file(&self, dir: &Dir, staged: &Staged<'_>) -> Result<Stamp, CheckoutError> {
@@ -180,7 +206,7 @@ impl<'a> Maker<'a> {
     ) -> Result<(), CheckoutError> {
         let blob = |source| CheckoutError::Blob { path: staged.path.to_vec(), source };
         let lent = self.store.lend(hash, size).map_err(blob)?;
-        let lent = lent.ok_or_else(|| blob(StoreError::Absent { hash: *hash }))?;
+        let Some(lent) = lent else { return Err(self.not_lent(staged, hash, size)) };
         let source = match &lent {
             Lent::File(source) => Source::whole(source, size),
             Lent::Packed(member) => {
@@ -197,6 +223,20 @@ impl<'a> Maker<'a> {
         let written = self.ways.fill_hashing(file, source, real, self.stop);
         let written = written.map_err(|error| self.unfilled(staged, hash, error))?;
         if written == *hash { Ok(()) } else { self.verify(staged, hash) }
+    }
+
+    /// Makes the error of a blob that is not there: one that just came may have another length than the tree says.
+    fn not_lent(&self, staged: &Staged<'_>, hash: &Hash, size: u64) -> CheckoutError {
+        let (path, hash) = (staged.path.to_vec(), *hash);
+        match self.store.is_lendable(&hash, size) {
+            Ok(Lendable::OtherLength { found }) => {
+                CheckoutError::Length { path, hash, size, found }
+            }
+            Ok(Lendable::Yes | Lendable::Absent) => {
+                CheckoutError::Blob { path, source: StoreError::Absent { hash } }
+            }
+            Err(source) => CheckoutError::Blob { path, source },
+        }
     }
 
     fn write(

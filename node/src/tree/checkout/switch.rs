@@ -10,7 +10,7 @@ use blobmesh_protocol::tree::{Change, Item, Manifest, diff};
 
 use super::error::CheckoutError;
 use super::journal::{self, STAGE};
-use super::load::{Manifests, check_blobs};
+use super::load::Manifests;
 use super::plan::{Plan, Planner};
 use super::stage::Maker;
 use super::state::{self, Row, State, path_order};
@@ -90,7 +90,7 @@ impl Switch<'_> {
         if self.maker.options.force {
             planner.add_unclean(&mut changes)?;
         }
-        check_blobs(self.maker.store, &changes, self.maker.stop)?;
+        self.maker.check_blobs(&changes)?;
         self.maker.progress.begin(&changes);
         let plan = planner.plan(&changes)?;
         if plan.in_the_way > 0 {
