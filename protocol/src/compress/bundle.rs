@@ -46,6 +46,8 @@ pub struct Bundler {
     /// How many windows go raw whatever they are like, and how many it will be next.
     hold: u32,
     hold_next: u32,
+    /// Set when what was waited for is nobody's fault.
+    has_rested: bool,
     zstd: Zstd,
 }
 
@@ -60,6 +62,7 @@ impl Default for Bundler {
             slow: 0,
             hold: 0,
             hold_next: HOLD_WINDOWS,
+            has_rested: true,
             zstd: Zstd::default(),
         }
     }
@@ -107,6 +110,7 @@ impl Bundler {
     /// Tells how many bytes of answers left, as they were before they were encoded, and how long that took together with
     /// what was waited for before, while the requester wanted more.
     pub fn left(&mut self, bytes: u64, took: Duration) {
+        let took = if std::mem::take(&mut self.has_rested) { Duration::ZERO } else { took };
         self.window.0 = self.window.0.saturating_add(bytes);
         self.window.1 = self.window.1.saturating_add(took);
         if self.window.0 < WINDOW_BYTES || self.eager_left > 0 {
@@ -120,6 +124,7 @@ impl Bundler {
     /// Tells that the requester wanted nothing for a while: what comes next is something else.
     pub fn rested(&mut self) {
         (self.eager_left, self.window) = (EAGER_BYTES, Default::default());
+        self.has_rested = true;
     }
 
     /// Chooses what is done with the next window, after one of which so many bytes a second left.
@@ -235,13 +240,13 @@ mod tests {
     #[test]
     fn slow_link_gets_fewer_bytes_while_that_helps() {
         let mut bundler = bundler();
-        let coded = send(&mut bundler, 18, SLOW_BYTES_PER_SECOND - 1_000_000);
+        let coded = send(&mut bundler, 18, SLOW_BYTES_PER_SECOND * 3 / 4);
         assert_eq!(coded[..16], [[true; 4].as_slice(), &[false; 12]].concat());
         assert_eq!(coded[16..], [true; 2]);
         // It helps: three times as many leave.
         assert!(send(&mut bundler, 100, 3 * SLOW_BYTES_PER_SECOND).iter().all(|coded| *coded));
         // It does no longer.
-        let still = SLOW_BYTES_PER_SECOND * 5 / 4;
+        let still = SLOW_BYTES_PER_SECOND;
         let coded = send(&mut bundler, 60, still);
         let first_raw = coded.iter().position(|coded| !coded).expect("it is given up");
         assert!(first_raw <= 16, "{coded:?}");
@@ -254,6 +259,19 @@ mod tests {
         });
         trials.sort_unstable();
         assert!(trials[1] > trials[0] + 64, "later each time: {trials:?}");
+    }
+
+    #[test]
+    fn time_of_a_rest_is_no_sign_of_a_slow_link() {
+        let mut bundler = bundler();
+        for _ in 0..10 {
+            bundler.rested();
+            bundler.encode(&text(RUN), &mut Vec::new());
+            bundler.left(RUN as u64, Duration::from_secs(100));
+            // A window in all.
+            send(&mut bundler, 7, 1_000_000_000);
+            assert_eq!(bundler.effort, None);
+        }
     }
 
     #[test]
