@@ -310,9 +310,15 @@ pub(crate) struct TreeArgs {
 /// Uploads.
 #[derive(Debug, Args)]
 pub(crate) struct PushArgs {
-    /// Blobs of the store, 64 hex digits each
+    /// Blobs of the store, 64 hex digits each; a tree goes with all that is in it
     #[arg(required = true, value_name = "HASH")]
     pub(crate) hashes: Vec<String>,
+    /// Push only the blobs named, of a tree its manifest without what is in it
+    #[arg(long)]
+    pub(crate) only: bool,
+    /// Push every blob as an object of its own: other programs do not look into packs
+    #[arg(long)]
+    pub(crate) no_packs: bool,
     #[command(flatten)]
     pub(crate) node: NodeArgs,
 }

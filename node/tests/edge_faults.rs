@@ -105,7 +105,7 @@ async fn missing_blob_is_asked_for_once_until_it_is_announced() {
             place.edge.read(&blob.hash(), None).await.expect_err("missing");
             place.edge.size(&blob.hash()).await.expect_err("missing");
         }
-        assert_eq!(place.front().seen().len(), 1);
+        assert_eq!(place.front().seen().len(), 2, "the blob, and the index of packs");
         blob.seed(&place.root).await;
         place.edge.announced(&blob.hash());
         place.edge.read(&blob.hash(), None).await.expect("there");

@@ -70,8 +70,9 @@ async fn pushed_blob_comes_back_from_the_edge_group_by_group() {
     let a = TestNode::start_with(&[], |config| config.edge = Some(edge.clone())).await;
     let blob = bytes(3, 5_000_000);
     let hash = a.add(&blob).await;
-    let pushed = a.ask(Request::Push { hashes: vec![hash.clone()] }).await.expect("pushed");
-    assert_eq!(pushed, Answer::Pushed { uploaded: 1, existed: 0, bytes: 5_000_000 });
+    let push = Request::Push { hashes: vec![hash.clone()], only: false, no_packs: false };
+    let Answer::Pushed(pushed) = a.ask(push).await.expect("pushed") else { panic!("not pushed") };
+    assert_eq!((pushed.uploaded, pushed.existed, pushed.bytes), (1, 0, 5_000_000));
     a.stop().await;
     let b = TestNode::start_with(&[], |config| config.edge = Some(edge)).await;
     assert_eq!(b.get(&hash).await.expect("got").tier.edge, 5_000_000);

@@ -199,7 +199,7 @@ fn add_input() -> Request {
 #[tokio::test]
 async fn failure_arrives_with_its_kind_message_and_causes() {
     let rig = Rig::start().await;
-    let result = rig.call(Request::Push { hashes: Vec::new() }).await;
+    let result = rig.call(Request::Push { hashes: Vec::new(), only: false, no_packs: false }).await;
     assert_eq!(result, Err(not_found()));
 }
 
@@ -256,7 +256,9 @@ async fn input_that_fails_is_a_failure_and_not_a_shorter_blob() {
 async fn answer_comes_although_the_node_takes_none_of_a_large_input() {
     let rig = Rig::start().await;
     let pieces = (0..8).map(|_| Ok(pattern())).collect();
-    let (result, _) = rig.call_with(Request::Push { hashes: Vec::new() }, pieces).await;
+    let (result, _) = rig
+        .call_with(Request::Push { hashes: Vec::new(), only: false, no_packs: false }, pieces)
+        .await;
     assert_eq!(result, Err(not_found()));
 }
 

@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime};
 
 use reqwest::StatusCode;
 use reqwest::header::{
-    ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, HeaderMap,
-    HeaderName, RETRY_AFTER,
+    ACCEPT_RANGES, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, DATE, ETAG,
+    HeaderMap, HeaderName, RETRY_AFTER,
 };
 
 use super::error::{Breach, Cause, EdgeError, Reach, Task};
@@ -21,6 +21,8 @@ pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
 const MESSAGE_LEN_MAX: usize = 200;
 /// How many characters of an S3 error code or an odd header are kept.
 const CODE_LEN_MAX: usize = 64;
+/// The longest tag of an object's version that is kept.
+const TAG_LEN_MAX: usize = 256;
 /// Beyond this difference S3 services refuse signatures.
 const SKEW_REFUSED_S: u64 = 15 * 60;
 
@@ -100,6 +102,8 @@ impl Refusal {
                 EdgeError::Refused { task, status, code, message }
             }
             (404 | 410, _) => EdgeError::NotFound { task },
+            (412, _) => EdgeError::Changed { task },
+            (409, _) if code == "ConditionalRequestConflict" => EdgeError::Changed { task },
             (400 | 401 | 403, false) => EdgeError::NotPublic { task, status, code, message },
             (_, true) if skewed => EdgeError::ClockSkew { task, skew_s: self.skew_s },
             (401 | 403, true) => EdgeError::BadCredentials { task, status, code, message },
@@ -226,6 +230,12 @@ pub(super) fn skew_s(headers: &HeaderMap, now: SystemTime) -> Option<i64> {
         Ok(ahead) => i64::try_from(ahead.as_secs()).ok(),
         Err(behind) => i64::try_from(behind.duration().as_secs()).ok().map(|seconds| -seconds),
     }
+}
+
+/// Returns what an edge calls this version of an object; none where that is longer than such names are.
+pub(super) fn tag(headers: &HeaderMap) -> Option<String> {
+    let tag = headers.get(ETAG)?.to_str().ok()?;
+    (tag.len() <= TAG_LEN_MAX).then(|| tag.to_owned())
 }
 
 /// Returns a header as text of a bounded length; empty where it is missing or not ASCII.
@@ -371,9 +381,12 @@ mod tests {
         for status in [408, 429, 500, 502, 503, 504, 521] {
             assert!(refusal(status, true, "SlowDown", None).is_temporary(), "{status}");
         }
-        for status in [301, 405, 412, 501] {
+        for status in [301, 405, 409, 501] {
             assert!(matches!(refusal(status, true, "", None), E::Refused { .. }), "{status}");
         }
+        let raced = refusal(409, true, "ConditionalRequestConflict", None);
+        assert!(matches!(raced, E::Changed { .. }), "S3 of writes at the same time");
+        assert!(matches!(refusal(412, true, "PreconditionFailed", None), E::Changed { .. }));
     }
 
     #[test]

@@ -42,8 +42,19 @@ pub struct EdgeBody {
 
 #[derive(Debug)]
 enum Inner {
-    Remote { answer: Box<Response>, body: Body },
-    File { file: Arc<File>, path: PathBuf, wait_max: Duration },
+    Remote {
+        answer: Box<Response>,
+        body: Body,
+    },
+    File {
+        file: Arc<File>,
+        path: PathBuf,
+        wait_max: Duration,
+    },
+    /// All of the range.
+    Memory {
+        bytes: Bytes,
+    },
 }
 
 impl EdgeBody {
@@ -59,6 +70,11 @@ impl EdgeBody {
         task: Task,
     ) -> Self {
         Self::new(promise, Inner::File { file: Arc::new(file), path, wait_max }, task)
+    }
+
+    /// Makes a body of bytes that are here already.
+    pub(super) fn memory(promise: Promise, bytes: Bytes, task: Task) -> Self {
+        Self::new(promise, Inner::Memory { bytes }, task)
     }
 
     fn new(promise: Promise, inner: Inner, task: Task) -> Self {
@@ -89,7 +105,7 @@ impl EdgeBody {
             Inner::Remote { body, .. } => {
                 self.left > 0 && self.ahead.is_empty() && body.is_left_behind()
             }
-            Inner::File { .. } => false,
+            Inner::File { .. } | Inner::Memory { .. } => false,
         }
     }
 
@@ -174,6 +190,10 @@ impl EdgeBody {
                 };
                 let piece = read.map_err(|error| EdgeError::io(task, Some(path.clone()), error))?;
                 (!piece.is_empty()).then(|| Bytes::from(piece))
+            }
+            Inner::Memory { bytes } => {
+                let bytes = std::mem::take(bytes);
+                (!bytes.is_empty()).then_some(bytes)
             }
         };
         bytes.ok_or(EdgeError::Cut { task, got, expected, source: None })

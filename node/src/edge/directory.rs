@@ -20,6 +20,7 @@ use super::body::EdgeBody;
 use super::diagnose::{self, Finding};
 use super::error::{Action, Breach, EdgeError, Reach, Task};
 use super::files;
+use super::object::{Object, Wanted};
 use super::options::EdgeOptions;
 use super::{EdgeBackend, Push, Pushed, blob_path, groups_path};
 
@@ -91,6 +92,38 @@ impl DirectoryEdge {
             Ok((File::open(&target)?, length))
         })
         .await
+    }
+
+    /// Reads an object that is no blob: what a bucket was mirrored with.
+    pub(super) async fn object(
+        &self,
+        task: Task,
+        wanted: &Wanted<'_>,
+    ) -> Result<Option<Object>, EdgeError> {
+        let path = self.base.join(wanted.path);
+        let (file, size) = self.open(task, path.clone()).await?;
+        let range = wanted.range.clone().unwrap_or(0..size);
+        let (len, size_max) = (range.end.saturating_sub(range.start), wanted.len_max);
+        let Some(fits) = usize::try_from(len).ok().filter(|_| len <= size_max) else {
+            let breach = Breach::TooLarge { size: len, size_max };
+            return Err(EdgeError::Protocol { task, breach });
+        };
+        if range.end > size {
+            let (start, end) = (range.start, range.end);
+            return Err(EdgeError::Range { task, start, end, size: Some(size) });
+        }
+        let read = move || {
+            let mut bytes = vec![0; fits];
+            let got = files::read_at(&file, &mut bytes, range.start)?;
+            bytes.truncate(got);
+            Ok(bytes)
+        };
+        let bytes = Bytes::from(self.work(task, &path, read).await?);
+        if bytes.len() < fits {
+            let got = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+            return Err(EdgeError::Cut { task, got, expected: len, source: None });
+        }
+        Ok(Some(Object { bytes, tag: None }))
     }
 
     /// Returns whether `path` is a file of exactly `len` bytes.
@@ -182,14 +215,16 @@ impl EdgeBackend for DirectoryEdge {
     async fn push(&self, mut push: Push<'_>) -> Result<Pushed, EdgeError> {
         let task = Task { action: Action::Push, hash: push.hash };
         let blob = self.base.join(blob_path(&push.hash));
-        let existed = self.has(task, blob, push.source.size()).await?;
+        let existed = !push.absent && self.has(task, blob, push.source.size()).await?;
         if !existed {
             self.put_blob(task, &mut push).await?;
         }
-        let len = u64::try_from(push.group_file.len()).unwrap_or(u64::MAX);
-        let list = self.base.join(groups_path(&push.hash));
-        if !existed || !self.has(task, list, len).await? {
-            self.put_list(task, push.group_file).await?;
+        if let Some(file) = push.group_file {
+            let len = u64::try_from(file.len()).unwrap_or(u64::MAX);
+            let list = self.base.join(groups_path(&push.hash));
+            if !existed || !self.has(task, list, len).await? {
+                self.put_list(task, file).await?;
+            }
         }
         Ok(Pushed { existed })
     }

@@ -38,6 +38,8 @@ pub enum Action {
     Read,
     /// Writing a blob and its group list.
     Push,
+    /// Reading or writing the index of packs, which is about no blob.
+    Index,
 }
 
 impl fmt::Display for Task {
@@ -48,6 +50,7 @@ impl fmt::Display for Task {
             Action::GroupList => write!(f, "reading the group list of blob {blob} from the edge"),
             Action::Read => write!(f, "reading blob {blob} from the edge"),
             Action::Push => write!(f, "pushing blob {blob} to the edge"),
+            Action::Index => f.write_str("using the edge's index of packs"),
         }
     }
 }
@@ -131,6 +134,9 @@ pub enum Breach {
         /// The path.
         path: PathBuf,
     },
+    /// What lies at the place of the index's head is none, or of a newer version: it is not written over.
+    #[error("index/head is of another program, or of a newer version of this one")]
+    ForeignIndex,
     /// An S3 answer to a write made no sense.
     #[error("the answer to a write makes no sense")]
     Unintelligible {
@@ -192,6 +198,12 @@ pub enum EdgeError {
         code: String,
         /// The edge's own words, bounded; empty where there are none.
         message: String,
+    },
+    /// Something else lies there than what the write was to replace: another node was faster.
+    #[error("{task}: another node has changed it at the same time")]
+    Changed {
+        /// The task.
+        task: Task,
     },
     /// This edge cannot be written to.
     #[error("{task}: a public URL is read only")]
@@ -348,6 +360,7 @@ impl EdgeError {
             | Self::BadCredentials { .. }
             | Self::ClockSkew { .. }
             | Self::Refused { .. }
+            | Self::Changed { .. }
             | Self::ReadOnly { .. }
             | Self::Protocol { .. }
             | Self::Range { .. }
@@ -378,6 +391,7 @@ impl EdgeError {
             | Self::Stalled { .. }
             | Self::Cut { .. }
             | Self::Busy { .. }
+            | Self::Changed { .. }
             | Self::Protocol { .. } => Trouble::Unreachable,
             // The edge's blob is shorter than the hash's.
             Self::Range { .. } => Trouble::WrongBytes,
@@ -399,6 +413,7 @@ impl EdgeError {
             | Self::BadCredentials { task, .. }
             | Self::ClockSkew { task, .. }
             | Self::Refused { task, .. }
+            | Self::Changed { task }
             | Self::ReadOnly { task }
             | Self::Unreachable { task, .. }
             | Self::Stalled { task, .. }

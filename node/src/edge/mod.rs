@@ -26,8 +26,10 @@ mod files;
 mod http;
 mod location;
 mod measure;
+mod object;
 mod options;
 mod pace;
+pub(crate) mod packs;
 mod policy;
 mod public;
 mod remote;
@@ -45,7 +47,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blobmesh_protocol::Hash;
-use blobmesh_protocol::blob::{GroupList, ProvisionalList, group_count};
+use blobmesh_protocol::blob::{GROUP_LEN, GroupList, ProvisionalList, group_count};
 use bytes::Bytes;
 use tracing::debug;
 
@@ -62,6 +64,9 @@ pub use s3::S3Edge;
 pub use source::file_source;
 
 use crate::config::EdgeConfig;
+use answer::Promise;
+use object::{Object, Wanted};
+use packs::Packs;
 use policy::{Ask, Policy};
 use s3::Bucket;
 use source::Source;
@@ -120,7 +125,10 @@ pub trait EdgeBackend {
 pub struct Push<'a> {
     hash: Hash,
     source: Source,
-    group_file: Bytes,
+    /// The bytes of its group list; none of a blob of one group, which its hash alone verifies.
+    group_file: Option<Bytes>,
+    /// Whether the edge is known not to have it.
+    absent: bool,
     /// Takes the bytes of the blob written so far.
     progress: &'a mut (dyn FnMut(u64) + Send),
 }
@@ -144,6 +152,7 @@ pub struct Pushed {
 pub struct Edge {
     backend: Backend,
     policy: Arc<Policy>,
+    packs: Arc<Packs>,
 }
 
 #[derive(Clone, Debug)]
@@ -175,7 +184,7 @@ impl Edge {
                 Backend::S3(S3Edge::new(&bucket, options, Arc::clone(&policy))?)
             }
         };
-        Ok(Self { backend, policy })
+        Ok(Self { backend, policy, packs: Arc::new(Packs::new()) })
     }
 
     /// Says where the edge is, for people; never with a secret.
@@ -195,6 +204,7 @@ impl Edge {
     /// Takes in that somebody put a blob on the edge: that it was missing a moment ago is forgotten.
     pub fn announced(&self, hash: &Hash) {
         self.policy.announced(*hash);
+        self.packs.is_old();
     }
 
     /// Has a connection ready for a read that may come soon, and keeps it for a few seconds where none does. Nothing is
@@ -212,8 +222,22 @@ impl Edge {
         }
     }
 
-    /// Asks how long a blob is, in bytes; see [`EdgeBackend::size`].
+    /// Asks how long a blob is, in bytes; see [`EdgeBackend::size`]. Of one that lies in a pack the index tells.
     pub async fn size(&self, hash: &Hash) -> Result<u64, EdgeError> {
+        let known = || self.indexed(hash).map(|entry| entry.size);
+        if let Some(size) = known() {
+            return Ok(size);
+        }
+        match self.size_of_object(hash).await {
+            Err(EdgeError::NotFound { task }) => {
+                self.look_after_miss().await;
+                known().ok_or(EdgeError::NotFound { task })
+            }
+            asked => asked,
+        }
+    }
+
+    async fn size_of_object(&self, hash: &Hash) -> Result<u64, EdgeError> {
         let task = Task { action: Action::Size, hash: *hash };
         let asked = self.policy.run(Ask::Size(*hash), task, || self.backend.size(hash)).await;
         let (size, flight) = asked?;
@@ -245,8 +269,7 @@ impl Edge {
     }
 
     async fn group_file(&self, task: Task, size_max: u64) -> Result<Option<Bytes>, EdgeError> {
-        let entries = group_count(size_max).saturating_mul(GROUP_FILE_ENTRY_LEN);
-        let len_max = entries.saturating_add(GROUP_FILE_HEADER_LEN);
+        let len_max = group_file_len(size_max);
         let hash = &task.hash;
         let read = || self.backend.group_file(hash, len_max);
         match self.policy.run(Ask::GroupList(*hash), task, read).await {
@@ -261,9 +284,32 @@ impl Edge {
 
     /// Begins to read a blob, or `range` of it in bytes; see [`EdgeBackend::read`].
     ///
+    /// A blob that the index of packs knows is read out of its pack. Any other is asked for under its own name, and
+    /// when it is not there the index is looked at again, once a minute at most.
+    ///
     /// It is asked again, where that helps, up to the head of the answer. What goes wrong with the body
     /// is told by [`EdgeBody::chunk`], and left to whoever reads: it has some of the bytes.
     pub async fn read(
+        &self,
+        hash: &Hash,
+        range: Option<Range<u64>>,
+    ) -> Result<EdgeBody, EdgeError> {
+        let task = Task { action: Action::Read, hash: *hash };
+        if let Some(bytes) = self.packed(task).await? {
+            return body_of(task, bytes, range);
+        }
+        match self.read_object(hash, range.clone()).await {
+            Err(EdgeError::NotFound { .. }) => {
+                // Somebody else may have looked meanwhile.
+                self.look_after_miss().await;
+                let bytes = self.packed(task).await?.ok_or(EdgeError::NotFound { task })?;
+                body_of(task, bytes, range)
+            }
+            read => read,
+        }
+    }
+
+    async fn read_object(
         &self,
         hash: &Hash,
         range: Option<Range<u64>>,
@@ -277,7 +323,8 @@ impl Edge {
         Ok(body.followed_by(flight))
     }
 
-    /// Writes a blob of `size` bytes and then its group list, unless the edge has both already.
+    /// Writes a blob of `size` bytes and then its group list, unless the edge has both already. A blob of one group
+    /// has no list.
     ///
     /// `source` gives the bytes at an offset, as many as asked for; it is called in order, on a thread
     /// that may block ([`file_source`] reads a file). `progress` takes the bytes written so far. The
@@ -291,6 +338,17 @@ impl Edge {
         size: u64,
         list: &GroupList,
         source: impl FnMut(u64, usize) -> io::Result<Bytes> + Send + 'static,
+        progress: impl FnMut(u64) + Send,
+    ) -> Result<Pushed, EdgeError> {
+        self.push_blob((hash, size, false), list, source, progress).await
+    }
+
+    /// Does the same; a blob that is known to be `absent` is written without a question.
+    pub(crate) async fn push_blob(
+        &self,
+        (hash, size, absent): (&Hash, u64, bool),
+        list: &GroupList,
+        source: impl FnMut(u64, usize) -> io::Result<Bytes> + Send + 'static,
         mut progress: impl FnMut(u64) + Send,
     ) -> Result<Pushed, EdgeError> {
         if list.hash() != *hash || list.size() != size {
@@ -300,7 +358,8 @@ impl Edge {
         let push = Push {
             hash: *hash,
             source: Source::new(size, source),
-            group_file: Bytes::from(list.to_file()),
+            group_file: (size > GROUP_LEN).then(|| Bytes::from(list.to_file())),
+            absent,
             progress: &mut progress,
         };
         let pushed = match &self.backend {
@@ -308,7 +367,7 @@ impl Edge {
             Backend::Public(edge) => edge.push(push).await,
             Backend::S3(edge) => edge.push(push).await,
         }?;
-        self.announced(hash);
+        self.policy.announced(*hash);
         Ok(pushed)
     }
 
@@ -360,6 +419,39 @@ impl Backend {
             Self::S3(edge) => edge.read(hash, range).await,
         }
     }
+}
+
+impl Backend {
+    /// Reads an object that is no blob; none where it is as before.
+    async fn object(&self, task: Task, wanted: &Wanted<'_>) -> Result<Option<Object>, EdgeError> {
+        match self {
+            Self::Directory(edge) => edge.object(task, wanted).await,
+            Self::Public(edge) => edge.remote().object(task, wanted).await,
+            Self::S3(edge) => edge.remote().object(task, wanted).await,
+        }
+    }
+}
+
+/// Makes the body of a read of a blob that is here whole.
+fn body_of(task: Task, bytes: Bytes, range: Option<Range<u64>>) -> Result<EdgeBody, EdgeError> {
+    let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+    let range = match range {
+        None => 0..size,
+        Some(range) if range.is_empty() || range.start >= size => {
+            let (start, end) = (range.start, range.end);
+            return Err(EdgeError::Range { task, start, end, size: Some(size) });
+        }
+        Some(range) => range.start..range.end.min(size),
+    };
+    let place = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
+    let bytes = bytes.slice(place(range.start)..place(range.end));
+    Ok(EdgeBody::memory(Promise { size, range }, bytes, task))
+}
+
+/// Returns how long the group list's file of a blob of `size` bytes is, above one group.
+fn group_file_len(size: u64) -> u64 {
+    let entries = group_count(size).saturating_mul(GROUP_FILE_ENTRY_LEN);
+    entries.saturating_add(GROUP_FILE_HEADER_LEN)
 }
 
 /// Returns where a blob lies under the base of an edge.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use blobmesh_protocol::Hash;
 use bytes::Bytes;
-use reqwest::header::{CONTENT_LENGTH, HeaderValue, RANGE};
+use reqwest::header::{CONTENT_LENGTH, HeaderValue, IF_NONE_MATCH, RANGE};
 use reqwest::{Method, Request, Response, StatusCode, Url};
 use tracing::debug;
 
@@ -16,6 +16,7 @@ use super::answer::{self, Failure, Promise};
 use super::body::EdgeBody;
 use super::error::{Action, Breach, ConfigError, EdgeError, Reach, Task};
 use super::http::Http;
+use super::object::{Object, Wanted};
 use super::sign::Signer;
 use super::{blob_path, groups_path};
 
@@ -136,6 +137,46 @@ impl Remote {
         Ok(EdgeBody::remote(promise, answer, body, task))
     }
 
+    /// Reads an object that is no blob; none where it is as before.
+    pub(super) async fn object(
+        &self,
+        task: Task,
+        wanted: &Wanted<'_>,
+    ) -> Result<Option<Object>, EdgeError> {
+        self.object_at(wanted).await.map_err(|failure| failure.during(task))
+    }
+
+    async fn object_at(&self, wanted: &Wanted<'_>) -> Result<Option<Object>, Failure> {
+        let mut request = self.request(Method::GET, wanted.path)?;
+        let range = wanted.range.as_ref();
+        if let Some(range) = range {
+            request.headers_mut().insert(RANGE, range_header(range)?);
+        }
+        if let Some(tag) = wanted.unless.and_then(|tag| HeaderValue::from_str(tag).ok()) {
+            request.headers_mut().insert(IF_NONE_MATCH, tag);
+        }
+        let answer = self.http.send(request).await?;
+        if wanted.unless.is_some() && answer.status() == StatusCode::NOT_MODIFIED {
+            return Ok(None);
+        }
+        let (promise, mut answer) = self.taken(answer, range, u64::MAX).await?;
+        // All of it, where the server knows no ranges.
+        let size = promise.range.end - promise.range.start;
+        let size_max = wanted.len_max;
+        let too_large = Failure::Breach(Breach::TooLarge { size, size_max });
+        let Some(len) = usize::try_from(size).ok().filter(|_| size <= size_max) else {
+            return Err(too_large);
+        };
+        let tag = answer::tag(answer.headers());
+        let bytes = self.http.collect(&mut answer, len).await?.ok_or(too_large)?;
+        let got = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        let whole = range.is_none_or(|range| promise.range == *range);
+        if got < size || !whole {
+            return Err(Failure::Cut { got, expected: size, source: None });
+        }
+        Ok(Some(Object { bytes, tag }))
+    }
+
     /// Asks for what lies at `path` and takes the answer only as far as its head is in order.
     async fn open(
         &self,
@@ -148,7 +189,17 @@ impl Remote {
             // Not among the signed headers, which need be no more than S3 asks for.
             request.headers_mut().insert(RANGE, range_header(range)?);
         }
-        let mut answer = self.http.send(request).await?;
+        let answer = self.http.send(request).await?;
+        self.taken(answer, range, size_max).await
+    }
+
+    /// Takes the head of an answer to a GET, which is to be a success.
+    async fn taken(
+        &self,
+        mut answer: Response,
+        range: Option<&Range<u64>>,
+        size_max: u64,
+    ) -> Result<(Promise, Response), Failure> {
         let status = answer.status();
         if status.is_success() {
             if answer.content_length() == Some(0) {

@@ -14,11 +14,12 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::list::{PaginatedListOptions, PaginatedListStore as _};
 use object_store::multipart::{MultipartStore as _, PartId};
 use object_store::path::Path;
 use object_store::{
-    Attribute, Attributes, ObjectStore as _, PutMultipartOptions, PutOptions, PutPayload,
-    RetryConfig,
+    Attribute, Attributes, ObjectMeta, ObjectStore as _, PutMode, PutMultipartOptions, PutOptions,
+    PutPayload, RetryConfig, UpdateVersion,
 };
 use tokio::time::timeout;
 use tracing::debug;
@@ -47,6 +48,26 @@ pub(super) struct Bucket<'a> {
     pub(super) region: &'a str,
     pub(super) prefix: &'a str,
     pub(super) credentials: Option<&'a Credentials>,
+}
+
+/// Says what must lie at a path so that a write takes its place.
+#[derive(Clone, Debug)]
+pub(super) enum Condition {
+    /// Whatever lies there.
+    None,
+    /// Nothing.
+    Absent,
+    /// The version with this tag.
+    Is(String),
+}
+
+/// Is a part of a listing.
+#[derive(Clone, Debug)]
+pub(super) struct Page {
+    /// Paths below the base, in order, with lengths in bytes.
+    pub(super) objects: Vec<(String, u64)>,
+    /// What the next page is asked for with; none after the last one.
+    pub(super) next: Option<String>,
 }
 
 /// Reads and writes a bucket.
@@ -130,9 +151,53 @@ impl S3Edge {
     }
 
     async fn put(&self, path: &str, bytes: Bytes, task: Task) -> Result<(), EdgeError> {
-        let options = PutOptions { attributes: attributes(), ..PutOptions::default() };
+        self.put_object(path, bytes, CACHE_CONTROL, (Condition::None, task)).await.map(|_| ())
+    }
+
+    /// Writes an object under a condition, and returns the tag of what lies there then, where the service tells one.
+    ///
+    /// # Errors
+    /// [`EdgeError::Changed`] where the condition does not hold.
+    pub(super) async fn put_object(
+        &self,
+        path: &str,
+        bytes: Bytes,
+        cache_control: &'static str,
+        (condition, task): (Condition, Task),
+    ) -> Result<Option<String>, EdgeError> {
+        let mode = match condition {
+            Condition::None => PutMode::Overwrite,
+            Condition::Absent => PutMode::Create,
+            Condition::Is(tag) => {
+                PutMode::Update(UpdateVersion { e_tag: Some(tag), version: None })
+            }
+        };
+        let attributes = attributes(cache_control);
+        let options = PutOptions { mode, attributes, ..PutOptions::default() };
         let put = self.store.put_opts(&self.key(path), framed(bytes), options).await;
-        put.map(|_| ()).map_err(|error| error_of(error, task))
+        put.map(|put| put.e_tag).map_err(|error| error_of(error, task))
+    }
+
+    /// Lists objects whose path below the base begins so, up to a thousand, from where the page before ended.
+    pub(super) async fn list(
+        &self,
+        path: &str,
+        after: Option<String>,
+        task: Task,
+    ) -> Result<Page, EdgeError> {
+        let base = match self.prefix.as_str() {
+            "" => String::new(),
+            prefix => format!("{prefix}/"),
+        };
+        let options = PaginatedListOptions { page_token: after, ..PaginatedListOptions::default() };
+        let listed = self.store.list_paginated(Some(&format!("{base}{path}")), options).await;
+        let listed = listed.map_err(|error| error_of(error, task))?;
+        let below = |object: ObjectMeta| {
+            let path = object.location.as_ref().strip_prefix(&base)?.to_owned();
+            Some((path, object.size))
+        };
+        let objects = listed.result.objects.into_iter().filter_map(below).collect();
+        Ok(Page { objects, next: listed.page_token })
     }
 
     async fn put_blob(&self, push: &mut Push<'_>, task: Task) -> Result<(), EdgeError> {
@@ -154,8 +219,10 @@ impl S3Edge {
         task: Task,
     ) -> Result<(), EdgeError> {
         let key = self.key(path);
-        let options =
-            PutMultipartOptions { attributes: attributes(), ..PutMultipartOptions::default() };
+        let options = PutMultipartOptions {
+            attributes: attributes(CACHE_CONTROL),
+            ..PutMultipartOptions::default()
+        };
         let upload = self.store.create_multipart_opts(&key, options).await;
         let upload = upload.map_err(|error| error_of(error, task))?;
         let put = match self.put_parts(&key, &upload, push, task).await {
@@ -232,16 +299,18 @@ impl EdgeBackend for S3Edge {
 
     async fn push(&self, mut push: Push<'_>) -> Result<Pushed, EdgeError> {
         let task = Task { action: Action::Push, hash: push.hash };
-        let existed = self.has(&blob_path(&push.hash), push.source.size(), task).await?;
+        let (path, size) = (blob_path(&push.hash), push.source.size());
+        let existed = !push.absent && self.has(&path, size, task).await?;
         if !existed {
             self.put_blob(&mut push, task).await?;
         }
-        let path = groups_path(&push.hash);
-        let file = push.group_file;
-        let len = u64::try_from(file.len()).unwrap_or(u64::MAX);
-        // Beside a new blob, a list of the right length may be as wrong as the blob's old bytes were.
-        if !existed || !self.has(&path, len, task).await? {
-            self.put(&path, file, task).await?;
+        if let Some(file) = push.group_file {
+            let path = groups_path(&push.hash);
+            let len = u64::try_from(file.len()).unwrap_or(u64::MAX);
+            // Beside a new blob, a list of the right length may be as wrong as the blob's old bytes were.
+            if !existed || !self.has(&path, len, task).await? {
+                self.put(&path, file, task).await?;
+            }
         }
         Ok(Pushed { existed })
     }
@@ -278,10 +347,10 @@ fn client(
     builder.build().map_err(|error| ConfigError::Client { source: Arc::new(error) })
 }
 
-fn attributes() -> Attributes {
+fn attributes(cache_control: &'static str) -> Attributes {
     let mut attributes = Attributes::new();
     attributes.insert(Attribute::ContentType, CONTENT_TYPE.into());
-    attributes.insert(Attribute::CacheControl, CACHE_CONTROL.into());
+    attributes.insert(Attribute::CacheControl, cache_control.into());
     attributes
 }
 

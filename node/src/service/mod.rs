@@ -185,7 +185,10 @@ impl Inner {
             Request::Remove { hashes, force } => self.remove(&hashes, force).await,
             Request::Pin { hashes } => self.pin(&hashes).await,
             Request::Unpin { hashes } => self.unpin(&hashes).await,
-            Request::Push { hashes } => self.push(&hashes, &exchange).await,
+            Request::Push { hashes, only, no_packs } => {
+                let wanted = push::Wanted { only, no_packs };
+                self.push(&hashes, wanted, &exchange).await
+            }
             Request::Peers => self.peers().await,
             Request::Status => self.status().await,
             Request::Why { hash } => self.why(&hash),

@@ -58,7 +58,7 @@ async fn ranges_read_at_once_share_a_connection_where_the_edge_can_do_that() {
 #[tokio::test]
 async fn writes_go_by_http_1_1() {
     let place = Place::s3_h2().await;
-    Blob::of_len(1000).push(&place.edge).await.expect("pushed");
+    Blob::of_len(100_000).push(&place.edge).await.expect("pushed");
     let put = |version| {
         let seen = place.front().seen();
         seen.iter().filter(|parts| parts.method == "PUT" && parts.version == version).count()

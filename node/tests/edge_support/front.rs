@@ -6,12 +6,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_RANGE, RANGE};
+use hyper::header::{CONTENT_RANGE, IF_MATCH, IF_NONE_MATCH, RANGE};
 use hyper::http::request::Parts;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -69,8 +70,12 @@ struct Shared {
     /// The fault of every request from now on.
     always: Mutex<Option<Fault>>,
     seen: Mutex<Vec<Parts>>,
+    /// How far away the server is.
+    delay: Mutex<Duration>,
     /// Connections so far.
     connections: AtomicUsize,
+    /// Held by a write under a condition: the S3 server looks first and writes then, which others must not see.
+    conditional: tokio::sync::Mutex<()>,
 }
 
 impl Front {
@@ -92,7 +97,9 @@ impl Front {
             faults: Mutex::default(),
             always: Mutex::default(),
             seen: Mutex::default(),
+            delay: Mutex::default(),
             connections: AtomicUsize::new(0),
+            conditional: tokio::sync::Mutex::default(),
         });
         let scheme = if tls.is_some() { "https" } else { "http" };
         let task = tokio::spawn(accept(listener, tls, Arc::clone(&shared)));
@@ -124,6 +131,11 @@ impl Front {
         *lock(&self.shared.always) = Some(fault);
     }
 
+    /// Has every answer come so much later from now on; for measurements.
+    pub(crate) fn delay(&self, delay: Duration) {
+        *lock(&self.shared.delay) = delay;
+    }
+
     /// Returns the heads of the requests so far, in order.
     pub(crate) fn seen(&self) -> Vec<Parts> {
         lock(&self.shared.seen).clone()
@@ -145,7 +157,17 @@ impl Shared {
     async fn answer(&self, request: Request<Incoming>) -> Reply {
         let (parts, body) = request.into_parts();
         lock(&self.seen).push(parts.clone());
+        let delay = *lock(&self.delay);
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+        let is_conditional =
+            [IF_MATCH, IF_NONE_MATCH].iter().any(|name| parts.headers.contains_key(name));
         let request = Request::from_parts(parts, body);
+        let _turn = match is_conditional {
+            true => Some(self.conditional.lock().await),
+            false => None,
+        };
         match self.next_fault(request.method()) {
             Some(fault) => fault.answer(request, &self.upstream).await,
             None => self.upstream.answer(request).await,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::failure::Failure;
 use super::receipt::{Receipt, TierBytes};
 use super::tree::{AddedTree, CheckoutReport, PullReport, TreeRow};
 
@@ -70,15 +71,8 @@ pub enum Answer {
     },
     /// The request was carried out and has nothing to tell.
     Done,
-    /// Blobs were uploaded.
-    Pushed {
-        /// How many went up.
-        uploaded: u64,
-        /// How many the edge had already.
-        existed: u64,
-        /// The bytes that went up.
-        bytes: u64,
-    },
+    /// Blobs were uploaded, all or some of them.
+    Pushed(Box<PushReport>),
     /// The peers of the node.
     Peers {
         /// One row a peer.
@@ -213,4 +207,33 @@ pub struct Status {
     pub bytes_max: u64,
     /// The counters since the start, by name.
     pub counters: Vec<(String, u64)>,
+}
+
+/// Tells what came of a push.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PushReport {
+    /// How many blobs went up.
+    pub uploaded: u64,
+    /// How many the edge had already.
+    pub existed: u64,
+    /// The bytes that went up.
+    pub bytes: u64,
+    /// How many of those that went up lie in packs.
+    #[serde(default)]
+    pub packed: u64,
+    /// In how many.
+    #[serde(default)]
+    pub packs: u64,
+    /// How many did not go up, with those that were not tried.
+    #[serde(default)]
+    pub failed: u64,
+    /// Why, of the first of them.
+    #[serde(default)]
+    pub failures: Vec<Failure>,
+    /// How many requests the node made of the edge meanwhile.
+    #[serde(default)]
+    pub requests: u64,
+    /// The whole in seconds.
+    #[serde(default)]
+    pub seconds: f64,
 }

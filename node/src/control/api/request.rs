@@ -125,10 +125,16 @@ pub enum Request {
         /// The blobs, 64 hex digits each.
         hashes: Vec<String>,
     },
-    /// Uploads blobs of the store to the edge. Answered `Pushed`.
+    /// Uploads blobs of the store to the edge, and with a tree all that is in it. Answered `Pushed`.
     Push {
         /// The blobs, 64 hex digits each.
         hashes: Vec<String>,
+        /// Whether a tree goes without what is in it.
+        #[serde(default)]
+        only: bool,
+        /// Whether every blob is to be an object of its own, small ones, too.
+        #[serde(default)]
+        no_packs: bool,
     },
     /// Lists the peers. Answered `Peers`.
     Peers,

@@ -375,7 +375,9 @@ fn meaning(error: &EdgeError) -> Meaning {
         | EdgeError::Refused { .. } => Meaning::Fault,
         EdgeError::Protocol { breach, .. } => match breach {
             // The blob's fault, or that of a single file.
-            Breach::TooLarge { .. } | Breach::NotAFile { .. } => Meaning::Nothing,
+            Breach::TooLarge { .. } | Breach::NotAFile { .. } | Breach::ForeignIndex => {
+                Meaning::Nothing
+            }
             Breach::WebPage
             | Breach::Status { .. }
             | Breach::WrongRange { .. }
@@ -392,6 +394,7 @@ fn meaning(error: &EdgeError) -> Meaning {
         }
         EdgeError::ClockSkew { .. } => Meaning::Denial,
         EdgeError::NotFound { .. }
+        | EdgeError::Changed { .. }
         | EdgeError::ReadOnly { .. }
         | EdgeError::LeftAlone { .. }
         | EdgeError::Range { .. }
