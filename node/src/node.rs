@@ -241,6 +241,7 @@ fn open_edge(config: &NodeConfig) -> Result<Option<Arc<Edge>>, Failure> {
     let edge_options = EdgeOptions {
         blob_bytes_max: config.blob_bytes_max,
         ca_file: config.edge_ca_file.clone(),
+        uploads: Some(config.home.join("uploads")),
         ..EdgeOptions::default()
     };
     let edge = Edge::new(edge, edge_options)

@@ -24,6 +24,7 @@ mod directory;
 mod error;
 mod files;
 mod http;
+mod journal;
 mod location;
 mod measure;
 mod object;
@@ -82,7 +83,7 @@ const GROUP_FILE_ENTRY_LEN: u64 = 32;
 /// Is the contract of every edge; one suite of tests holds all backends to it.
 ///
 /// Futures may be dropped at any time. A dropped read leaves nothing behind; a dropped push leaves
-/// either the whole blob under its name or nothing there.
+/// either the whole blob under its name or nothing there, and maybe what the next push of it goes on with.
 pub trait EdgeBackend {
     /// Says where the edge is, for people; never with a secret.
     fn describe(&self) -> String;

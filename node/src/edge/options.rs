@@ -36,6 +36,9 @@ pub struct EdgeOptions {
     pub part_len: u64,
     /// How many parts go up at once; 4. Times `part_len` is the memory of a push in parts.
     pub parts_at_once: usize,
+    /// A directory for what is known of interrupted uploads in parts, a small file each; none forgets them. It is made
+    /// where it is missing.
+    pub uploads: Option<PathBuf>,
     /// Whether `http://` is allowed to hosts other than this machine.
     pub plain_http: bool,
     /// A file of certificates in PEM, up to 1 MiB, that are trusted instead of the system's; for an edge with a
@@ -131,6 +134,7 @@ impl Default for EdgeOptions {
             multipart_above: 64 << 20,
             part_len: 16 << 20,
             parts_at_once: 4,
+            uploads: None,
             plain_http: false,
             ca_file: None,
             policy: PolicyOptions::default(),

@@ -3,11 +3,14 @@
 //! Reads are signed requests of our own, so that status, error code, range and rate are seen as they
 //! come. Writes go through `object_store`, which knows multipart uploads, over the same HTTP client:
 //! path style, plain bodies of a known length, no checksum headers or trailers, equal parts. R2
-//! refuses anything else. A push that is dropped in the middle of its parts leaves an unfinished
-//! upload, which is invisible and which R2 removes after seven days.
+//! refuses anything else. A push that is dropped in the middle of its parts, or fails in a way that may pass, leaves an
+//! unfinished upload, which is invisible, and a [`journal`](super::journal) by which the next one goes on; R2 removes
+//! such uploads after seven days.
 
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use blobmesh_protocol::Hash;
 use bytes::Bytes;
@@ -27,7 +30,9 @@ use tracing::debug;
 use super::body::EdgeBody;
 use super::diagnose::{self, Finding};
 use super::error::{Action, ConfigError, EdgeError, Task};
+use super::files;
 use super::http::Http;
+use super::journal::{Journal, Subject};
 use super::location;
 use super::options::EdgeOptions;
 use super::policy::{Ask, Policy};
@@ -212,6 +217,7 @@ impl S3Edge {
         Ok(())
     }
 
+    /// Sends a blob in parts, those of them that an earlier push has not sent.
     async fn put_in_parts(
         &self,
         path: &str,
@@ -219,55 +225,95 @@ impl S3Edge {
         task: Task,
     ) -> Result<(), EdgeError> {
         let key = self.key(path);
+        let subject = self.subject(push);
+        if let Some(journal) = interrupted(subject.clone()).await {
+            let known = journal.parts.len();
+            debug!(hash = task.hash.fmt_short(), known, "an interrupted upload is taken up");
+            match self.put_rest(&key, journal, push, task).await {
+                // The edge does not know it any more, or not so.
+                Err(error) if !error.is_temporary() && !matches!(error, EdgeError::Io { .. }) => {
+                    debug!(%error, "the upload is begun anew");
+                }
+                ended => return ended,
+            }
+        }
         let options = PutMultipartOptions {
             attributes: attributes(CACHE_CONTROL),
             ..PutMultipartOptions::default()
         };
         let upload = self.store.create_multipart_opts(&key, options).await;
         let upload = upload.map_err(|error| error_of(error, task))?;
-        let put = match self.put_parts(&key, &upload, push, task).await {
+        let journal = remembered(upload, subject).await;
+        self.put_rest(&key, journal, push, task).await
+    }
+
+    /// Sends what is missing of an upload, and completes it. What a failure leaves that may pass is for the next push.
+    async fn put_rest(
+        &self,
+        key: &Path,
+        mut journal: Journal,
+        push: &mut Push<'_>,
+        task: Task,
+    ) -> Result<(), EdgeError> {
+        let put = match self.put_parts(key, &mut journal, push, task).await {
             Ok(parts) => {
-                let complete = self.store.complete_multipart(&key, &upload, parts).await;
+                let complete = self.store.complete_multipart(key, &journal.upload, parts).await;
                 complete.map(|_| ()).map_err(|error| error_of(error, task))
             }
             Err(error) => Err(error),
         };
-        if put.is_err() {
-            self.abort(&key, &upload, task).await;
+        match &put {
+            Ok(()) => {}
+            Err(error) if error.is_temporary() && journal.is_kept() => return put,
+            Err(_) => self.abort(key, &journal.upload, task).await,
         }
+        // It holds no data: nothing to wait for.
+        let _ended = files::blocking(move || journal.end()).await;
         put
     }
 
-    /// Sends the parts, a few at a time, and returns their ids in order.
+    /// Says what a journal of this push is about, and where it lies; none where uploads are not remembered.
+    fn subject(&self, push: &Push<'_>) -> Option<(PathBuf, Subject)> {
+        let dir = self.options().uploads.clone()?;
+        let (hash, place, size) = (push.hash, self.described.clone(), push.source.size());
+        let part_len = self.options().part_len_of(size);
+        Some((dir, Subject { hash, place, size, part_len }))
+    }
+
+    /// Sends the parts that the journal does not have, a few at a time, and returns the ids of all in order.
     async fn put_parts(
         &self,
         key: &Path,
-        upload: &String,
+        journal: &mut Journal,
         push: &mut Push<'_>,
         task: Task,
     ) -> Result<Vec<PartId>, EdgeError> {
         let size = push.source.size();
         let part_len = self.options().part_len_of(size);
+        let upload = journal.upload.clone();
         let mut flying = FuturesUnordered::new();
-        let mut done: Vec<(usize, PartId)> = Vec::new();
         let (mut offset, mut index, mut sent) = (0, 0, 0);
         while offset < size || !flying.is_empty() {
-            if offset < size && flying.len() < self.options().parts_at_once {
+            let len = size.saturating_sub(offset).min(part_len);
+            if offset < size && journal.parts.contains_key(&index) {
+                (offset, index, sent) = (offset + len, index + 1, sent + len);
+                (push.progress)(sent);
+            } else if offset < size && flying.len() < self.options().parts_at_once {
                 let bytes = push.source.read(offset, part_len, task).await?;
-                let len = size.saturating_sub(offset).min(part_len);
-                offset += len;
+                let (part, upload) = (index, &upload);
                 flying.push(async move {
-                    (index, len, self.store.put_part(key, upload, index, framed(bytes)).await)
+                    (part, len, self.store.put_part(key, upload, part, framed(bytes)).await)
                 });
-                index += 1;
+                (offset, index) = (offset + len, index + 1);
             } else if let Some((index, len, part)) = flying.next().await {
-                done.push((index, part.map_err(|error| error_of(error, task))?));
+                // A line of some bytes into the page cache.
+                journal.took(index, part.map_err(|error| error_of(error, task))?.content_id);
                 sent += len;
                 (push.progress)(sent);
             }
         }
-        done.sort_unstable_by_key(|(index, _)| *index);
-        Ok(done.into_iter().map(|(_, part)| part).collect())
+        let parts = std::mem::take(&mut journal.parts).into_values();
+        Ok(parts.map(|content_id| PartId { content_id }).collect())
     }
 
     /// Gives an unfinished upload up, so that its parts are not kept and billed.
@@ -345,6 +391,24 @@ fn client(
         None => builder.with_skip_signature(true),
     };
     builder.build().map_err(|error| ConfigError::Client { source: Arc::new(error) })
+}
+
+/// Returns the upload that an earlier push of the same blob has left.
+async fn interrupted(subject: Option<(PathBuf, Subject)>) -> Option<Journal> {
+    let (dir, subject) = subject?;
+    let resume = move || Ok(Journal::resume(&dir, &subject, SystemTime::now()));
+    files::blocking(resume).await.ok().flatten()
+}
+
+/// Has the next push know of an upload; where that cannot be written, none does.
+async fn remembered(upload: String, subject: Option<(PathBuf, Subject)>) -> Journal {
+    let Some((dir, subject)) = subject else { return Journal::fleeting(upload) };
+    let named = upload.clone();
+    let begin = move || Journal::begin(&dir, &subject, &named, SystemTime::now());
+    files::blocking(begin).await.unwrap_or_else(|error| {
+        debug!(%error, "an upload cannot be remembered");
+        Journal::fleeting(upload)
+    })
 }
 
 fn attributes(cache_control: &'static str) -> Attributes {

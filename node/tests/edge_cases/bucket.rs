@@ -241,3 +241,105 @@ async fn failed_part_gives_the_whole_upload_up() {
     let size = edge.size(&blob.hash()).await;
     assert!(matches!(size, Err(EdgeError::NotFound { .. })), "{size:?}");
 }
+
+/// Sends one part at a time, and remembers what was sent.
+fn remembered(uploads: &std::path::Path) -> EdgeOptions {
+    EdgeOptions { parts_at_once: 1, uploads: Some(uploads.to_owned()), ..in_parts() }
+}
+
+/// Has the first parts pass and the next one fail with that fault as often as it is tried.
+fn fail_after(place: &Place, parts: usize, fault: &Fault, times: usize) {
+    for _ in 0..parts {
+        place.front().inject(Method::PUT, Fault::Header("x-passed", String::new()));
+    }
+    for _ in 0..times {
+        place.front().inject(Method::PUT, fault.clone());
+    }
+}
+
+async fn comes_back(place: &Place, blob: &Blob) {
+    let body = place.edge.read(&blob.hash(), None).await.expect("a body");
+    assert!(collect(body).await.expect("read") == blob.bytes);
+}
+
+fn journals(uploads: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let listed = std::fs::read_dir(uploads).expect("listed");
+    listed.map(|entry| entry.expect("an entry").path()).collect()
+}
+
+#[tokio::test]
+async fn interrupted_upload_is_taken_up_by_the_next_push() {
+    let place = Place::s3().await;
+    let home = tempfile::tempdir().expect("a directory");
+    let uploads = home.path().join("uploads");
+    let blob = Blob::of_len(18 << 20);
+    fail_after(&place, 2, &Fault::s3(500, "InternalError", "for now"), 3);
+    let error = blob.push(&place.edge_with(remembered(&uploads))).await.expect_err("for now");
+    assert!(matches!(error, EdgeError::Busy { .. }), "{error:?}");
+    assert_eq!((journals(&uploads).len(), place.front().count(&Method::DELETE)), (1, 0));
+    let (puts, posts) = (place.front().count(&Method::PUT), place.front().count(&Method::POST));
+    // Another process, as far as the edge goes.
+    let mut told = Vec::new();
+    let bytes = blob.bytes.clone();
+    let source = move |at: u64, len: usize| Ok(bytes.slice(at as usize..at as usize + len));
+    let edge = place.edge_with(remembered(&uploads));
+    let progress = |done| told.push(done);
+    edge.push(&blob.hash(), blob.size(), &blob.list, source, progress).await.expect("pushed");
+    assert_eq!(place.front().count(&Method::PUT) - puts, 3, "two parts and the list");
+    assert_eq!(place.front().count(&Method::POST) - posts, 1, "completed, not begun");
+    assert_eq!((told.is_sorted(), told.last()), (true, Some(&blob.size())));
+    assert_eq!(journals(&uploads).len(), 0);
+    comes_back(&place, &blob).await;
+}
+
+#[tokio::test]
+async fn push_that_is_dropped_leaves_its_parts_to_the_next_one() {
+    let place = Place::s3().await;
+    let home = tempfile::tempdir().expect("a directory");
+    let blob = Blob::of_len(11 << 20);
+    fail_after(&place, 1, &Fault::Silent, 1);
+    let edge = place.edge_with(remembered(home.path()));
+    let dropped = async {
+        // The second part is on its way, and is not answered.
+        while place.front().count(&Method::PUT) < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        pushed = blob.push(&edge) => panic!("{pushed:?}"),
+        () = dropped => {}
+    }
+    assert_eq!(place.front().count(&Method::DELETE), 0);
+    let puts = place.front().count(&Method::PUT);
+    blob.push(&place.edge_with(remembered(home.path()))).await.expect("pushed");
+    assert_eq!(place.front().count(&Method::PUT) - puts, 3, "two parts and the list");
+    comes_back(&place, &blob).await;
+}
+
+#[tokio::test]
+async fn upload_that_the_edge_does_not_know_any_more_is_begun_anew() {
+    let place = Place::s3().await;
+    let home = tempfile::tempdir().expect("a directory");
+    let blob = Blob::of_len(11 << 20);
+    fail_after(&place, 1, &Fault::s3(500, "InternalError", "for now"), 3);
+    blob.push(&place.edge_with(remembered(home.path()))).await.expect_err("for now");
+    let [journal] = &journals(home.path())[..] else { panic!("one journal") };
+    let text = std::fs::read_to_string(journal).expect("read");
+    let (head, parts) = text.split_once('\n').expect("lines");
+    let (of, _) = head.rsplit_once(' ').expect("an upload");
+    let gone = format!("{of} 00000000-0000-4000-8000-000000000000\n{parts}");
+    std::fs::write(journal, gone).expect("written");
+    blob.push(&place.edge_with(remembered(home.path()))).await.expect("pushed");
+    assert_eq!(journals(home.path()).len(), 0);
+    comes_back(&place, &blob).await;
+}
+
+#[tokio::test]
+async fn refused_part_ends_the_upload_and_what_is_known_of_it() {
+    let place = Place::s3().await;
+    let home = tempfile::tempdir().expect("a directory");
+    let blob = Blob::of_len(11 << 20);
+    fail_after(&place, 1, &Fault::s3(403, "AccessDenied", "no"), 1);
+    blob.push(&place.edge_with(remembered(home.path()))).await.expect_err("refused");
+    assert_eq!((journals(home.path()).len(), place.front().count(&Method::DELETE)), (0, 1));
+}
