@@ -438,6 +438,23 @@ fn word_of_a_long_blob_ends_small_requests_for_it() {
 }
 
 #[test]
+fn provider_that_says_the_blob_is_long_while_a_small_request_is_out_is_fetched_from() {
+    let mut rig = Rig::new();
+    let holder = rig.silent_neighbour(1);
+    rig.say(holder, Message::Hello(Hello::ours()));
+    let want = rig.get(hash(1));
+    let query = rig.take_search().expect("nobody is likely to hold it");
+    rig.tell(Input::Providers { query, peers: vec![holder] });
+    let (request, _) = rig.take_small(holder, hash(1)).expect("a record names it, too");
+    rig.answer(holder, hash(1), AskResult::Have { size: 200_000 });
+    assert!(rig.take_stop(request));
+    rig.tell(Input::ProvidersEnded { query });
+    let fetch = rig.take_fetch(Source::Peer(holder)).expect("it holds the blob");
+    rig.complete(fetch);
+    assert_eq!(end(&mut rig, want).0, Ok(()));
+}
+
+#[test]
 fn read_ends_with_bytes_that_are_not_stored_and_are_not_gossiped() {
     let mut rig = Rig::new();
     let holder = rig.small_neighbour(1, &[hash(1)]);

@@ -245,15 +245,19 @@ impl Resolver {
         else {
             return;
         };
-        let small = |(id, of): (&FetchId, &Running)| Some((*id, of.source.peer()?, of.small?));
+        let small = |(id, of): (&FetchId, &Running)| {
+            Some((*id, Holder { peer: of.source.peer()?, found: of.found }, of.small?))
+        };
         let late: Vec<_> = running.fetches.iter().filter_map(small).collect();
-        for (fetch, peer, small) in &late {
+        for (fetch, holder, small) in &late {
             stop_fetch(running, *fetch, "the blob is a long one", &mut self.fetches, shell);
-            if let Some(opinion) = small.opinion {
-                running.candidates.push_front((*peer, opinion));
+            match small.opinion {
+                Some(opinion) => running.candidates.push_front((holder.peer, opinion)),
+                // Something else than a filter spoke for it, perhaps its own answer to a question just now.
+                None => running.add_holder(*holder),
             }
         }
-        late.into_iter().for_each(|(_, peer, _)| self.small_freed(peer, peers, shell));
+        late.into_iter().for_each(|(_, holder, _)| self.small_freed(holder.peer, peers, shell));
     }
 
     /// Gives small requests more time whose neighbour answers others; returns whether there are any.
