@@ -67,6 +67,8 @@ pub(crate) struct Herd {
     claims: BTreeMap<PeerId, Vec<Claim>>,
     /// Neighbours that want the blob from the edge, too.
     seekers: BTreeSet<PeerId>,
+    /// Whether there ever was one.
+    met: bool,
     /// Until when neighbours are listened to before the edge is asked; none before they were told.
     listens_until: Option<Time>,
     /// What they were told last that we bring, and when they are told again.
@@ -312,7 +314,7 @@ impl Resolver {
             let by_edge = running.ranges_of_edge();
             let range_bytes = shell.config.edge_range_bytes;
             let rate = running.herd.range_time.map(|time| rate_of(range_bytes, time));
-            if swarm.holders() > 0 {
+            if swarm.holders() > 0 && !running.is_of_herd() {
                 let behind = |gap: &Range<u64>| {
                     let bytes = (gap.end - gap.start).saturating_mul(GROUP_LEN);
                     let needs = time_for(bytes, rate.unwrap_or(EDGE_RATE_UNKNOWN));
@@ -321,10 +323,13 @@ impl Resolver {
                 return swarm.pieces.end_gap(range_groups(shell), &by_edge, behind);
             }
             // What partners bring costs the edge a second time, and they are slow together: a block has to do.
-            let slow =
-                swarm.pieces.end_gap(1, &by_edge, |_| true).filter(|_| by_edge.is_empty())?;
-            let rate = rate.map(|rate| rate / PARTNER_PATIENCE);
-            running.is_slow(&slow, rate, shell.now).then_some(slow)
+            let alone = swarm.holders() == 0;
+            let (most, patience) =
+                if alone { (1, PARTNER_PATIENCE) } else { (range_groups(shell), 1) };
+            let slow = swarm.pieces.end_gap(most, &by_edge, |_| true)?;
+            let waits = alone && !by_edge.is_empty();
+            let rate = rate.map(|rate| rate / patience);
+            (!waits && running.is_slow(&slow, rate, shell.now)).then_some(slow)
         });
         let Some(groups) = picked else {
             running.herd.dry = !swarm.pieces.is_end();
@@ -400,6 +405,7 @@ impl Resolver {
             return;
         };
         running.herd.seekers.insert(peer);
+        running.herd.met = true;
         running.herd.hear(peer, (runs.clone(), claimed.done), shell.now);
         if claimed.seeks {
             self.tell_claims_to(hash, peer, shell);
@@ -578,6 +584,12 @@ impl Resolution {
         let mut herd = self.herd.seekers.clone();
         herd.extend(self.swarm.iter().flat_map(|swarm| swarm.getters.keys()));
         herd.into_iter().filter(|peer| peers.contains(*peer)).collect()
+    }
+
+    /// Returns whether others want the blob too, or did: what each of them asks the edge for besides, because a peer
+    /// was silent for a moment, adds up.
+    pub(super) fn is_of_herd(&self) -> bool {
+        self.herd.met || self.swarm.as_ref().is_some_and(|swarm| !swarm.getters.is_empty())
     }
 
     /// Returns whether the peers that give the blob are known to take much longer for the rest than the edge would.

@@ -373,8 +373,8 @@ impl Resolution {
         })
     }
 
-    /// Returns the bytes a second that a fetch from a peer may be counted on to bring: none of one that fell silent,
-    /// now or a moment ago. `None` where that cannot be said yet.
+    /// Returns the bytes a second that a fetch from a peer may be counted on to bring: outside of a herd none of one that
+    /// fell silent, now or a moment ago. `None` where that cannot be said yet.
     pub(crate) fn rate_to_count_on(&self, fetch: &Running, now: Time) -> Option<u64> {
         let peer = fetch.source.peer()?;
         let known = self.swarm.as_ref().and_then(|swarm| swarm.rate_of_member(peer));
@@ -387,7 +387,8 @@ impl Resolution {
         let silence = of_groups.map_or(SILENCE.end, |time| time.clamp(SILENCE.start, SILENCE.end));
         let doubted = self.doubts.get(&peer).is_some_and(|until| now < *until);
         let age = now - fetch.started;
-        if fetch.late && fetch.bytes == 0 || doubted || now - fetch.heard >= silence {
+        let silent = !self.is_of_herd() && (doubted || now - fetch.heard >= silence);
+        if fetch.late && fetch.bytes == 0 || silent {
             Some(0)
         } else if age >= RATE_AGE {
             Some(rate_of(fetch.bytes, age))
