@@ -1,6 +1,8 @@
 //! Members that misbehave: a get still comes to its blob, nothing wrong is stored, and the node that
 //! met them goes on.
 
+#[allow(dead_code, clippy::cast_possible_truncation, reason = "each test file uses its part")]
+mod edge_support;
 #[allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 mod mesh_support;
 
@@ -8,10 +10,12 @@ use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+use blobmesh_node::config::EdgeConfig;
 use blobmesh_node::control::api::{Answer, PeerRow, Receipt, Request, Trouble};
 use blobmesh_protocol::filter::{FilterFrame, OwnFilter};
 use blobmesh_protocol::wire::frame;
 use blobmesh_protocol::wire::message::{AskResult, BlobHead, BlobRequest, Message, REQUEST};
+use edge_support::front::{Front, Upstream};
 use futures::FutureExt;
 use futures::future::join_all;
 use mesh_support::bad_peer::{BadPeer, Conduct, Said, Then, encode, hello};
@@ -27,6 +31,8 @@ use tokio::time::Instant;
 /// How many blobs a bad peer claims to hold. A get may come to its blob before the bad peer has had
 /// its chance; then there is another get.
 const CHANCES: u32 = 6;
+/// How much later each answer of the edge comes.
+const EDGE_DELAY: Duration = Duration::from_millis(300);
 /// How many times a peer says something senseless.
 const BABBLES: u64 = 300;
 /// How many meetings are held at once: many, since much of their time they wait for deadlines of
@@ -37,8 +43,8 @@ static TURNS: Semaphore = Semaphore::const_new(10);
 enum Elsewhere {
     /// At a neighbour, which answers a little later than the bad peer.
     Neighbour(TestNode, Detour),
-    /// At the edge.
-    Edge(TempDir),
+    /// At the edge, which answers a little later, too: else it would have brought everything before.
+    Edge { front: Front, _dir: TempDir },
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -215,7 +221,9 @@ impl Elsewhere {
                 let dir = tempfile::tempdir().expect("a directory");
                 let bytes: Vec<&[u8]> = blobs.iter().map(|blob| &blob.bytes[..]).collect();
                 edge_dir(dir.path(), &bytes);
-                Self::Edge(dir)
+                let front = Front::start(Upstream::Folder(dir.path().to_owned())).await;
+                front.delay(EDGE_DELAY);
+                Self::Edge { front, _dir: dir }
             }
         }
     }
@@ -241,7 +249,9 @@ impl Meeting {
             config.small_per_peer_max = 0;
             match &elsewhere {
                 Elsewhere::Neighbour(_, detour) => config.peers.push(detour.address()),
-                Elsewhere::Edge(dir) => config.edge = Some(edge_dir(dir.path(), &[])),
+                Elsewhere::Edge { front, .. } => {
+                    config.edge = Some(EdgeConfig::Public { url: front.url() });
+                }
             }
             if !dials {
                 config.peers.push(bad.address());
@@ -298,7 +308,7 @@ impl Meeting {
             Elsewhere::Neighbour(honest, _) => {
                 last.is_some_and(|row| row.source == honest.node.peer_id())
             }
-            Elsewhere::Edge(_) => last.is_some_and(|row| row.source == "edge"),
+            Elsewhere::Edge { .. } => last.is_some_and(|row| row.source == "edge"),
         }
     }
 
