@@ -361,12 +361,14 @@ impl Resolution {
     /// Returns whether what is on its way from peers takes longer than the edge, which needs so long for it.
     pub(crate) fn is_behind(&self, groups: &Range<u64>, needs: Duration, now: Time) -> bool {
         let overlaps = |own: &Range<u64>| own.start < groups.end && groups.start < own.end;
+        // One without a range brings all that is missing.
         let mut others =
-            self.fetches.values().filter(|fetch| fetch.groups.as_ref().is_some_and(overlaps));
+            self.fetches.values().filter(|fetch| fetch.groups.as_ref().is_none_or(overlaps));
         others.all(|fetch| {
             let rate = self.rate_to_count_on(fetch, now);
-            let len = fetch.groups.as_ref().map_or(0, |own| (own.end - own.start) * GROUP_LEN);
-            let rest = rate.map(|rate| time_for(len.saturating_sub(fetch.bytes), rate));
+            let len = fetch.groups.as_ref().map(|own| (own.end - own.start) * GROUP_LEN);
+            let rest =
+                rate.zip(len).map(|(rate, len)| time_for(len.saturating_sub(fetch.bytes), rate));
             let age = now - fetch.started;
             rest.is_some_and(|rest| rest > needs + SLOW_GRACE)
                 || age > needs.saturating_mul(SLOW_FACTOR) + SLOW_GRACE

@@ -393,6 +393,8 @@ impl Resolver {
         match whole {
             // Until it has proven the size and the list nobody else could be believed.
             Some(_) if !swarm.proven => running.is_served(),
+            // All has come, and its end is on the way: who else would tell that the blob is whole?
+            Some(_) if swarm.pieces.whole().is_full() => true,
             Some((_, from)) if !among_others && useful.all(|(peer, _, _)| peer == from) => true,
             Some((fetch, from)) => {
                 self.divide_fetch(hash, fetch, from, shell);
