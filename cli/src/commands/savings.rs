@@ -1,6 +1,6 @@
 //! `savings`: what the edge was spared, day by day.
 
-use blobmesh_node::control::api::{Answer, Request, SavingsRow};
+use blobmesh_node::control::api::{Answer, Request, Saved, SavingsRow};
 use serde::Serialize;
 
 use super::{Context, unexpected};
@@ -42,13 +42,8 @@ pub(super) async fn run(context: &Context, args: &SavingsArgs) -> Result<(), Com
 
 impl<'a> Row<'a> {
     fn of(row: &'a SavingsRow) -> Self {
-        Self { row, spared: spared(row) }
+        Self { row, spared: row.saved.spared() }
     }
-}
-
-/// What came ahead is bytes that nobody asked for yet: its use counts as from the store, and is what it saves.
-fn spared(row: &SavingsRow) -> u64 {
-    row.tier.local.saturating_add(row.tier.lan).saturating_sub(row.ahead)
 }
 
 fn sum(days: &[SavingsRow]) -> SavingsRow {
@@ -57,48 +52,37 @@ fn sum(days: &[SavingsRow]) -> SavingsRow {
         [day] => day.day.clone(),
         [first, .., last] => format!("{} to {}", first.day, last.day),
     };
-    let mut sum = SavingsRow { day: span, ..SavingsRow::default() };
-    for row in days {
-        sum.gets = sum.gets.saturating_add(row.gets);
-        sum.without_edge = sum.without_edge.saturating_add(row.without_edge);
-        sum.tier.local = sum.tier.local.saturating_add(row.tier.local);
-        sum.tier.lan = sum.tier.lan.saturating_add(row.tier.lan);
-        sum.tier.edge = sum.tier.edge.saturating_add(row.tier.edge);
-        sum.edge_requests = sum.edge_requests.saturating_add(row.edge_requests);
-        sum.ahead = sum.ahead.saturating_add(row.ahead);
-        sum.ahead_used = sum.ahead_used.saturating_add(row.ahead_used);
-    }
-    sum
+    let saved = days.iter().fold(Saved::default(), |sum, row| sum.plus(&row.saved));
+    SavingsRow { day: span, saved }
 }
 
 fn text(days: &[SavingsRow], sum: &SavingsRow) -> String {
     if days.is_empty() {
         return "nothing was got yet".to_owned();
     }
+    let saved = &sum.saved;
     let header = ["DAY", "GETS", "FROM STORE", "FROM PEERS", "FROM EDGE", "EDGE REQUESTS"];
-    let cells = |row: &SavingsRow| {
-        let tier = &row.tier;
-        let bytes = [tier.local, tier.lan, tier.edge].map(size);
-        let [local, lan, edge] = bytes;
-        [row.day.clone(), row.gets.to_string(), local, lan, edge, row.edge_requests.to_string()]
+    let cells = |SavingsRow { day, saved }: &SavingsRow| {
+        let [local, lan, edge] = [saved.tier.local, saved.tier.lan, saved.tier.edge].map(size);
+        [day.clone(), saved.gets.to_string(), local, lan, edge, saved.edge_requests.to_string()]
     };
     let rows: Vec<_> = days.iter().map(cells).collect();
-    let all = spared(sum).saturating_add(sum.tier.edge);
+    let all = saved.spared().saturating_add(saved.tier.edge);
     let spared = format!(
         "spared the edge {} of {}{}, and {} of {} any request for bytes",
-        size(spared(sum)),
+        size(saved.spared()),
         size(all),
-        percent(spared(sum), all),
-        sum.without_edge,
-        count(sum.gets, "get"),
+        percent(saved.spared(), all),
+        saved.without_edge,
+        count(saved.gets, "get"),
     );
-    let ahead = match sum.ahead {
+    let ahead = match saved.ahead {
         0 => String::new(),
         ahead => {
             format!(
                 "\nprefetches brought {}, of which {} was used",
                 size(ahead),
-                size(sum.ahead_used)
+                size(saved.ahead_used)
             )
         }
     };
@@ -119,14 +103,9 @@ mod tests {
     fn day(day: &str, local: u64, lan: u64, edge: u64) -> SavingsRow {
         let tier = TierBytes { local, lan, edge };
         let without_edge = u64::from(edge == 0) * 3;
-        SavingsRow {
-            day: day.to_owned(),
-            gets: 3,
-            without_edge,
-            tier,
-            edge_requests: edge >> 20,
-            ..SavingsRow::default()
-        }
+        let edge_requests = edge >> 20;
+        let saved = Saved { gets: 3, without_edge, tier, edge_requests, ..Saved::default() };
+        SavingsRow { day: day.to_owned(), saved }
     }
 
     #[test]
@@ -145,8 +124,8 @@ spared the edge 7 MiB of 10 MiB (70 %), and 3 of 6 gets any request for bytes";
     fn what_came_ahead_saves_once_it_is_used() {
         // One from the edge that is used, and one from a peer that is not.
         let mut row = day("2026-11-21", 2 << 20, 3 << 20, 2 << 20);
-        (row.ahead, row.ahead_used) = (5 << 20, 2 << 20);
-        assert_eq!(spared(&row), 0);
+        (row.saved.ahead, row.saved.ahead_used) = (5 << 20, 2 << 20);
+        assert_eq!(row.saved.spared(), 0);
         let shown = text(&[row.clone()], &row);
         assert!(shown.ends_with("\nprefetches brought 5 MiB, of which 2 MiB was used"), "{shown}");
     }

@@ -9,11 +9,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
 
 use super::Inner;
 use crate::compute;
-use crate::control::api::{Answer, Failure, SavingsRow, TierBytes};
+use crate::control::api::{Answer, Failure, Saved, SavingsRow, TierBytes};
 use crate::private_file;
 
 /// How many days are kept; the oldest go first. One takes about 150 bytes.
@@ -35,19 +34,8 @@ struct Book {
     /// By day, the oldest first.
     days: Vec<SavingsRow>,
     /// What the counters said when they were looked at last.
-    seen: Counted,
+    seen: Saved,
     changed: bool,
-}
-
-/// What the counters of this process say.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Counted {
-    pub(super) gets: u64,
-    pub(super) without_edge: u64,
-    pub(super) tier: TierBytes,
-    pub(super) edge_requests: u64,
-    pub(super) ahead: u64,
-    pub(super) ahead_used: u64,
 }
 
 impl Ledger {
@@ -60,11 +48,11 @@ impl Ledger {
     }
 
     /// Books on `day` what the counters gained since they were looked at last.
-    fn look(&self, day: &str, counted: Counted) {
+    fn look(&self, day: &str, counted: Saved) {
         let mut book = self.lock();
         let gained = counted.since(&book.seen);
         book.seen = counted;
-        if gained != Counted::default() {
+        if gained != Saved::default() {
             book.enter(day, &gained);
         }
     }
@@ -96,7 +84,7 @@ impl Ledger {
 }
 
 impl Book {
-    fn enter(&mut self, day: &str, gained: &Counted) {
+    fn enter(&mut self, day: &str, gained: &Saved) {
         // A clock that was set back books on the last day there is: rows stay in order.
         if self.days.last().is_none_or(|last| last.day.as_str() < day) {
             self.days.push(SavingsRow { day: day.to_owned(), ..SavingsRow::default() });
@@ -105,33 +93,9 @@ impl Book {
             self.days.remove(0);
         }
         if let Some(row) = self.days.last_mut() {
-            row.gets = row.gets.saturating_add(gained.gets);
-            row.without_edge = row.without_edge.saturating_add(gained.without_edge);
-            row.tier.local = row.tier.local.saturating_add(gained.tier.local);
-            row.tier.lan = row.tier.lan.saturating_add(gained.tier.lan);
-            row.tier.edge = row.tier.edge.saturating_add(gained.tier.edge);
-            row.edge_requests = row.edge_requests.saturating_add(gained.edge_requests);
-            row.ahead = row.ahead.saturating_add(gained.ahead);
-            row.ahead_used = row.ahead_used.saturating_add(gained.ahead_used);
+            row.saved = row.saved.plus(gained);
         }
         self.changed = true;
-    }
-}
-
-impl Counted {
-    fn since(&self, before: &Self) -> Self {
-        Self {
-            gets: self.gets.saturating_sub(before.gets),
-            without_edge: self.without_edge.saturating_sub(before.without_edge),
-            tier: TierBytes {
-                local: self.tier.local.saturating_sub(before.tier.local),
-                lan: self.tier.lan.saturating_sub(before.tier.lan),
-                edge: self.tier.edge.saturating_sub(before.tier.edge),
-            },
-            edge_requests: self.edge_requests.saturating_sub(before.edge_requests),
-            ahead: self.ahead.saturating_sub(before.ahead),
-            ahead_used: self.ahead_used.saturating_sub(before.ahead_used),
-        }
     }
 }
 
@@ -149,7 +113,7 @@ impl Inner {
         let found = stats.found_local + stats.found_lan + stats.found_dht + stats.found_edge;
         // What came ahead was no get of a user's; its use is one, also where no get came of it.
         let ahead = self.prefetch.counts();
-        let counted = Counted {
+        let counted = Saved {
             gets: found.saturating_sub(ahead.gets),
             without_edge: stats.found_without_edge.saturating_sub(ahead.without_edge),
             tier: TierBytes {
@@ -183,9 +147,9 @@ fn read(path: &Path) -> Option<Vec<SavingsRow>> {
 mod tests {
     use super::*;
 
-    fn counted(gets: u64, lan: u64, edge: u64) -> Counted {
+    fn counted(gets: u64, lan: u64, edge: u64) -> Saved {
         let tier = TierBytes { local: 0, lan, edge };
-        Counted { gets, without_edge: gets, tier, edge_requests: edge / 10, ..Counted::default() }
+        Saved { gets, without_edge: gets, tier, edge_requests: edge / 10, ..Saved::default() }
     }
 
     async fn empty() -> (tempfile::TempDir, Ledger) {
@@ -204,7 +168,9 @@ mod tests {
         let rows: Vec<_> = ledger
             .days()
             .into_iter()
-            .map(|row| (row.day, row.gets, row.tier.lan, row.tier.edge, row.edge_requests))
+            .map(|SavingsRow { day, saved }| {
+                (day, saved.gets, saved.tier.lan, saved.tier.edge, saved.edge_requests)
+            })
             .collect();
         let first = ("2026-11-21".to_owned(), 3, 150, 10, 1);
         assert_eq!(rows, [first, ("2026-11-23".to_owned(), 4, 0, 80, 8)]);
@@ -218,7 +184,7 @@ mod tests {
         let again = Ledger::load(&dir.path().join("savings.json")).await;
         again.look("2026-11-21", counted(1, 5, 0));
         let days = again.days();
-        assert_eq!((days.len(), days[0].gets, days[0].tier.lan), (1, 3, 105));
+        assert_eq!((days.len(), days[0].saved.gets, days[0].saved.tier.lan), (1, 3, 105));
     }
 
     #[tokio::test]
@@ -230,7 +196,10 @@ mod tests {
         ledger.look("0000000000", counted(1_000, 0, 0));
         let days = ledger.days();
         assert_eq!(days.len(), DAYS_MAX);
-        assert_eq!((days[0].day.as_str(), days[DAYS_MAX - 1].gets), ("0000000002", 1_000 - 401));
+        assert_eq!(
+            (days[0].day.as_str(), days[DAYS_MAX - 1].saved.gets),
+            ("0000000002", 1_000 - 401)
+        );
     }
 
     #[tokio::test]

@@ -162,6 +162,15 @@ pub struct PrefetchReport {
 pub struct SavingsRow {
     /// The day in UTC, `2026-11-22`.
     pub day: String,
+    /// What was got on it.
+    #[serde(flatten)]
+    pub saved: Saved,
+}
+
+/// Counts what was got, by where it came from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Saved {
     /// Gets that ended well.
     pub gets: u64,
     /// Those for which the edge gave no byte.
@@ -172,8 +181,42 @@ pub struct SavingsRow {
     pub edge_requests: u64,
     /// Bytes that came ahead of a get, by a prefetch; they are in `tier` too, where they came from.
     pub ahead: u64,
-    /// Those of all that came ahead that were used on this day.
+    /// Those of all that came ahead that were used meanwhile.
     pub ahead_used: u64,
+}
+
+impl Saved {
+    /// Returns what both come to.
+    pub fn plus(&self, other: &Self) -> Self {
+        self.by_count(other, u64::saturating_add)
+    }
+
+    /// Returns what came after `before`, which counts from the same start.
+    pub fn since(&self, before: &Self) -> Self {
+        self.by_count(before, u64::saturating_sub)
+    }
+
+    /// Returns the bytes that gets were given and that the edge did not send. What came ahead is bytes that nobody
+    /// asked for yet: its use counts as from the store, and is what it saves.
+    pub fn spared(&self) -> u64 {
+        self.tier.local.saturating_add(self.tier.lan).saturating_sub(self.ahead)
+    }
+
+    fn by_count(&self, other: &Self, of: impl Fn(u64, u64) -> u64) -> Self {
+        let (mine, others) = (&self.tier, &other.tier);
+        Self {
+            gets: of(self.gets, other.gets),
+            without_edge: of(self.without_edge, other.without_edge),
+            tier: TierBytes {
+                local: of(mine.local, others.local),
+                lan: of(mine.lan, others.lan),
+                edge: of(mine.edge, others.edge),
+            },
+            edge_requests: of(self.edge_requests, other.edge_requests),
+            ahead: of(self.ahead, other.ahead),
+            ahead_used: of(self.ahead_used, other.ahead_used),
+        }
+    }
 }
 
 /// Describes a node.

@@ -10,7 +10,7 @@ mod receipt;
 mod request;
 mod tree;
 
-pub use answer::{Answer, BlobRow, PeerRow, PrefetchReport, PushReport, SavingsRow, Status};
+pub use answer::{Answer, BlobRow, PeerRow, PrefetchReport, PushReport, Saved, SavingsRow, Status};
 pub use exchange::{Event, Exchange, FileCount, Progress};
 pub use failure::{Failure, Trouble};
 pub use receipt::{
