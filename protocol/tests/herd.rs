@@ -23,8 +23,8 @@ const RANGE: u64 = 64;
 /// The first request is for two ranges.
 const FIRST: u64 = 2 * RANGE;
 const PAUSE: Duration = Duration::from_millis(8);
-/// What belongs to a neighbour is left to it for less than this.
-const OWNER_PATIENCE: Duration = Duration::from_millis(60);
+/// What belongs to neighbours is left to them for no longer than this, as long as ranges take less than a second.
+const OWNER_PATIENCE: Duration = Duration::from_millis(120);
 const EVERYTHING: (u64, u64) = (0, u64::MAX);
 
 fn config() -> Config {
@@ -102,16 +102,21 @@ fn give(rig: &mut Rig, fetch: FetchId, groups: Range<u64>) {
 
 /// A node that holds the first block and so the list, among others that fetch the blob.
 fn proven(partners: u8) -> Rig {
+    holding(16, partners)
+}
+
+/// A node that holds the first so many groups and the list, among others that fetch the blob.
+fn holding(first: u64, partners: u8) -> Rig {
     let mut rig = Rig::listening(config());
     for n in 1..=partners {
         rig.neighbour(n, &[]);
     }
     rig.want(hash(1), None);
     let mut held = GroupSet::new(GROUPS);
-    for group in 0..16 {
+    for group in 0..first {
         held.insert(group);
     }
-    rig.look(hash(1), LookResult::Part { size: SIZE, held: 16 * GROUP_LEN, groups: held });
+    rig.look(hash(1), LookResult::Part { size: SIZE, held: first * GROUP_LEN, groups: held });
     (1..=partners).for_each(|n| rig.say(peer(n), groups(&[])));
     rig
 }
@@ -254,6 +259,77 @@ fn who_gives_way_says_so_in_the_receipt_and_asks_again_when_the_other_fails() {
     rig.end(fetch, FetchOutcome::Complete { size: 9 });
     let receipt = rig.take_end(want).expect("ended").1;
     assert!(receipt.notes.contains(&Note::Yielded { peer: other }), "{:?}", receipt.notes);
+}
+
+#[test]
+fn claim_that_was_overheard_before_the_blob_was_wanted_is_waited_for() {
+    let mut rig = Rig::listening(config());
+    (1..=2).for_each(|n| {
+        rig.neighbour(n, &[]);
+    });
+    rig.say(peer(1), claims(&[(0, FIRST)]));
+    rig.pass(10 * MS);
+    rig.get(hash(1));
+    rig.pass(Config::default().claim_ttl / 2);
+    assert_eq!(take_edge(&mut rig), []);
+    rig.pass(Config::default().claim_ttl);
+    assert_eq!(take_edge(&mut rig).len(), 1, "its owner fell silent");
+}
+
+#[test]
+fn claim_that_was_taken_back_or_is_old_or_of_one_who_left_is_not_waited_for() {
+    let taken_back = |rig: &mut Rig| rig.say(peer(1), claims(&[]));
+    let old = |rig: &mut Rig| rig.pass(Config::default().claim_ttl);
+    let left = |rig: &mut Rig| rig.tell(Input::Disconnected { peer: peer(1) });
+    let ends: [&dyn Fn(&mut Rig); 3] = [&taken_back, &old, &left];
+    for (case, end) in ends.into_iter().enumerate() {
+        let mut rig = Rig::listening(config());
+        (1..=2).for_each(|n| {
+            rig.neighbour(n, &[]);
+        });
+        rig.say(peer(1), claims(&[(0, FIRST)]));
+        end(&mut rig);
+        rig.get(hash(1));
+        rig.pass(PAUSE);
+        assert_eq!(take_edge(&mut rig).len(), 1, "case {case}");
+    }
+}
+
+#[test]
+fn first_range_is_left_to_whoever_has_bytes_of_it_already() {
+    for n in 1..=16 {
+        // The weight of peer 0 for the first range is the least there is.
+        let mut rig = Rig::of(peer(99), config());
+        rig.tell(Input::Settled);
+        let other = rig.neighbour(n, &[]);
+        rig.get(hash(1));
+        rig.pass(PAUSE);
+        let (fetch, _) = take_range(&mut rig);
+        let runs = vec![(0, FIRST)];
+        rig.say(other, Message::Claims { hash: hash(1), seeks: false, done: 1, runs });
+        assert!(rig.take_stop(fetch), "neighbour {n}, whatever it weighs");
+    }
+}
+
+#[test]
+fn partners_that_are_silent_for_a_moment_cost_the_edge_nothing() {
+    let mut rig = holding(GROUPS - 16, 2);
+    rig.say(peer(1), groups(&[(0, GROUPS)]));
+    rig.pass(400 * MS);
+    assert_eq!(take_edge(&mut rig), []);
+    rig.pass(400 * MS);
+    assert_eq!(take_edge(&mut rig).len(), 1, "longer than a moment");
+}
+
+#[test]
+fn what_a_neighbour_claims_is_left_to_it_though_partners_are_slow() {
+    let mut rig = holding(GROUPS - 16, 2);
+    rig.say(peer(1), groups(&[(0, GROUPS)]));
+    rig.say(peer(2), claims(&[(GROUPS - 16, 16)]));
+    rig.pass(1_400 * MS);
+    assert_eq!(take_edge(&mut rig), []);
+    rig.pass(Config::default().claim_ttl);
+    assert_eq!(take_edge(&mut rig).len(), 1, "its lease is over");
 }
 
 #[test]
@@ -579,7 +655,7 @@ fn claim_told_in_other_words_lasts_no_longer() {
 
 #[test]
 fn who_brings_everything_lets_nothing_of_it_go() {
-    for n in 1..=16 {
+    for n in 1..=200 {
         let mut rig = Rig::of(peer(100), config());
         rig.tell(Input::Settled);
         let other = rig.neighbour(n, &[]);

@@ -1,7 +1,8 @@
 //! The herd over hundreds of worlds: what a whole office wants crosses its uplink once.
 //!
 //! Each seed is an office of two to twenty-four nodes that want one blob, of which only the edge has a copy, within
-//! a second. In half of them one is killed under way. The test prints its worst seeds:
+//! a second. In half of them one is killed under way, and in half of them words take long, as between machines that
+//! have much to do. The test prints its worst seeds:
 //! `cargo test -p blobmesh-simulations --test herd -- --nocapture`.
 
 #![allow(clippy::print_stdout, reason = "the worst seeds are what one looks for")]
@@ -25,6 +26,13 @@ const KILLED_RANGES: u64 = 2;
 /// may take beside it.
 const FINISH_FACTOR: f64 = 1.4;
 const FINISH_GRACE: f64 = 1.5;
+/// How long a word takes in the middle of an office, in milliseconds, and of a slow one at most.
+const WORD_MS: f64 = 0.25;
+const SLOW_WORD_MS: f64 = 40.0;
+/// After so many times what a word takes, nearly all have heard it.
+const HEARD_WORDS: f64 = 4.0;
+/// How many words one after the other a get may wait for.
+const WORDS: f64 = 100.0;
 
 struct Case {
     nodes: u64,
@@ -33,6 +41,8 @@ struct Case {
     killed: bool,
     /// How much later than the first the last one begins at most, in seconds.
     spread: f64,
+    /// How long a word takes between two nodes, in seconds.
+    word: f64,
     text: String,
 }
 
@@ -86,8 +96,9 @@ fn faults_of(case: &Case, outcome: &Outcome) -> Vec<String> {
         faults.push(format!("{:.3} copies from the edge", bytes / case.size as f64));
     }
     let ranges = case.size.div_ceil(RANGE) as f64;
-    // Those who begin together may ask together.
-    let requests_max = ranges * 1.1 + 4.0 + if case.killed { 4.0 } else { 0.0 };
+    // Those who begin together may ask together: before the first of them can have heard of another.
+    let together = (case.word * HEARD_WORDS / case.spread).min(1.0) * case.nodes as f64;
+    let requests_max = ranges * 1.1 + 4.0 + together + if case.killed { 4.0 } else { 0.0 };
     let requests = of(outcome, "edge.requests");
     if requests > requests_max {
         faults.push(format!("{requests} requests for {ranges} ranges"));
@@ -96,7 +107,8 @@ fn faults_of(case: &Case, outcome: &Outcome) -> Vec<String> {
     let ends = outcome.fetches.iter().map(|row| row.start_ns + row.took_ns).max().unwrap_or(0);
     let first = outcome.fetches.iter().map(|row| row.start_ns).min().unwrap_or(0);
     let took = Duration::from_nanos(ends - first).as_secs_f64();
-    if !case.killed && took > alone * FINISH_FACTOR + FINISH_GRACE + case.spread {
+    let grace = FINISH_GRACE + case.word * WORDS;
+    if !case.killed && took > alone * FINISH_FACTOR + grace + case.spread {
         faults.push(format!("took {took:.2} s, {alone:.2} s on the uplink"));
     }
     faults
@@ -109,17 +121,19 @@ fn case_of(seed: u64) -> Case {
     let mbps = random.between(20, 500);
     let killed = random.chance(0.5);
     let (latency, spread) = (random.between(1, 40), random.between(0, 1_000));
+    let word_ms = if random.chance(0.5) { random.unit() * SLOW_WORD_MS } else { WORD_MS };
     let alone = size as f64 * 8.0 / (mbps as f64 * 1e6);
     let at = 5.0 + random.unit() * alone;
     let kill =
         format!("[[event]]\nat = \"{at:.3}s\"\nkill = {{ group = \"node\", share = 0.01 }}\n");
     let text = format!(
         "name = \"herd\"\nabout = \"a random office\"\nseed = {seed}\nduration = \"30m\"\n\
-         [[site]]\nname = \"office\"\nuplink = {{ down = \"{mbps}Mbps\", up = \"{mbps}Mbps\", latency = \"{latency}ms\" }}\n\
+         [[site]]\nname = \"office\"\nlatency = {{ dist = \"lognormal\", median = \"{word_ms:.3}ms\", sigma = 0.6, max = \"1s\" }}\n\
+         uplink = {{ down = \"{mbps}Mbps\", up = \"{mbps}Mbps\", latency = \"{latency}ms\" }}\n\
          [[group]]\nname = \"node\"\ncount = {nodes}\n[edge]\n[[blobs]]\nname = \"big\"\nsize = \"{size}B\"\n\
          [[workload]]\nkind = \"pull_set\"\nblobs = \"big\"\nstart = {{ dist = \"uniform\", min = \"5s\", max = \"{}ms\" }}\n{}",
         5_000 + spread,
         if killed { kill.as_str() } else { "" },
     );
-    Case { nodes, size, mbps, killed, spread: spread as f64 / 1e3, text }
+    Case { nodes, size, mbps, killed, spread: spread as f64 / 1e3, word: word_ms / 1e3, text }
 }

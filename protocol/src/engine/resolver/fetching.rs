@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use super::resolution::{EdgeState, Holder, Resolution, Running};
+use super::resolution::{EdgeState, HERD_GRACE, Holder, Resolution, Running};
 use super::{Resolver, stop_fetch};
 use crate::blob::Hash;
 use crate::engine::peers::Peers;
@@ -215,10 +215,17 @@ impl Resolver {
             });
             return;
         }
+        let (first, age) = (!late.late, shell.now - late.started);
         late.late = true;
-        running.note(Note::FirstGroupLate);
+        if running.is_of_herd() && age < HERD_GRACE {
+            running.fetch_timed(fetch, |timers| {
+                let rest = HERD_GRACE - age;
+                timers.first = Some(shell.start_timer(rest, Timer::FirstGroup { hash, fetch }));
+            });
+        }
         // A range that is late says nothing of the others.
-        if running.edge == EdgeState::Ready && shell.config.edge && !running.is_served() {
+        if first && running.edge == EdgeState::Ready && shell.config.edge && !running.is_served() {
+            running.note(Note::FirstGroupLate);
             shell.stats.hedges += 1;
             running.late = true;
         }

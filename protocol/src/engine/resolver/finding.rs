@@ -155,6 +155,7 @@ impl Resolver {
     /// Forgets a neighbour that went, as a candidate and as a holder that was not used yet. If it
     /// comes back it is considered anew.
     pub(crate) fn forget(&mut self, peer: PeerId, peers: &mut Peers, shell: &mut Shell) {
+        self.overheard.forget(peer);
         for hash in self.hashes() {
             if let Some(running) = self.resolutions.get_mut(&hash) {
                 running.candidates.retain(|(candidate, _)| *candidate != peer);

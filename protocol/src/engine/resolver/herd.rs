@@ -52,9 +52,13 @@ const QUICK_RANGE: Duration = Duration::from_millis(150);
 /// How much longer than the edge partners may take for what they were to give, before the edge is asked for it:
 /// that is a second copy.
 const PARTNER_PATIENCE: u64 = 4;
-/// How long a range that belongs to a neighbour is left to it before anybody takes it, at least; and at most twice
-/// that, so that not all take it at once.
+/// How long a range that belongs to a neighbour is left to it before the next in the order of weights takes it, at
+/// least, and that one to the next: words of claims take their time, and more of it where machines are busy.
 const OWNER_PATIENCE: Duration = Duration::from_millis(30);
+/// The part of the time of a range that it is left for, where that is more.
+const OWNER_PATIENCE_PART: u32 = 32;
+/// Those behind so many others wait no longer than these.
+const OWNERS_MOST: u32 = 4;
 /// Peers that give less than half of what the edge would, and that for longer than this, are slow.
 const SLIP: Duration = Duration::from_millis(500);
 /// Bytes a second that the edge is thought to give before it gave any.
@@ -80,8 +84,8 @@ pub(crate) struct Herd {
     joined: bool,
     /// Whether the edge has no group list.
     unlisted: bool,
-    /// Until when ranges that belong to neighbours are left to them; none while there are others.
-    leaves_until: Option<Time>,
+    /// Since when ranges that belong to neighbours are left to them; none while there are others.
+    leaves_since: Option<Time>,
     /// Whether there was nothing to ask the edge for, and nothing has changed since.
     dry: bool,
     /// What the edge takes for a range, lately.
@@ -181,6 +185,13 @@ impl Herd {
         self.joined
     }
 
+    /// Takes in what a neighbour brings that wants the blob, too.
+    fn meet(&mut self, peer: PeerId, word: (Vec<Range<u64>>, u64), now: Time) {
+        self.seekers.insert(peer);
+        self.met = true;
+        self.hear(peer, word, now);
+    }
+
     fn hear(&mut self, peer: PeerId, (runs, done): (Vec<Range<u64>>, u64), now: Time) {
         let before = self.claims.remove(&peer).unwrap_or_default();
         let moves = before.iter().any(|claim| claim.done < done);
@@ -200,6 +211,12 @@ impl Herd {
         }
     }
 
+    /// Returns for how long a range is left to those who go before us.
+    fn patience_with(&self, before_us: u32) -> Duration {
+        let part = self.range_time.unwrap_or_default() / OWNER_PATIENCE_PART;
+        part.max(OWNER_PATIENCE) * before_us.min(OWNERS_MOST)
+    }
+
     fn took(&mut self, time: Duration) {
         self.range_time = Some(self.range_time.map_or(time, |old| old / 2 + time / 2));
     }
@@ -209,12 +226,16 @@ impl Resolver {
     /// Returns whether nobody is known to bring the blob from the edge, so that it may be asked now. Neighbours
     /// are told first, and listened to for a moment.
     pub(super) fn may_ask_edge(&mut self, hash: Hash, peers: &Peers, shell: &mut Shell) -> bool {
-        let Some(running) = self.resolutions.get_mut(&hash) else { return false };
         let neighbours = peers.ids();
         if neighbours.is_empty() || !shell.config.shares_parts {
             return true;
         }
+        let Some(running) = self.resolutions.get_mut(&hash) else { return false };
         if running.herd.listens_until.is_none() {
+            let overheard = self.overheard.take(hash, shell.config.claim_ttl, shell.now);
+            for (peer, word) in overheard {
+                running.herd.meet(peer, (word.runs, word.done), word.at);
+            }
             for peer in neighbours {
                 let message = Message::Claims { hash, seeks: true, done: 0, runs: Vec::new() };
                 shell.emit(Output::Send { peer, message });
@@ -299,17 +320,15 @@ impl Resolver {
         let (mut claimed, ends_at) = running.herd.live(true, shell);
         claimed.sort_unstable_by_key(|groups| groups.start);
         let free = swarm.pieces.pick_unclaimed(range_groups(shell), &claimed);
-        if free.as_ref().is_some_and(|(_, ours)| !ours) {
-            let jitter = shell.jitter(OWNER_PATIENCE);
-            let until =
-                *running.herd.leaves_until.get_or_insert(shell.now + OWNER_PATIENCE + jitter);
-            if shell.now < until {
-                running.herd.dry = true;
-                self.plan_herd(hash, until, shell);
-                return false;
-            }
+        let before_us = free.as_ref().map_or(0, |(_, before_us)| *before_us);
+        let since = *running.herd.leaves_since.get_or_insert(shell.now);
+        let until = since + running.herd.patience_with(before_us);
+        if shell.now < until {
+            running.herd.dry = true;
+            self.plan_herd(hash, until, shell);
+            return false;
         }
-        running.herd.leaves_until = None;
+        running.herd.leaves_since = None;
         let picked = free.map(|(groups, _)| groups).or_else(|| {
             let by_edge = running.ranges_of_edge();
             let range_bytes = shell.config.edge_range_bytes;
@@ -326,7 +345,9 @@ impl Resolver {
             let alone = swarm.holders() == 0;
             let (most, patience) =
                 if alone { (1, PARTNER_PATIENCE) } else { (range_groups(shell), 1) };
-            let slow = swarm.pieces.end_gap(most, &by_edge, |_| true)?;
+            // Leases say how long one is waited for that brings it.
+            let excluded = united(&by_edge, &claimed);
+            let slow = swarm.pieces.end_gap(most, &excluded, |_| true)?;
             let waits = alone && !by_edge.is_empty();
             let rate = rate.map(|rate| rate / patience);
             (!waits && running.is_slow(&slow, rate, shell.now)).then_some(slow)
@@ -399,31 +420,30 @@ impl Resolver {
         peers: &mut Peers,
         shell: &mut Shell,
     ) {
-        let running = self.resolutions.get_mut(&hash);
-        let (Some(running), Some(runs)) = (running, ranges(claimed.runs, u64::MAX, CLAIMS_MAX))
-        else {
+        let Some(runs) = ranges(claimed.runs, u64::MAX, CLAIMS_MAX) else { return };
+        let Some(running) = self.resolutions.get_mut(&hash) else {
+            self.overheard.hear(peer, hash, (runs, claimed.done), shell.now);
             return;
         };
-        running.herd.seekers.insert(peer);
-        running.herd.met = true;
-        running.herd.hear(peer, (runs.clone(), claimed.done), shell.now);
+        running.herd.meet(peer, (runs.clone(), claimed.done), shell.now);
         if claimed.seeks {
             self.tell_claims_to(hash, peer, shell);
             // It may have been told before it wanted the blob.
             self.tell_groups(hash, peer, shell);
         }
-        self.yield_to(hash, peer, &runs, peers.me(), shell);
+        self.yield_to(hash, (peer, claimed.done), &runs, peers.me(), shell);
         if !runs.is_empty() {
             self.plan_herd(hash, shell.now + shell.config.claim_ttl, shell);
         }
         self.advance(hash, peers, shell);
     }
 
-    /// Lets go what a neighbour with more weight claims at the same moment, unless some of it came.
+    /// Lets go what a neighbour claims at the same moment, unless some of it came: what has come to the neighbour goes
+    /// before weight as long as all ask for the first range.
     fn yield_to(
         &mut self,
         hash: Hash,
-        peer: PeerId,
+        (peer, done): (PeerId, u64),
         runs: &[Range<u64>],
         me: PeerId,
         shell: &mut Shell,
@@ -435,9 +455,11 @@ impl Resolver {
         let everything = runs.iter().any(|run| run.end == u64::MAX);
         let may_yield =
             |fetch: &Running| !running.herd.unlisted || everything && now - fetch.started < fresh;
+        let proven = running.swarm.as_ref().is_some_and(|swarm| swarm.proven);
+        let is_ahead = done > 0 && !proven;
         let overlaps = |own: &Range<u64>| {
-            runs.iter()
-                .any(|run| own.start < run.end && run.start < own.end && outweighs(peer, me, own))
+            let same = runs.iter().any(|run| own.start < run.end && run.start < own.end);
+            same && (is_ahead || outweighs(peer, me, own))
         };
         let yielded: Vec<FetchId> = running
             .fetches
@@ -642,6 +664,13 @@ impl Resolution {
 /// length is renewed a few times, and a dead owner of one costs no more than it took before.
 fn lease(least: Duration, held: Duration) -> Duration {
     least.max(held.min(LEASE_MOST))
+}
+
+/// Returns the ranges of both, in the order of their starts.
+fn united(some: &[Range<u64>], more: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut all = [some, more].concat();
+    all.sort_unstable_by_key(|groups| groups.start);
+    all
 }
 
 fn range_groups(shell: &Shell) -> u64 {

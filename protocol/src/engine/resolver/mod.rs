@@ -10,13 +10,14 @@
 //! This file takes in and ends wants. [`finding`] takes in what is learned of holders, [`fetching`]
 //! what comes of fetches, [`small`] asks for small blobs at once; [`advance`] is the one place that decides
 //! what happens next. [`swarm`] fetches a long blob from many at once, [`herd`] has the edge asked once for all
-//! who want it. [`resolution`] holds the state of one hash and keeps its receipt, [`sources`] what became of those it tried, and
+//! who want it, and [`overheard`] remembers who does though nobody wants it here. [`resolution`] holds the state of one hash and keeps its receipt, [`sources`] what became of those it tried, and
 //! [`queues`] who waits for room at a peer.
 
 mod advance;
 mod fetching;
 mod finding;
 mod herd;
+mod overheard;
 mod queues;
 mod resolution;
 mod small;
@@ -27,6 +28,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub(crate) use herd::Claimed;
+use overheard::Overheard;
 use queues::Queues;
 use resolution::{Resolution, Search, Stage, Want};
 pub(crate) use swarm::Told;
@@ -51,6 +53,8 @@ pub(crate) struct Resolver {
     fetching: Queues,
     /// Small requests out at each neighbour, and the hashes that wait to make one.
     small: Queues,
+    /// Claims of blobs that are not resolved here.
+    overheard: Overheard,
     /// Hashes for which the store must be looked into now.
     looks: Vec<Hash>,
     /// Whether the node has looked for its neighbours long enough to say that a blob is nowhere.

@@ -17,6 +17,8 @@ use crate::time::Time;
 /// A range is slow when it takes so many times what an idle source would need for it, and this more.
 const SLOW_FACTOR: u32 = 3;
 const SLOW_GRACE: Duration = Duration::from_millis(50);
+/// How long those of a herd may give nothing before they count as slow.
+pub(super) const HERD_GRACE: Duration = Duration::from_millis(500);
 /// How long a fetch must have run before it says anything of its source's rate.
 const RATE_AGE: Duration = Duration::from_millis(250);
 /// What a source is thought to need for a range before it gave any.
@@ -355,7 +357,10 @@ impl Resolution {
         let patience = needs.saturating_mul(SLOW_FACTOR) + SLOW_GRACE;
         let mut others =
             self.fetches.values().filter(|fetch| fetch.groups.as_ref().is_some_and(overlaps));
-        others.all(|fetch| fetch.late || now - fetch.started > patience)
+        // Partners are late together, where their machines are busy.
+        let grace = if self.is_of_herd() { HERD_GRACE } else { Duration::ZERO };
+        let is_late = |fetch: &Running| fetch.late && now - fetch.started >= grace;
+        others.all(|fetch| is_late(fetch) || now - fetch.started > patience)
     }
 
     /// Returns whether what is on its way from peers takes longer than the edge, which needs so long for it.

@@ -226,13 +226,13 @@ impl Pieces {
     }
 
     /// Chooses the groups to ask the edge for next: of one range of `range_groups`, and of blocks that no
-    /// partner has and nobody brings or claims; first of a range that is ours. Returns whether it is. `claimed` is in
-    /// the order of its starts.
+    /// partner has and nobody brings or claims; first of a range that is ours, then of one for which few partners have
+    /// more weight. Returns how many have: no two of us come to the same number. `claimed` is in the order of its starts.
     pub(crate) fn pick_unclaimed(
         &self,
         range_groups: u64,
         claimed: &[Range<u64>],
-    ) -> Option<(Range<u64>, bool)> {
+    ) -> Option<(Range<u64>, u32)> {
         let range_blocks = (range_groups / self.block_len).max(1);
         let alone = self.divided.is_empty();
         let is_free = |index: u64| {
@@ -242,7 +242,7 @@ impl Pieces {
         let order = |index: u64| {
             let first = self.block(index - index % range_blocks);
             let place = first.map_or(0, |block| if alone { index } else { block.own_weight });
-            (first.is_some_and(|block| block.heavier > 0), place, index)
+            (first.map_or(0, |block| block.heavier), place, index)
         };
         let best = self
             .whole
@@ -258,7 +258,7 @@ impl Pieces {
             }
             range.end = gap.end;
         }
-        Some((range, !order(best).0))
+        Some((range, order(best).0))
     }
 
     /// Returns the first groups that are missing and are `wanted`, where all that is missing is on its way: the end
@@ -506,6 +506,25 @@ mod tests {
         assert_eq!(foreign.len(), 64);
         let first = foreign.iter().position(|foreign| *foreign).expect("some are");
         assert!(foreign[first..].iter().all(|foreign| *foreign), "{foreign:?}");
+    }
+
+    #[test]
+    fn ranges_of_the_edge_come_in_an_order_in_which_each_of_us_has_a_place_of_its_own() {
+        let everybody: BTreeSet<PeerId> = (1..=8).map(peer).collect();
+        let mut places = vec![BTreeSet::new(); 4];
+        for me in &everybody {
+            let mut pieces = Pieces::new(*me, 64 * MIB, None).expect("of its size");
+            pieces.divide(&everybody.iter().copied().filter(|other| other != me).collect());
+            let (mut claimed, mut last) = (Vec::new(), 0);
+            while let Some((range, before_us)) = pieces.pick_unclaimed(256, &claimed) {
+                assert!(before_us >= last, "those before which few go are first");
+                last = before_us;
+                places[usize::try_from(range.start / 256).expect("small")].insert(before_us);
+                claimed.push(range);
+                claimed.sort_unstable_by_key(|groups| groups.start);
+            }
+        }
+        assert!(places.iter().all(|places| places.len() == everybody.len()), "{places:?}");
     }
 
     #[test]
