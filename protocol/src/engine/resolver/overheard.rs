@@ -83,6 +83,10 @@ mod tests {
         PeerId::from_bytes([n; 32])
     }
 
+    fn word(groups: Range<u64>) -> (Vec<Range<u64>>, u64) {
+        (std::iter::once(groups).collect(), 0)
+    }
+
     fn taken(overheard: &mut Overheard, n: u8, now: Time) -> Vec<(PeerId, Vec<Range<u64>>)> {
         let words = overheard.take(hash(n), TTL, now).into_iter();
         words.map(|(peer, word)| (peer, word.runs)).collect()
@@ -91,20 +95,20 @@ mod tests {
     #[test]
     fn last_word_counts_and_an_empty_one_takes_it_back() {
         let mut overheard = Overheard::default();
-        overheard.hear(peer(1), hash(1), (vec![0..64], 0), Time::ZERO);
-        overheard.hear(peer(1), hash(1), (vec![64..128], 0), Time::ZERO);
-        overheard.hear(peer(2), hash(1), (vec![0..64], 0), Time::ZERO);
+        overheard.hear(peer(1), hash(1), word(0..64), Time::ZERO);
+        overheard.hear(peer(1), hash(1), word(64..128), Time::ZERO);
+        overheard.hear(peer(2), hash(1), word(0..64), Time::ZERO);
         overheard.hear(peer(2), hash(1), (Vec::new(), 0), Time::ZERO);
-        assert_eq!(taken(&mut overheard, 1, Time::ZERO), [(peer(1), vec![64..128])]);
+        assert_eq!(taken(&mut overheard, 1, Time::ZERO), [(peer(1), word(64..128).0)]);
         assert_eq!(taken(&mut overheard, 1, Time::ZERO), [], "what was taken is gone");
     }
 
     #[test]
     fn words_end_with_their_time_and_with_their_neighbour() {
         let mut overheard = Overheard::default();
-        overheard.hear(peer(1), hash(1), (vec![0..64], 0), Time::ZERO);
+        overheard.hear(peer(1), hash(1), word(0..64), Time::ZERO);
         assert_eq!(taken(&mut overheard, 1, Time::ZERO + TTL), []);
-        overheard.hear(peer(1), hash(1), (vec![0..64], 0), Time::ZERO);
+        overheard.hear(peer(1), hash(1), word(0..64), Time::ZERO);
         overheard.forget(peer(1));
         assert_eq!(taken(&mut overheard, 1, Time::ZERO), []);
     }
@@ -112,9 +116,9 @@ mod tests {
     #[test]
     fn neighbour_that_says_much_drives_out_its_own_words_alone() {
         let mut overheard = Overheard::default();
-        overheard.hear(peer(1), hash(100), (vec![0..64], 0), Time::ZERO);
+        overheard.hear(peer(1), hash(100), word(0..64), Time::ZERO);
         for n in 0..=8 {
-            overheard.hear(peer(2), hash(n), (vec![0..64], 0), Time::ZERO);
+            overheard.hear(peer(2), hash(n), word(0..64), Time::ZERO);
         }
         assert_eq!(taken(&mut overheard, 0, Time::ZERO), []);
         assert_eq!(taken(&mut overheard, 1, Time::ZERO).len(), 1);
