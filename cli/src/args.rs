@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use blobmesh_node::control::api::CheckoutOptions;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::exit;
@@ -251,6 +252,15 @@ pub(crate) struct CheckoutArgs {
     /// Hash every byte, and not one group in 64
     #[arg(long)]
     pub(crate) verify: bool,
+}
+
+impl CheckoutArgs {
+    /// Returns what the node is told of them.
+    pub(crate) fn options(&self) -> CheckoutOptions {
+        let Self { force, copy, hard_link, verify, .. } = self;
+        let (force, hard_link, verify) = (*force, *hard_link, *verify);
+        CheckoutOptions { force, copy: copy.clone(), hard_link, verify }
+    }
 }
 
 /// Pulls.

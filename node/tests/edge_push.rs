@@ -12,7 +12,9 @@ use std::sync::Arc;
 use blobmesh_node::Node;
 use blobmesh_node::config::{EdgeConfig, NodeConfig};
 use blobmesh_node::control::Service;
-use blobmesh_node::control::api::{Answer, Exchange, Failure, PushReport, Request, Trouble};
+use blobmesh_node::control::api::{
+    Answer, CheckoutOptions, Exchange, Failure, PushReport, Request, Trouble,
+};
 use blobmesh_node::edge::{Edge, EdgeError};
 use blobmesh_protocol::Hash;
 use edge_support::blobs::{Blob, collect};
@@ -84,10 +86,7 @@ impl TestNode {
         let request = Request::Pull {
             hash: hash.to_hex(),
             dir: dir.clone(),
-            force: false,
-            copy: Vec::new(),
-            hard_link: false,
-            verify: false,
+            options: CheckoutOptions::default(),
             timeout_ms: Some(60_000),
         };
         self.ask(request).await.map(|_| dir)

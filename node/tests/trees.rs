@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
-use blobmesh_node::control::api::{Answer, PullReport, Request};
+use blobmesh_node::control::api::{Answer, CheckoutOptions, PullReport, Request};
 use mesh_support::{TestNode, bytes};
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -95,10 +95,7 @@ async fn pull(node: &TestNode, hash: &str, dir: &Path) -> PullReport {
     let request = Request::Pull {
         hash: hash.to_owned(),
         dir: dir.to_owned(),
-        force: false,
-        copy: Vec::new(),
-        hard_link: false,
-        verify: false,
+        options: CheckoutOptions::default(),
         timeout_ms: Some(20_000),
     };
     let Ok(Answer::Pulled(report)) = node.ask(request).await else { panic!("not pulled") };

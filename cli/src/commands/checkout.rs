@@ -28,14 +28,7 @@ pub(super) async fn run(context: &Context, args: &CheckoutArgs) -> Result<(), Co
     let (dir, text) = check_dir(&args.dir)?;
     let settings = context.settings(&NodeArgs::default())?;
     let mut session = context.session(&settings, Need::Store).await?;
-    let request = Request::Checkout {
-        hash: hash.clone(),
-        dir,
-        force: args.force,
-        copy: args.copy.clone(),
-        hard_link: args.hard_link,
-        verify: args.verify,
-    };
+    let request = Request::Checkout { hash: hash.clone(), dir, options: args.options() };
     let answer = session.call(request, context.progress("checkout", &hash)).await;
     session.close().await;
     let answer = answer.map_err(with_hint)?;

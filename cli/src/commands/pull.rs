@@ -30,10 +30,7 @@ pub(super) async fn run(context: &Context, args: &PullArgs) -> Result<(), Comman
     let request = Request::Pull {
         hash: hash.clone(),
         dir,
-        force: args.checkout.force,
-        copy: args.checkout.copy.clone(),
-        hard_link: args.checkout.hard_link,
-        verify: args.checkout.verify,
+        options: args.checkout.options(),
         timeout_ms: milliseconds(timeout.or(settings.timeout)),
     };
     let answer = session.call(request, context.progress("pull", &hash)).await;

@@ -8,7 +8,7 @@ use blobmesh_protocol::Hash;
 use tokio::sync::Semaphore;
 
 use super::Inner;
-use crate::control::api::{CheckoutReport, Exchange, Failure};
+use crate::control::api::{CheckoutOptions, CheckoutReport, Exchange, Failure};
 
 /// How many checkouts work at once, each with a few threads; others wait.
 const AT_ONCE_MAX: u32 = 4;
@@ -17,15 +17,6 @@ const AT_ONCE_MAX: u32 = 4;
 const EARLY_MAX: u32 = 2;
 /// How long the end of a node waits for those that were told to stop.
 const END_WITHIN: Duration = Duration::from_secs(5);
-
-/// Says how a tree is to be checked out.
-#[derive(Debug)]
-pub(super) struct Wanted {
-    pub(super) force: bool,
-    pub(super) copy: Vec<String>,
-    pub(super) hard_link: bool,
-    pub(super) verify: bool,
-}
 
 /// Are the places of checkouts that work.
 #[derive(Debug)]
@@ -59,7 +50,7 @@ impl Inner {
         &self,
         _root: Hash,
         _dir: PathBuf,
-        _wanted: Wanted,
+        _wanted: CheckoutOptions,
         _exchange: &Exchange,
     ) -> Result<CheckoutReport, Failure> {
         use crate::control::api::Trouble;
@@ -96,7 +87,7 @@ mod linux {
             &self,
             root: Hash,
             dir: PathBuf,
-            wanted: Wanted,
+            wanted: CheckoutOptions,
             exchange: &Exchange,
         ) -> Result<CheckoutReport, Failure> {
             let began = Instant::now();
@@ -111,9 +102,9 @@ mod linux {
             &self,
             root: Hash,
             dir: PathBuf,
-            wanted: Wanted,
+            wanted: CheckoutOptions,
             supply: &Supply,
-        ) -> Result<CheckingOut, Wanted> {
+        ) -> Result<CheckingOut, CheckoutOptions> {
             match Arc::clone(&self.checkouts.early).try_acquire_owned() {
                 Ok(place) => {
                     let what = (root, dir, wanted);
@@ -125,11 +116,11 @@ mod linux {
 
         fn checking_out(
             &self,
-            (root, dir, wanted): (Hash, PathBuf, Wanted),
+            (root, dir, wanted): (Hash, PathBuf, CheckoutOptions),
             place: Option<OwnedSemaphorePermit>,
             supply: Option<Supply>,
         ) -> CheckingOut {
-            let Wanted { force, copy, hard_link, verify } = wanted;
+            let CheckoutOptions { force, copy, hard_link, verify } = wanted;
             let options = Options { force, hard_link, verify, copy };
             let progress = Arc::new(tree::Progress::default());
             let stopper = Stopper(Stop::default(), supply.clone());

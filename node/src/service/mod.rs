@@ -168,13 +168,11 @@ impl Inner {
                 self.get_to(&hash, wanted, &exchange).await
             }
             Request::Cat { hash, timeout_ms } => self.cat(&hash, timeout_ms, &exchange).await,
-            Request::Checkout { hash, dir, force, copy, hard_link, verify } => {
-                let options = checkouts::Wanted { force, copy, hard_link, verify };
+            Request::Checkout { hash, dir, options } => {
                 let report = self.check_out(parse(&hash)?, dir, options, &exchange).await?;
                 Ok(Answer::CheckedOut(Box::new(report)))
             }
-            Request::Pull { hash, dir, force, copy, hard_link, verify, timeout_ms } => {
-                let options = checkouts::Wanted { force, copy, hard_link, verify };
+            Request::Pull { hash, dir, options, timeout_ms } => {
                 self.pull(&hash, dir, options, timeout_ms, &exchange).await
             }
             Request::Prefetch { hashes, budget, wait } => {

@@ -9,8 +9,7 @@
 use std::path::PathBuf;
 
 use super::Inner;
-use super::checkouts::Wanted;
-use crate::control::api::{Answer, Exchange, Failure};
+use crate::control::api::{Answer, CheckoutOptions, Exchange, Failure};
 
 #[cfg(not(target_os = "linux"))]
 impl Inner {
@@ -18,7 +17,7 @@ impl Inner {
         &self,
         _hash: &str,
         _dir: PathBuf,
-        _wanted: Wanted,
+        _wanted: CheckoutOptions,
         _timeout_ms: Option<u64>,
         _exchange: &Exchange,
     ) -> Result<Answer, Failure> {
@@ -72,7 +71,7 @@ mod linux {
             &self,
             hash: &str,
             dir: PathBuf,
-            wanted: Wanted,
+            wanted: CheckoutOptions,
             timeout_ms: Option<u64>,
             exchange: &Exchange,
         ) -> Result<Answer, Failure> {
@@ -242,9 +241,9 @@ mod linux {
             &mut self,
             root: Hash,
             dir: &Path,
-            wanted: Wanted,
+            wanted: CheckoutOptions,
             missing: &Missing,
-        ) -> Result<CheckingOut, Wanted> {
+        ) -> Result<CheckingOut, CheckoutOptions> {
             if missing.count == 0 {
                 return Err(wanted);
             }

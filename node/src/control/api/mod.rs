@@ -16,7 +16,7 @@ pub use failure::{Failure, Trouble};
 pub use receipt::{
     AskedRow, DeltaRow, DhtRow, FetchRow, GotRow, Phases, Receipt, TierBytes, WayRow,
 };
-pub use request::{BaseName, Request};
+pub use request::{BaseName, CheckoutOptions, Request};
 pub use tree::{AddedTree, CheckoutReport, PullReport, TreeRow};
 
 /// The version of the control protocol; a client and a node of different versions refuse each other.

@@ -64,14 +64,9 @@ pub enum Request {
         hash: String,
         /// The directory, absolute; the one above it must exist.
         dir: PathBuf,
-        /// Whether changed and foreign files in the way are replaced.
-        force: bool,
-        /// Patterns of files that are to share no block with the store.
-        copy: Vec<String>,
-        /// Whether files become names of the store's own.
-        hard_link: bool,
-        /// Whether every byte is hashed while it is written.
-        verify: bool,
+        /// How that is to be done.
+        #[serde(flatten)]
+        options: CheckoutOptions,
     },
     /// Gets what the store does not have of a tree, then makes a directory hold it as `Checkout` does. Answered
     /// `Pulled`.
@@ -80,14 +75,9 @@ pub enum Request {
         hash: String,
         /// The directory, absolute; the one above it must exist.
         dir: PathBuf,
-        /// Whether changed and foreign files in the way are replaced.
-        force: bool,
-        /// Patterns of files that are to share no block with the store.
-        copy: Vec<String>,
-        /// Whether files become names of the store's own.
-        hard_link: bool,
-        /// Whether every byte is hashed while it is written.
-        verify: bool,
+        /// How that is to be done.
+        #[serde(flatten)]
+        options: CheckoutOptions,
         /// Ends what is still being got after so many milliseconds; none takes the node's default for each blob.
         timeout_ms: Option<u64>,
     },
@@ -165,4 +155,17 @@ pub enum BaseName {
     Blob(String),
     /// A file, absolute.
     File(PathBuf),
+}
+
+/// Says how a tree is to be checked out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckoutOptions {
+    /// Whether changed and foreign files in the way are replaced.
+    pub force: bool,
+    /// Patterns of files that are to share no block with the store.
+    pub copy: Vec<String>,
+    /// Whether files become names of the store's own.
+    pub hard_link: bool,
+    /// Whether every byte is hashed while it is written.
+    pub verify: bool,
 }
