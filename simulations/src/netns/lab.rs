@@ -33,6 +33,10 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(20);
 /// to detect duplicates of its link-local ones.
 const SETTLE_LIMIT: Duration = Duration::from_secs(20);
 
+/// Up to a round trip of two to the power of so many microseconds, 16 ms, the kernel joins segments of TCP to the longest
+/// frame whatever the flow's rate; by itself up to half a millisecond.
+const JOINED_RTT_LOG: &str = "14";
+
 /// The most hosts of one lab: one octet of an address holds them, and one machine bears them.
 pub const HOSTS_MAX: u8 = 32;
 
@@ -271,6 +275,7 @@ impl Lab {
         let mut devices = Vec::new();
         for ((number, index), (address, _)) in (1..).zip(indexes).zip(layout.hosts()) {
             let host = self.add_host(number, address, &switch, stop)?;
+            self.join_segments(&host.namespace, stop)?;
             devices.push(self.add_device(number, index, &switch, stop)?);
             let gateway = gateway_of(address);
             self.ip_in(&host.namespace, &format!("route add default via {gateway}"), stop)?;
@@ -312,9 +317,20 @@ impl Lab {
     }
 
     fn forward(&self, namespace: &str, stop: &Stop) -> Result<(), Error> {
+        self.set(namespace, "ip_forward", "1", stop)
+    }
+
+    /// Has the kernel hand over TCP in frames as long as the wires allow, though each flow is slow: it would make them
+    /// short for the sake of the burst, which the wires bound already, and each costs the relay the same.
+    fn join_segments(&self, namespace: &str, stop: &Stop) -> Result<(), Error> {
+        self.set(namespace, "tcp_tso_rtt_log", JOINED_RTT_LOG, stop)
+    }
+
+    /// Gives a namespace's kernel another setting of IPv4.
+    fn set(&self, namespace: &str, key: &str, value: &str, stop: &Stop) -> Result<(), Error> {
         let mut command = Command::new(&self.tools.ip);
-        command.args(["netns", "exec", namespace, "tee", "/proc/sys/net/ipv4/ip_forward"]);
-        command::run(command, b"1", COMMAND_LIMIT, stop)?.success().map(drop)
+        command.args(["netns", "exec", namespace, "tee", &format!("/proc/sys/net/ipv4/{key}")]);
+        command::run(command, value.as_bytes(), COMMAND_LIMIT, stop)?.success().map(drop)
     }
 
     /// Makes a namespace. It is noted first, so that it is removed however the command ends.
