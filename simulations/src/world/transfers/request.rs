@@ -25,12 +25,7 @@ impl World {
         hash: Hash,
         peer: PeerId,
     ) {
-        self.fetch_from_peer(node, (fetch, None), hash, peer);
-        let host = self.hosts.get(node);
-        let id = host.and_then(|host| host.fetches.get(&fetch).copied());
-        if let Some(transfer) = id.and_then(|id| self.transfers.get_mut(id)) {
-            transfer.small = true;
-        }
+        self.request(node, (fetch, None), hash, peer, true);
     }
 
     pub(in crate::world) fn fetch_from_peer(
@@ -40,6 +35,17 @@ impl World {
         hash: Hash,
         peer: PeerId,
     ) {
+        self.request(node, (fetch, groups), hash, peer, false);
+    }
+
+    fn request(
+        &mut self,
+        node: NodeIndex,
+        (fetch, groups): (FetchId, Option<Range<u64>>),
+        hash: Hash,
+        peer: PeerId,
+        small: bool,
+    ) {
         let Some(provider) = host::node_of(peer).filter(|other| *other < self.hosts.len()) else {
             let failed = outcome_failed("no such peer");
             let ended = Input::FetchEnded { fetch, outcome: failed };
@@ -47,6 +53,9 @@ impl World {
         };
         let id = self.open_transfer(node, fetch, hash, From::Node(provider));
         self.transfers.set_groups(id, groups);
+        if let Some(transfer) = self.transfers.get_mut(id) {
+            transfer.small = small;
+        }
         if self.are_apart(node, provider) {
             // No word comes; the engine's own patience ends it.
             return;
@@ -54,8 +63,11 @@ impl World {
         let way = self.delay(node, provider);
         if self.hosts.get(provider).is_some_and(host::Host::is_up) {
             let dial = self.connect((node, provider), way * 2, self.now);
-            let stream = way * 2 * self.model.stream_round_trips + self.model.fetch;
-            let after = dial + stream + way + self.model.step;
+            let stream = match small {
+                true => self.open_small((node, provider), way * 2, self.now + dial),
+                false => way * 2 * self.model.stream_round_trips,
+            };
+            let after = dial + stream + self.model.fetch + way + self.model.step;
             self.schedule(after, provider, Event::Asked { transfer: id });
         } else {
             let response = Response::Failed { detail: "connection refused" };
