@@ -147,6 +147,11 @@ impl Engine {
         self.shell.has_output()
     }
 
+    /// Returns what [`poll_output`](Self::poll_output) will give, in its order.
+    pub fn outputs(&self) -> impl DoubleEndedIterator<Item = &Output> + ExactSizeIterator {
+        self.shell.outputs()
+    }
+
     /// Returns when the engine wants to hear [`Input::Timeout`] if nothing else happens before, and
     /// why, for the log.
     #[must_use]

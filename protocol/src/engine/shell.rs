@@ -95,6 +95,10 @@ impl Shell {
         !self.outputs.is_empty()
     }
 
+    pub(crate) fn outputs(&self) -> impl DoubleEndedIterator<Item = &Output> + ExactSizeIterator {
+        self.outputs.iter()
+    }
+
     pub(crate) fn start_timer(&mut self, after: Duration, timer: Timer) -> TimerKey {
         let key = TimerKey(self.now + after, self.next_serial());
         self.timers.insert((key.0, key.1), timer);

@@ -1,5 +1,5 @@
 //! Threads that work ahead of the world: each takes an engine with the next thing that befalls it, and has the
-//! engine take that in.
+//! engine take that in, and what befalls it after that.
 //!
 //! What befalls an engine next is known a while before the world comes to it ([`super::foresight`]), and what the
 //! engine makes of it depends on nothing else. So a thread does the work meanwhile, and the world finds it done.
@@ -8,6 +8,7 @@
 //! Work lies in a ring of places. It is taken in the order in which it was given, by the threads and by the world
 //! too, where it waits for something that is not done.
 
+use std::collections::VecDeque;
 use std::panic;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,6 +24,8 @@ use super::{NodeIndex, host};
 /// How much work there is at most that was given and not taken back: several times what is known ahead in a
 /// world of thousands of nodes.
 const PLACES: usize = 256;
+/// How much may befall an engine after the first thing that it is told ahead.
+const THEN_MAX: usize = 7;
 /// How often a thread without work looks for some before it sleeps: for some hundreds of microseconds. To wake one
 /// takes as long as an engine takes for ten events, and work comes again and again.
 const SPINS: u32 = 10_000;
@@ -36,16 +39,20 @@ pub(super) enum Task {
     Timeout,
     /// Anything else.
     Input(Box<Input>),
-    /// The last bytes of a fetch, and its end.
-    Last(Box<[Input; 2]>),
+    /// The end of a fetch whose last bytes it was just told of.
+    End(Box<Input>),
 }
 
-/// Is an engine with what befalls it.
+/// Is what befalls an engine with the bytes of a flow: they come, and their fetch may end with them.
+pub(super) type Bytes = (Task, Option<Task>);
+
+/// Is an engine with what befalls it, and what befalls it then unless it does something before.
 #[derive(Debug)]
 pub(super) struct Work {
     pub(super) engine: Box<Engine>,
     pub(super) at: Time,
     pub(super) task: Task,
+    pub(super) then: Vec<(Time, Task)>,
 }
 
 /// Is an engine that took in what befell it.
@@ -55,22 +62,28 @@ pub(super) struct Done {
     pub(super) told: Told,
 }
 
-/// Says what an engine was told ahead, and what it made of it.
+/// Says what an engine was told ahead, and what it made of it: of what comes next, and of what comes then.
 #[derive(Debug)]
 pub(super) struct Told {
+    pub(super) next: Step,
+    then: VecDeque<Step>,
+}
+
+/// Is one thing that an engine was told ahead.
+#[derive(Debug)]
+pub(super) struct Step {
     /// The moment at which it befalls it.
     pub(super) at: Time,
     pub(super) made: Made,
-    /// What it made of the end of the fetch whose last bytes it was told of, if it was told of that, too.
-    pub(super) end: Option<Box<Made>>,
+    /// The engine's counters before it, if something befalls it before that was told ahead, too.
+    pub(super) before: Option<Box<Stats>>,
 }
 
 /// Is what an engine makes of something.
 #[derive(Debug)]
 pub(super) struct Made {
-    /// What was taken from it already, and whether it has more.
-    pub(super) outputs: Vec<Output>,
-    pub(super) more: bool,
+    /// How many of its outputs come of it.
+    pub(super) outputs: usize,
     /// When it wants to be woken.
     pub(super) timeout: Option<Time>,
     /// How many hashes it resolves.
@@ -157,6 +170,17 @@ impl Ahead {
         *place.held() = Held::Work(work);
         self.given = ticket.0.wrapping_add(1);
         ticket
+    }
+
+    /// Adds to work what befalls its engine then, and returns whether that was in time: nobody has begun it.
+    pub(super) fn give_then(&mut self, ticket: Ticket, at: Time, task: Task) -> bool {
+        match &mut *self.ring.place(ticket.0).held() {
+            Held::Work(work) if work.then.len() < THEN_MAX => {
+                work.then.push((at, task));
+                true
+            }
+            Held::Work(_) | Held::Done(_) | Held::Nothing => false,
+        }
     }
 
     /// Lets what was given begin.
@@ -292,53 +316,92 @@ impl Place {
 impl Work {
     /// Has the engine take it in.
     fn done(self) -> Done {
-        let Self { mut engine, at, task } = self;
-        let mut end = None;
-        let made = match task {
-            Task::Message { from, frame } => {
+        let Self { mut engine, at, task, then } = self;
+        let next = Step { at, made: task.told_to(&mut engine, at), before: None };
+        let mut told = Told { next, then: VecDeque::new() };
+        // A moment that it wanted to be woken at counts although it wants that no more.
+        let mut wakes_at = told.next.made.timeout;
+        for (at, task) in then {
+            let last = told.then.back().map_or(&told.next.made, |step| &step.made);
+            if !task.is_certain(&engine, at, (last.outputs, wakes_at)) {
+                break;
+            }
+            let before = task.is_apart().then(|| Box::new(engine.stats()));
+            let made = task.told_to(&mut engine, at);
+            wakes_at = [wakes_at, made.timeout].into_iter().flatten().min();
+            told.then.push_back(Step { at, made, before });
+        }
+        Done { engine, told }
+    }
+}
+
+impl Task {
+    /// Has an engine take it in.
+    fn told_to(self, engine: &mut Engine, at: Time) -> Made {
+        let before = engine.outputs().len();
+        match self {
+            Self::Message { from, frame } => {
                 if let Some(message) = frame.message.clone() {
                     engine.handle(at, Input::Message { peer: host::peer_of(from), message });
                 }
-                Made::in_place(&engine)
             }
-            Task::Timeout => {
-                if is_due(&engine, at) {
-                    engine.handle(at, Input::Timeout);
-                }
-                Made::in_place(&engine)
+            Self::Timeout if is_due(engine, at) => engine.handle(at, Input::Timeout),
+            Self::Timeout => {}
+            Self::Input(input) | Self::End(input) => engine.handle(at, *input),
+        }
+        Made::after(engine, before)
+    }
+
+    /// Returns whether this befalls an engine at a moment after what it made of what befell it before: the last few of its
+    /// outputs, and when it wants to be woken. Words to others come back later than what is known ahead; anything else
+    /// may befall itself sooner.
+    fn is_certain(
+        &self,
+        engine: &Engine,
+        at: Time,
+        (of_last, wakes_at): (usize, Option<Time>),
+    ) -> bool {
+        let mut made = engine.outputs().rev().take(of_last);
+        match self {
+            // Groups of fetches that are let go come into the store, and what ends then may end otherwise.
+            Self::End(_) => !made.any(|output| matches!(output, Output::StopFetch { .. })),
+            Self::Message { .. } | Self::Timeout | Self::Input(_) => {
+                made.all(|output| matches!(output, Output::Send { .. }))
+                    && wakes_at.is_none_or(|wakes_at| wakes_at >= at)
             }
-            Task::Input(input) => {
-                engine.handle(at, *input);
-                Made::in_place(&engine)
+        }
+    }
+
+    /// Returns whether it befalls an engine by itself: anything else may happen in the world before.
+    fn is_apart(&self) -> bool {
+        !matches!(self, Self::End(_))
+    }
+}
+
+impl Told {
+    /// Returns the moment of what comes last.
+    pub(super) fn last_at(&self) -> Time {
+        self.then.back().map_or(self.next.at, |step| step.at)
+    }
+
+    /// Takes what comes next, and what is left after it.
+    pub(super) fn split(mut self) -> (Step, Option<Self>) {
+        match self.then.pop_front() {
+            Some(next) => {
+                let step = std::mem::replace(&mut self.next, next);
+                (step, Some(self))
             }
-            Task::Last(inputs) => {
-                let [last, ended] = *inputs;
-                engine.handle(at, last);
-                let outputs = std::iter::from_fn(|| engine.poll_output()).collect();
-                let made = Made { outputs, ..Made::in_place(&engine) };
-                end = (!made.stops_fetches()).then(|| {
-                    engine.handle(at, ended);
-                    Box::new(Made::in_place(&engine))
-                });
-                made
-            }
-        };
-        Done { engine, told: Told { at, made, end } }
+            None => (self.next, None),
+        }
     }
 }
 
 impl Made {
-    /// Returns what an engine makes of what it was told, and leaves it there.
-    pub(super) fn in_place(engine: &Engine) -> Self {
+    /// Returns what an engine makes of what it was told, and leaves it there. It had so many outputs before.
+    pub(super) fn after(engine: &Engine, before: usize) -> Self {
+        let outputs = engine.outputs().len().saturating_sub(before);
         let timeout = engine.poll_timeout().map(|(at, _)| at);
-        let (outputs, more) = (Vec::new(), engine.has_output());
-        Self { outputs, more, timeout, resolutions: engine.resolutions() }
-    }
-
-    /// Returns whether it lets fetches go: groups of theirs come into the store at that, and what ends then may
-    /// end otherwise.
-    fn stops_fetches(&self) -> bool {
-        self.outputs.iter().any(|output| matches!(output, Output::StopFetch { .. }))
+        Self { outputs, timeout, resolutions: engine.resolutions() }
     }
 }
 
@@ -353,6 +416,7 @@ mod tests {
     use std::time::Duration;
 
     use blobmesh_protocol::id::WantId;
+    use blobmesh_protocol::wire::message::{Hello, Message};
     use blobmesh_protocol::{Config, Hash};
 
     use super::*;
@@ -365,7 +429,7 @@ mod tests {
         let hash = Hash::of(&number.to_le_bytes());
         let input = Input::Get { want: WantId(7), hash, timeout: Some(Duration::from_secs(1)) };
         let at = Time::from_nanos(5);
-        Work { engine: engine(number), at, task: Task::Input(Box::new(input)) }
+        Work { engine: engine(number), at, task: Task::Input(Box::new(input)), then: Vec::new() }
     }
 
     /// Returns what an engine made of its want.
@@ -393,5 +457,40 @@ mod tests {
                 assert!(ahead.has_room());
             }
         }
+    }
+
+    fn question(id: u32) -> Task {
+        let message = Message::Ask { id, hash: Hash::of(&id.to_le_bytes()) };
+        Task::Input(Box::new(Input::Message { peer: host::peer_of(9), message }))
+    }
+
+    /// Returns how much of what befalls an engine it was told, and how much it made of each.
+    fn told(first: Task, then: Vec<(Time, Task)>) -> Vec<usize> {
+        let (mut engine, at) = (engine(1), Time::from_nanos(5));
+        let hello = Message::Hello(Hello::ours());
+        engine.handle(at, Input::Connected { peer: host::peer_of(9) });
+        engine.handle(at, Input::Message { peer: host::peer_of(9), message: hello });
+        while engine.poll_output().is_some() {}
+        let Done { told, engine } = Work { engine, at, task: first, then }.done();
+        let steps = std::iter::once(&told.next).chain(&told.then);
+        let made: Vec<usize> = steps.map(|step| step.made.outputs).collect();
+        assert_eq!(engine.outputs().len(), made.iter().sum::<usize>());
+        let before =
+            told.then.iter().map(|step| step.before.as_ref().map(|stats| stats.asks_received));
+        assert!(before.eq((1..).take(told.then.len()).map(Some)));
+        made
+    }
+
+    #[test]
+    fn what_comes_after_words_is_told_too_and_what_may_come_otherwise_is_not() {
+        let (soon, late) = (Time::from_nanos(6), Time::from_nanos(3_600_000_000_000));
+        assert_eq!(told(question(0), vec![(soon, question(1)), (soon, question(2))]), [1, 1, 1]);
+        // It wants to be woken before.
+        assert_eq!(told(question(0), vec![(soon, question(1)), (late, question(2))]), [1, 1]);
+        // What a look into its store finds befalls it soon.
+        let hash = Hash::of(b"wanted");
+        let get = Input::Get { want: WantId(7), hash, timeout: None };
+        let get = Task::Input(Box::new(get));
+        assert_eq!(told(question(0), vec![(soon, get), (soon, question(1))]).len(), 2);
     }
 }

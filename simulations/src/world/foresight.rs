@@ -9,8 +9,8 @@
 //! then their marks are known to the moment and told ahead, too. Beyond that a node's next event is certain where none
 //! of its flows can be at its mark before, had it the link to itself from now on.
 //!
-//! Only the first thing that befalls a node is told ahead: the second may depend on what comes of it. Events that
-//! may touch other nodes at once (starts, ends, faults) are never looked past. How long the shortest way is follows
+//! What befalls a node after that is told ahead, too, as long as the engine makes nothing but words of what befell it
+//! before: anything else may befall itself sooner. Events that may touch other nodes at once (starts, ends, faults) are never looked past. How long the shortest way is follows
 //! from the draws of ways that come next, as their stream is known. Should what was foreseen ever be wrong all the
 //! same, the run has a violation ([`super::checks`]) that names the moment.
 
@@ -27,7 +27,7 @@ use super::{Event, NodeIndex, Planned, World};
 use crate::plan::Behaviour;
 
 /// Of the time that can be seen into one part in so many is let pass before the world looks again.
-const LOOK_SHARE: u32 = 8;
+const LOOK_SHARE: u32 = 4;
 
 /// How many events are seen before they happen at most.
 const SEEN_MAX: usize = 192;
@@ -118,8 +118,11 @@ impl World {
             return true;
         };
         let waits = host.seen > 0 || host.is_ahead() || host.marked == self.foresight.looks;
-        let is_idle = matches!(event, Event::Timeout) && host.wakes_at != Some(at);
-        let task = if waits || is_idle { None } else { self.foresee_event(node, event) };
+        let is_timeout = matches!(event, Event::Timeout);
+        let is_idle = is_timeout && host.wakes_at != Some(at);
+        let follows = host.marked != self.foresight.looks && host.is_followed();
+        let task =
+            if (waits && !follows) || is_idle { None } else { self.foresee_event(node, event) };
         let is_next = at < self.foresight.settled
             || ((is_idle || task.is_some()) && self.is_free_of_marks(node, at));
         if is_idle && !waits && is_next {
@@ -127,12 +130,21 @@ impl World {
             self.queue.see(None);
             return true;
         }
-        if task.filter(|_| is_next).is_some_and(|task| !self.give(node, at, task)) {
-            return false;
-        }
+        let given = match task.filter(|_| is_next) {
+            Some(task) if follows => self.give_then(node, at, task),
+            Some(task) => {
+                if !self.give(node, at, (task, None)) {
+                    return false;
+                }
+                true
+            }
+            None => false,
+        };
         self.queue.see(Some(node));
         if let Some(host) = self.hosts.get_mut(node) {
             host.seen += 1;
+            // When it is woken after that follows from what it makes of being woken.
+            host.given = if given && !is_timeout { host.seen } else { 0 };
         }
         true
     }
@@ -211,21 +223,33 @@ impl World {
             return true;
         }
         let Some((node, task)) = self.foresee_flow(at, flow) else { return true };
-        task.is_none_or(|task| self.give(node, at, task))
+        task.is_none_or(|(task, end)| self.give(node, at, (task, end)))
     }
 
     /// Gives out what befalls an engine at a moment, and returns whether there was room.
-    fn give(&mut self, node: NodeIndex, at: Time, task: Task) -> bool {
+    fn give(&mut self, node: NodeIndex, at: Time, (task, end): (Task, Option<Task>)) -> bool {
         let Some(ahead) = self.ahead.as_mut().filter(|ahead| ahead.has_room()) else {
             return false;
         };
         let Some(host) = self.hosts.get_mut(node) else { return true };
         if let Some(engine) = host.lend_engine() {
-            host.away = Some(ahead.give(Work { engine, at, task }));
-            host.ahead_of = at;
+            let then = end.into_iter().map(|end| (at, end)).collect();
+            host.away = Some(ahead.give(Work { engine, at, task, then }));
+            (host.ahead_of, host.given) = (at, 0);
             self.foresight.given += 1;
         }
         true
+    }
+
+    /// Gives out what befalls an engine after what was given out last, and returns whether that was in time.
+    fn give_then(&mut self, node: NodeIndex, at: Time, task: Task) -> bool {
+        let ticket = self.hosts.get(node).and_then(|host| host.away);
+        let given = match (ticket, &mut self.ahead) {
+            (Some(ticket), Some(ahead)) => ahead.give_then(ticket, at, task),
+            (_, _) => false,
+        };
+        self.foresight.given += u64::from(given);
+        given
     }
 
     /// Returns whether a node's engine was told ahead of what befalls it next.
@@ -358,7 +382,7 @@ mod tests {
         let mut world = herd(2);
         world.run_for(Duration::from_millis(500));
         let at = world.now + Duration::from_millis(1);
-        assert!(world.give(3, at, Task::Timeout));
+        assert!(world.give(3, at, (Task::Timeout, None)));
         world.tell(3, Input::Settled);
         let told = format!("{}: node 3 was told ahead of {at}", world.now);
         assert_eq!(world.violations(), [told]);
@@ -368,7 +392,7 @@ mod tests {
     fn event_that_comes_before_what_an_engine_was_told_is_found_out() {
         let mut world = herd(2);
         let at = world.now + Duration::from_millis(1);
-        assert!(world.give(3, at, Task::Timeout));
+        assert!(world.give(3, at, (Task::Timeout, None)));
         world.schedule_at(at, 3, Event::Timeout);
         assert_eq!(world.violations(), Vec::<String>::new());
         world.schedule_at(world.now, 3, Event::Timeout);
@@ -382,7 +406,7 @@ mod tests {
         let (before, hash) = (world.stats(5), Hash::of(b"another"));
         let want = blobmesh_protocol::id::WantId(1 << 40);
         let input = Input::Get { want, hash, timeout: None };
-        assert!(world.give(5, world.now, Task::Input(Box::new(input.clone()))));
+        assert!(world.give(5, world.now, (Task::Input(Box::new(input.clone())), None)));
         world.call_all_back();
         assert_eq!(world.stats(5), before);
         world.tell(5, input);

@@ -28,8 +28,9 @@ pub(super) struct Host {
     pub(super) ahead_of: Time,
     /// The engine's counters before that, while somebody may ask for them.
     pub(super) stats_before: Option<Stats>,
-    /// What the engine was told before the world came to it.
+    /// What the engine was told before the world came to it, and how many of the events that were seen that is.
     told: Option<Told>,
+    pub(super) given: usize,
     /// How many hashes it resolves.
     pub(super) resolutions: usize,
     /// How many events of the node were seen before they happen, and the last look that saw one of its flows reach its
@@ -89,6 +90,7 @@ impl Host {
             ahead_of: Time::ZERO,
             stats_before: None,
             told: None,
+            given: 0,
             resolutions: 0,
             seen: 0,
             marked: 0,
@@ -116,6 +118,11 @@ impl Host {
         self.away.is_some() || self.told.is_some()
     }
 
+    /// Returns whether the engine is away to be told of all events that were seen.
+    pub(super) fn is_followed(&self) -> bool {
+        self.away.is_some() && self.given > 0 && self.given == self.seen
+    }
+
     /// Takes the engine away, to be told something.
     pub(super) fn lend_engine(&mut self) -> Option<Box<Engine>> {
         self.engine.take()
@@ -123,7 +130,9 @@ impl Host {
 
     /// Returns the engine's counters; none of a node that is down.
     pub(super) fn stats(&self) -> Option<Stats> {
-        self.stats_before.or_else(|| self.engine.as_ref().map(|engine| engine.stats()))
+        let before = self.told.as_ref().and_then(|told| told.next.before.as_deref().copied());
+        let after = || self.engine.as_ref().map(|engine| engine.stats());
+        self.stats_before.or(before).or_else(after)
     }
 }
 
@@ -195,7 +204,7 @@ impl World {
     pub(super) fn was_told(&mut self, node: NodeIndex) -> bool {
         self.call_back(node);
         let told = self.hosts.get(node).and_then(|host| host.told.as_ref());
-        let Some(at) = told.map(|told| told.at) else { return false };
+        let Some(at) = told.map(|told| told.next.at) else { return false };
         if at != self.now {
             self.foreseen_wrong(node, self.now, at);
         }
@@ -211,25 +220,20 @@ impl World {
     pub(super) fn follow(&mut self, node: NodeIndex) {
         let Some(host) = self.hosts.get_mut(node) else { return };
         if let Some(told) = host.told.take() {
-            let Told { at, made, end } = told;
-            host.told = end.map(|made| Told { at, made: *made, end: None });
-            host.stats_before = None;
-            return self.follow_made(node, made);
+            let (step, then) = told.split();
+            (host.told, host.stats_before) = (then, None);
+            return self.follow_made(node, step.made);
         }
         let Some(engine) = &host.engine else { return };
-        let made = Made::in_place(engine);
+        let made = Made::after(engine, 0);
         self.follow_made(node, made);
     }
 
     /// Does what an engine has made of something.
     fn follow_made(&mut self, node: NodeIndex, made: Made) {
-        for output in made.outputs {
+        for _ in 0..made.outputs {
+            let Some(output) = self.engine_mut(node).and_then(Engine::poll_output) else { break };
             self.perform(node, output);
-        }
-        if made.more {
-            while let Some(output) = self.engine_mut(node).and_then(Engine::poll_output) {
-                self.perform(node, output);
-            }
         }
         if let Some(host) = self.hosts.get_mut(node) {
             host.resolutions = made.resolutions;
@@ -259,6 +263,7 @@ impl World {
         let Some(host) = self.hosts.get_mut(node) else { return };
         let (Some(ticket), Some(ahead)) = (host.away.take(), &mut self.ahead) else { return };
         if let Some(done) = ahead.take(ticket) {
+            host.ahead_of = done.told.last_at();
             (host.engine, host.told) = (Some(done.engine), Some(done.told));
         }
     }

@@ -8,7 +8,7 @@ use blobmesh_protocol::blob::{GROUP_LEN, group_count, group_len};
 use blobmesh_protocol::engine::{FetchOutcome, Input};
 
 use super::{From, Transfer, TransferId, Window, run_len, whole_bytes};
-use crate::world::ahead::Task;
+use crate::world::ahead::{Bytes, Task};
 use crate::world::flows::FlowId;
 use crate::world::links::Route;
 use crate::world::{Event, NodeIndex, World};
@@ -139,7 +139,7 @@ impl World {
         &self,
         at: Time,
         flow: FlowId,
-    ) -> Option<(NodeIndex, Option<Task>)> {
+    ) -> Option<(NodeIndex, Option<Bytes>)> {
         let transfer = self.transfers.get(self.transfers.of_flow(flow)?)?;
         let (node, hash, size) = (transfer.node, transfer.hash, transfer.size);
         if transfer.small || transfer.wrong {
@@ -159,11 +159,8 @@ impl World {
             .then_some(Input::FetchEnded { fetch, outcome: FetchOutcome::Part });
         let bytes = run_len(size, &groups);
         let input = Input::Progress { fetch, bytes, groups, size };
-        let task = match end {
-            Some(end) => Task::Last(Box::new([input, end])),
-            None => Task::Input(Box::new(input)),
-        };
-        Some((node, Some(task)))
+        let end = end.map(|end| Task::End(Box::new(end)));
+        Some((node, Some((Task::Input(Box::new(input)), end))))
     }
 
     /// Takes in that all bytes of a transfer came. The last one of its blob still has to be put under its
