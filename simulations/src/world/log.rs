@@ -20,6 +20,9 @@ pub(super) struct EventLog {
     error: Option<io::Error>,
 }
 
+/// Is the words of an event before its number, the number, and the words after it.
+pub(super) type Numbered = (&'static str, u64, &'static str);
+
 impl EventLog {
     /// Makes a log whose lines also go into a file.
     pub(super) fn to_file(path: &Path) -> io::Result<Self> {
@@ -48,6 +51,15 @@ impl EventLog {
             let digit = u8::try_from(sum >> (place * 4) & 0xf).unwrap_or(0);
             self.piece.push(if digit < 10 { b'0' + digit } else { b'a' + digit - 10 });
         }
+        self.end();
+    }
+
+    /// Adds the line of an event that has a number.
+    pub(super) fn numbered(&mut self, at: Time, node: usize, (before, number, after): Numbered) {
+        self.begin(at, node);
+        self.piece.extend_from_slice(before.as_bytes());
+        self.decimal(number);
+        self.piece.extend_from_slice(after.as_bytes());
         self.end();
     }
 
@@ -131,6 +143,8 @@ mod tests {
             plain.line(at, small, format_args!("Frames 7 {small} {number:016x}"));
             quick.flow(at, small, number, number / 3);
             plain.line(at, small, format_args!("flow {number} {}", number / 3));
+            quick.numbered(at, small, ("Asked { transfer: ", number, " }"));
+            plain.line(at, small, format_args!("Asked {{ transfer: {number} }}"));
         }
         assert_eq!(quick.piece, plain.piece);
     }

@@ -65,7 +65,7 @@ use flows::Flows;
 use foresight::Foresight;
 use host::Host;
 use links::{Frame, LinkId, Sites};
-use log::EventLog;
+use log::{EventLog, Numbered};
 use probe::Probe;
 use queue::Queue;
 use tally::Tally;
@@ -197,6 +197,20 @@ enum Event {
 impl Event {
     fn told(input: Input) -> Self {
         Self::Input(Box::new(input))
+    }
+
+    /// Returns an event as `Debug` writes it, if it is one of the frequent ones that have a number: without the machinery
+    /// of formats.
+    fn numbered(&self) -> Option<Numbered> {
+        if let Self::Asked { transfer } = self {
+            Some(("Asked { transfer: TransferId(", transfer.0, ") }"))
+        } else if let Self::Answered { transfer, response: Response::Begins } = self {
+            Some(("Answered { transfer: TransferId(", transfer.0, "), response: Begins }"))
+        } else if let Self::Released { serve } = self {
+            Some(("Released { serve: ServeId(", serve.0, ") }"))
+        } else {
+            None
+        }
     }
 }
 
@@ -506,6 +520,8 @@ impl World {
     fn record(&mut self, node: NodeIndex, event: &Event) {
         if let Event::Frames { from, frame, .. } = event {
             self.log.frame(self.now, (node, *from), frame.len, frame.sum);
+        } else if let Some(numbered) = event.numbered() {
+            self.log.numbered(self.now, node, numbered);
         } else {
             self.log.line(self.now, node, format_args!("{event:?}"));
         }

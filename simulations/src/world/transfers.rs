@@ -23,7 +23,7 @@ use super::flows::FlowId;
 
 /// Names a transfer; a number is never used for two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct TransferId(u64);
+pub(super) struct TransferId(pub(super) u64);
 
 /// Is what a provider says to a request.
 #[derive(Clone, Debug)]
