@@ -18,6 +18,11 @@ use crate::world::{Event, NodeIndex, World};
 const PROGRESS_BYTES: Range<u64> = 1 << 20..4 << 20;
 /// The multiple is what comes in this time.
 const PROGRESS_TIME: Duration = Duration::from_millis(500);
+/// A node with few flows tells of each as a real one does, whose engine takes a pause of 50 ms for silence: of a MiB, or
+/// of what came in 50 ms. With many the rest of them show that their sources are alive.
+const FEW_FLOWS: usize = 16;
+const FEW_PROGRESS_BYTES: Range<u64> = GROUP_LEN..1 << 20;
+const FEW_PROGRESS_TIME: Duration = Duration::from_millis(50);
 /// A way of a shorter round trip than this has its whole window open before it matters.
 const SLOW_START_FROM: Duration = Duration::from_millis(2);
 
@@ -183,10 +188,14 @@ impl World {
 
     /// Plans when the engine is told of progress next.
     fn plan_progress(&mut self, id: TransferId, flow: FlowId) {
-        let soon = whole_bytes(self.flows.rate(flow) * PROGRESS_TIME.as_secs_f64()).max(1);
-        let step = 1_u64 << soon.ilog2();
-        let step = step.clamp(PROGRESS_BYTES.start, PROGRESS_BYTES.end);
         let Some(transfer) = self.transfers.get_mut(id) else { return };
+        let few = self.hosts.get(transfer.node).is_some_and(|host| host.flows.len() <= FEW_FLOWS);
+        let (bytes, time) = match few {
+            true => (FEW_PROGRESS_BYTES, FEW_PROGRESS_TIME),
+            false => (PROGRESS_BYTES, PROGRESS_TIME),
+        };
+        let soon = whole_bytes(self.flows.rate(flow) * time.as_secs_f64()).max(1);
+        let step = (1_u64 << soon.ilog2()).clamp(bytes.start, bytes.end);
         transfer.mark = ((transfer.told / step + 1) * step).min(transfer.wanted);
         let (node, mark) = (transfer.node, transfer.mark);
         self.flows.set_mark(self.now, flow, mark);
