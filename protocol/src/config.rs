@@ -7,8 +7,8 @@ use std::time::Duration;
 /// Every map, queue and wait that a peer could grow has its bound here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Neighbours that gossip with us at once; more are turned away. Each costs its filter in memory,
-    /// at most 2 MiB and usually 10 bits a blob. Default 64.
+    /// Neighbours that gossip with us at once; of more, a quarter are those who came first, and the others those of the
+    /// most weight for us. Each costs its filter in memory, at most 2 MiB and usually 10 bits a blob. Default 64.
     pub neighbours_max: usize,
     /// Hashes being resolved at once; a get beyond it fails as busy. Also the looks into the store for
     /// neighbours' questions, which are answered with busy beyond it. Default 1,024.

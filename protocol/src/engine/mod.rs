@@ -32,7 +32,7 @@ pub use peers::NeighbourInfo;
 
 use adverts::Adverts;
 use gossip::Gossip;
-use peers::Peers;
+use peers::{Peers, Room};
 use receipt::AskedAnswer;
 use resolver::{Claimed, Resolver, Told};
 use serving::Serving;
@@ -180,6 +180,12 @@ impl Engine {
         self.peers.greeted()
     }
 
+    /// Returns whether a peer would become a neighbour if it connected now.
+    pub fn has_room_for(&self, peer: PeerId) -> bool {
+        let banned = self.peers.is_banned(peer, self.shell.now);
+        !banned && self.peers.room_for(peer, &self.shell.config) != Room::None
+    }
+
     /// Returns as what a neighbour takes many small requests.
     pub fn takes_packs(&self, peer: PeerId) -> Packs {
         self.peers.takes_packs(peer)
@@ -257,15 +263,16 @@ impl Engine {
         if peer == self.me || self.peers.contains(peer) {
             return;
         }
-        let reason = if self.peers.is_banned(peer, self.shell.now) {
-            Some(DropReason::Banned)
-        } else if self.peers.len() >= self.shell.config.neighbours_max {
-            Some(DropReason::Full)
-        } else {
-            None
-        };
-        if let Some(reason) = reason {
-            return self.shell.emit(Output::Drop { peer, reason });
+        if self.peers.is_banned(peer, self.shell.now) {
+            return self.shell.emit(Output::Drop { peer, reason: DropReason::Banned });
+        }
+        match self.peers.room_for(peer, &self.shell.config) {
+            Room::Free => {}
+            Room::InsteadOf(other) => {
+                self.shell.emit(Output::Drop { peer: other, reason: DropReason::Full });
+                self.handle_disconnected(other);
+            }
+            Room::None => return self.shell.emit(Output::Drop { peer, reason: DropReason::Full }),
         }
         // The others first: what they are told next must continue what the newcomer is told now.
         self.gossip.flush(&self.peers.ids(), &mut self.shell);

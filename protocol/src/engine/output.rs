@@ -145,7 +145,7 @@ pub enum DropReason {
     Version,
     /// It broke the rules of the control stream.
     Malformed,
-    /// There are as many neighbours as the bound allows.
+    /// There are as many neighbours as the bound allows, and each has more weight.
     Full,
     /// It is banned.
     Banned,

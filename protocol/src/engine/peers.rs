@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::blob::Hash;
 use crate::config::Config;
+use crate::engine::resolver::pair_weight;
 use crate::filter::{FilterDelta, FilterError, FilterFrame, PeerFilter};
 use crate::id::PeerId;
 use crate::time::Time;
@@ -15,15 +16,30 @@ use crate::wire::small::Packs;
 const ANSWER_TIMES_MAX: usize = 64;
 /// The least number of answer times that say anything.
 const ANSWER_TIMES_MIN: usize = 8;
+/// One place in so many is for those who came first: nobody can push them out, whatever ids they make up.
+const KEPT_PART: usize = 4;
 
 #[derive(Debug)]
 pub(crate) struct Peers {
     me: PeerId,
     neighbours: BTreeMap<PeerId, Neighbour>,
+    /// How many neighbours there ever were.
+    came: u64,
     bans: BTreeMap<PeerId, Time>,
     answer_times: VecDeque<Duration>,
     /// What 95 of 100 of them took; none until it is asked for again.
     p95: Option<Duration>,
+}
+
+/// Says whether there is room for one neighbour more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// There is.
+    Free,
+    /// This neighbour goes for it.
+    InsteadOf(PeerId),
+    /// There is none.
+    None,
 }
 
 /// Says what a neighbour's filter makes of a blob.
@@ -52,6 +68,8 @@ pub struct NeighbourInfo {
 
 #[derive(Debug, Default)]
 pub(crate) struct Neighbour {
+    /// How many came before it.
+    came: u64,
     filter: Option<KnownFilter>,
     rtt: Option<Duration>,
     /// Questions asked on the word of its filter, and how many of them were answered with absent.
@@ -83,7 +101,7 @@ struct KnownFilter {
 impl Peers {
     pub(crate) fn new(me: PeerId) -> Self {
         let (neighbours, bans) = (BTreeMap::new(), BTreeMap::new());
-        Self { me, neighbours, bans, answer_times: VecDeque::new(), p95: None }
+        Self { me, neighbours, came: 0, bans, answer_times: VecDeque::new(), p95: None }
     }
 
     /// Returns this node's own name.
@@ -92,7 +110,32 @@ impl Peers {
     }
 
     pub(crate) fn insert(&mut self, peer: PeerId) {
-        self.neighbours.insert(peer, Neighbour::default());
+        let neighbour = Neighbour { came: self.came, ..Neighbour::default() };
+        self.came += 1;
+        self.neighbours.insert(peer, neighbour);
+    }
+
+    /// Returns whether there is room for a newcomer.
+    ///
+    /// Where all places are taken, it gets that of the neighbour with the least weight for this node, if its own is
+    /// more. A pair of nodes has one weight, the same on both sides, so that each ends up with those who want it most,
+    /// too; and who that is, chance decides and not who came first. Else those who came first would know
+    /// each other and nobody else, and a site of more nodes than there are places would be as many islands, each of
+    /// which asks the edge for everything.
+    pub(crate) fn room_for(&self, newcomer: PeerId, config: &Config) -> Room {
+        if self.neighbours.len() < config.neighbours_max {
+            return Room::Free;
+        }
+        let mut by_age: Vec<(u64, PeerId)> =
+            self.neighbours.iter().map(|(peer, neighbour)| (neighbour.came, *peer)).collect();
+        by_age.sort_unstable();
+        let kept = config.neighbours_max / KEPT_PART;
+        let weight = |peer: PeerId| (pair_weight(self.me, peer), peer);
+        let lightest = by_age.into_iter().skip(kept).map(|(_, peer)| weight(peer)).min();
+        match lightest.filter(|lightest| *lightest < weight(newcomer)) {
+            Some((_, peer)) => Room::InsteadOf(peer),
+            None => Room::None,
+        }
     }
 
     /// Forgets a neighbour and returns the hashes it owed an answer for.

@@ -2,7 +2,7 @@
 //! as both have room.
 //!
 //! A node sees everybody on its LAN but links only with as many as its bound allows; which of them is
-//! drawn. When neighbours go it looks again.
+//! drawn, and left to the engines of both. When neighbours go it looks again.
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ use crate::plan::SiteId;
 const SETTLE_TIME: Duration = Duration::from_millis(1_200);
 /// Round trips from a first packet to open control streams.
 const HANDSHAKE_ROUND_TRIPS: u32 = 4;
-/// Nodes drawn for each link that is missing; those without room are passed over.
-const DRAWS_PER_LINK: usize = 4;
+/// Nodes drawn for each link that is missing; those that would not have it are passed over.
+const DRAWS_PER_LINK: usize = 16;
 
 impl World {
     /// Takes in that a node started: it settles after its time, and sees others after theirs.
@@ -56,7 +56,7 @@ impl World {
         let missing = host.spec.config.neighbours_max.saturating_sub(host.links.len());
         for other in self.candidates(node, site, missing * DRAWS_PER_LINK) {
             let handshake = self.delay(node, other) * 2 * HANDSHAKE_ROUND_TRIPS + self.model.dial;
-            if self.has_room(node) && self.has_room(other) && !self.are_apart(node, other) {
+            if self.has_room(node) && self.would_take(other, node) && !self.are_apart(node, other) {
                 self.open_link(node, other, handshake);
             }
         }
@@ -68,6 +68,17 @@ impl World {
         let is_up = |other: NodeIndex| self.hosts.get(other).is_some_and(host::Host::is_up);
         drawn.retain(|other| *other != node && is_up(*other));
         drawn
+    }
+
+    /// Returns whether a node would have another as a neighbour. One that would not is dialled all the same by a real
+    /// node, once in minutes.
+    fn would_take(&mut self, node: NodeIndex, newcomer: NodeIndex) -> bool {
+        if self.has_room(node) {
+            return true;
+        }
+        self.call_back(node);
+        let host = self.hosts.get(node);
+        host.is_some_and(|host| host.would_take(host::peer_of(newcomer)))
     }
 
     fn has_room(&self, node: NodeIndex) -> bool {

@@ -128,6 +128,11 @@ impl Host {
         self.engine.take()
     }
 
+    /// Returns whether the engine would have a peer as a neighbour.
+    pub(super) fn would_take(&self, peer: PeerId) -> bool {
+        self.engine.as_ref().is_some_and(|engine| engine.has_room_for(peer))
+    }
+
     /// Returns the engine's counters; none of a node that is down.
     pub(super) fn stats(&self) -> Option<Stats> {
         let before = self.told.as_ref().and_then(|told| told.next.before.as_deref().copied());

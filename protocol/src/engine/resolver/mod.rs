@@ -32,6 +32,7 @@ use overheard::Overheard;
 use queues::Queues;
 use resolution::{Resolution, Search, Stage, Want};
 pub(crate) use swarm::Told;
+pub(in crate::engine) use swarm::pair_weight;
 
 use crate::blob::Hash;
 use crate::engine::peers::Peers;

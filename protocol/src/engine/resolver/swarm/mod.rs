@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use members::Member;
 pub(crate) use members::{Swarm, rate_of, time_for};
+pub(in crate::engine) use pieces::pair_weight;
 pub(super) use pieces::weight;
 use pieces::{Have, Pieces, Rules};
 pub(crate) use words::Told;

@@ -406,7 +406,7 @@ fn block_len(groups: u64) -> u64 {
 }
 
 /// Returns the weight of two peers for each other, the same on both sides.
-pub(super) fn pair_weight(a: PeerId, b: PeerId) -> u64 {
+pub(in crate::engine) fn pair_weight(a: PeerId, b: PeerId) -> u64 {
     scatter(weight(a, 0) ^ weight(b, 0))
 }
 
