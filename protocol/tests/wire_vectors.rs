@@ -24,7 +24,7 @@ use blobmesh_protocol::wire::small::{
     SMALL_PACK, SMALL_REQUEST, SmallAnswer, SmallPack, SmallRequest, SmallResult, bundle_head,
     open_bundle, push_small_blob, split_small_blob,
 };
-use blobmesh_protocol::{Config, Hash};
+use blobmesh_protocol::{Config, Hash, PeerId};
 
 const SPEC: &str = include_str!("../SPEC.md");
 
@@ -203,7 +203,7 @@ fn body_one_byte_over_the_bound_of_its_kind_is_refused() {
 #[test]
 fn control_stream_skips_unknown_kinds_and_those_of_blob_streams() {
     for kind in
-        [0, 0x0a, 0x0f, REQUEST, HEAD, LIST, GROUP, END, LANE_OFFER, SMALL_REQUEST, SMALL_ANSWER]
+        [0, 0x0b, 0x0f, REQUEST, HEAD, LIST, GROUP, END, LANE_OFFER, SMALL_REQUEST, SMALL_ANSWER]
             .into_iter()
             .chain([
                 SMALL_BLOB,
@@ -281,7 +281,7 @@ fn control_vectors() -> Vec<(String, Message)> {
     let groups = |follows, runs| Message::Groups { hash: two, size: 65_537, follows, runs };
     let claims = |seeks, done, runs| Message::Claims { hash: two, seeks, done, runs };
     let vectors = [
-        ("Hello {1, 1, 15}", Message::Hello(Hello::ours())),
+        ("Hello {1, 1, 31}", Message::Hello(Hello::ours())),
         ("Filter {300, 5, 1, 2, 01}", Message::Filter(filter_frame())),
         (
             "FilterDelta {300, 5, [0001020304050607, ffffffffffffffff]}",
@@ -300,6 +300,7 @@ fn control_vectors() -> Vec<(String, Message)> {
         ("Groups {blob 65537, 65537, false, []}", groups(false, Vec::new())),
         ("Claims {blob 65537, true, 0, []}", claims(true, 0, Vec::new())),
         ("Claims {blob 65537, false, 3, [(64, 64)]}", claims(false, 3, vec![(64, 64)])),
+        ("Near {blob 0, 32 times 07}", Message::Near { hash, holder: PeerId::from_bytes([7; 32]) }),
     ];
     vectors.map(|(name, message)| (name.to_owned(), message)).into()
 }

@@ -214,6 +214,9 @@ fn note(note: &Note) -> String {
         Note::Yielded { peer } => {
             format!("{} asked the edge for the same, it was left to it", peer_text(peer))
         }
+        Note::Named { holder, by } => {
+            format!("{} has it, said {}", peer_text(holder), peer_text(by))
+        }
         Note::FilterChanged { peer } => {
             format!("{} was asked after its filter had changed", peer_text(peer))
         }

@@ -16,6 +16,7 @@
 mod adverts;
 mod gossip;
 mod input;
+mod near;
 mod output;
 mod peers;
 pub mod receipt;
@@ -32,6 +33,7 @@ pub use peers::NeighbourInfo;
 
 use adverts::Adverts;
 use gossip::Gossip;
+use near::Near;
 use peers::{Peers, Room};
 use receipt::AskedAnswer;
 use resolver::{Claimed, Resolver, Told};
@@ -44,7 +46,7 @@ use crate::id::{FetchId, LookId, PeerId, WantId};
 use crate::stats::Stats;
 use crate::time::Time;
 use crate::wire::delta::ANSWERS_DELTA;
-use crate::wire::message::{AskResult, Message};
+use crate::wire::message::{AskResult, Message, TAKES_NAMES};
 use crate::wire::small::{ANSWERS_SMALL, Packs};
 
 /// Decides for one node. See the [module](self) for how to drive it.
@@ -54,6 +56,7 @@ pub struct Engine {
     shell: Shell,
     peers: Peers,
     gossip: Gossip,
+    near: Near,
     resolver: Resolver,
     adverts: Adverts,
     serving: Serving,
@@ -80,6 +83,7 @@ impl Engine {
             shell,
             peers: Peers::new(me),
             gossip,
+            near: Near::default(),
             resolver: Resolver::new(now),
             adverts: Adverts::default(),
             serving: Serving::default(),
@@ -287,6 +291,7 @@ impl Engine {
             let (peers, shell) = (&mut self.peers, &mut self.shell);
             self.resolver.unanswered(peer, hash, AskedAnswer::Gone, peers, shell);
         }
+        self.near.forget(peer);
         self.looks
             .retain(|_, look| !matches!(look, Look::Ask { peer: asker, .. } if *asker == peer));
         self.resolver.forget(peer, &mut self.peers, &mut self.shell);
@@ -299,6 +304,7 @@ impl Engine {
             neighbour.answers_small = hello.features & ANSWERS_SMALL != 0;
             neighbour.answers_delta = hello.features & ANSWERS_DELTA != 0;
             neighbour.packs = Packs::of(hello.features);
+            neighbour.takes_names = hello.features & TAKES_NAMES != 0;
             if hello.common_version().is_none() {
                 self.shell.emit(Output::Drop { peer, reason: DropReason::Version });
             }
@@ -331,6 +337,10 @@ impl Engine {
             }
             Message::Ask { id, hash } => self.handle_ask(peer, id, hash),
             Message::Answer { id, result } => {
+                let (peers, shell) = (&mut self.peers, &mut self.shell);
+                if self.near.answered(peer, id, result, peers, shell) {
+                    return;
+                }
                 if let Some(hash) = self.peers.answered(peer, id) {
                     let (peers, shell) = (&mut self.peers, &mut self.shell);
                     self.resolver.answered(peer, hash, result, peers, shell);
@@ -345,10 +355,23 @@ impl Engine {
                 let (peers, shell) = (&mut self.peers, &mut self.shell);
                 let claimed = Claimed { seeks, done, runs: &runs };
                 self.resolver.claims_told(peer, hash, claimed, peers, shell);
+                if seeks {
+                    self.handle_seeker(peer, hash);
+                }
+            }
+            Message::Near { hash, holder } => {
+                let (peers, shell) = (&mut self.peers, &mut self.shell);
+                self.resolver.named(peer, hash, holder, peers, shell);
             }
             Message::Goodbye => self.handle_disconnected(peer),
             Message::Hello(_) => {}
         }
+    }
+
+    /// Names to a neighbour that is about to ask the edge who else holds the blob.
+    fn handle_seeker(&mut self, peer: PeerId, hash: Hash) {
+        let held = self.gossip.may_hold(&hash);
+        self.near.sought(peer, hash, held, &mut self.peers, &mut self.shell);
     }
 
     /// Answers a question at once where the blob cannot be held, and looks into the store where it

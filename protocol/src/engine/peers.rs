@@ -82,6 +82,10 @@ pub(crate) struct Neighbour {
     pub(crate) answers_delta: bool,
     /// As what it takes many small requests.
     pub(crate) packs: Packs,
+    /// Whether it takes the names of holders that are no neighbours of its own.
+    pub(crate) takes_names: bool,
+    /// Until when holders that it names are not believed, because one came to nothing.
+    names_rest_until: Option<Time>,
     /// Until when it gets none, because one failed.
     small_rests_until: Option<Time>,
     /// When it last answered one, or began to have one to answer.
@@ -271,6 +275,19 @@ impl Peers {
         }
     }
 
+    /// Returns whether a neighbour is believed that names a holder.
+    pub(crate) fn believes_names_of(&self, peer: PeerId, now: Time) -> bool {
+        let rests = |neighbour: &Neighbour| neighbour.names_rest_until.is_some_and(|at| at > now);
+        self.neighbours.get(&peer).is_some_and(|neighbour| !rests(neighbour))
+    }
+
+    /// Takes in that a holder which a neighbour named came to nothing.
+    pub(crate) fn rest_names(&mut self, peer: PeerId, until: Time) {
+        if let Some(neighbour) = self.get_mut(peer) {
+            neighbour.names_rest_until = neighbour.names_rest_until.max(Some(until));
+        }
+    }
+
     /// Takes in whether a neighbour's filter told the truth, by an answer whose time says nothing.
     pub(crate) fn judge(&mut self, peer: PeerId, lesson: Lesson, now: Time, config: &Config) {
         if let Some(neighbour) = self.get_mut(peer) {
@@ -317,9 +334,15 @@ pub(crate) enum Lesson {
 impl Neighbour {
     /// Numbers a question about `hash`.
     pub(crate) fn ask(&mut self, hash: Hash) -> u32 {
+        let id = self.number_ask();
+        self.asks.insert(id, hash);
+        id
+    }
+
+    /// Numbers a question whose answer is no news to the resolver.
+    pub(crate) fn number_ask(&mut self) -> u32 {
         let id = self.next_ask;
         self.next_ask = self.next_ask.wrapping_add(1);
-        self.asks.insert(id, hash);
         id
     }
 

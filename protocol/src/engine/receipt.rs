@@ -174,6 +174,13 @@ pub enum Note {
         /// The neighbour.
         peer: PeerId,
     },
+    /// A neighbour named a peer that holds the blob and is no neighbour itself.
+    Named {
+        /// Who holds it.
+        holder: PeerId,
+        /// The neighbour.
+        by: PeerId,
+    },
     /// A neighbour's filter changed during the get, so it was asked after all.
     FilterChanged {
         /// The neighbour.

@@ -15,6 +15,7 @@ use super::small::{
 };
 use crate::blob::Hash;
 use crate::filter::{FilterDelta, FilterFrame};
+use crate::id::PeerId;
 
 /// The oldest version of the wire protocol this code speaks.
 pub const VERSION_MIN: u16 = 1;
@@ -39,6 +40,8 @@ pub const GOODBYE: u8 = 0x07;
 pub const GROUPS: u8 = 0x08;
 /// Frame type of [`Message::Claims`].
 pub const CLAIMS: u8 = 0x09;
+/// Frame type of [`Message::Near`].
+pub const NEAR: u8 = 0x0a;
 /// Frame type of [`BlobRequest`].
 pub const REQUEST: u8 = 0x10;
 /// Frame type of [`BlobHead`].
@@ -69,6 +72,9 @@ pub const GROUP_PREFIX_LEN: u32 = 9;
 pub const CLAIMS_MAX: usize = 32;
 /// The most runs of groups one request may name.
 pub const RUNS_MAX: usize = 1_024;
+
+/// The bit of [`Hello::features`] that says that the sender takes [`Message::Near`].
+pub const TAKES_NAMES: u64 = 1 << 4;
 
 /// The bound of a small message's body in bytes.
 const SMALL_LEN_MAX: u32 = 4 * 1024;
@@ -160,6 +166,14 @@ pub enum Message {
         /// past the blob's end, where the sender does not know its length.
         runs: Vec<(u64, u64)>,
     },
+    /// Names a peer that holds a blob to a neighbour that seeks it ([`Claims`](Self::Claims)): one that the sender asked,
+    /// or itself.
+    Near {
+        /// The blob.
+        hash: Hash,
+        /// Who holds it.
+        holder: PeerId,
+    },
     /// Says that the sender stops; the receiver forgets its filter at once. Has no fields.
     Goodbye,
 }
@@ -172,14 +186,15 @@ pub struct Hello {
     /// The newest version spoken.
     pub version_max: u16,
     /// Optional features, one bit each; unknown bits are ignored: [`ANSWERS_SMALL`],
-    /// [`ANSWERS_DELTA`], [`ANSWERS_PACKS`] and [`ANSWERS_CODED`].
+    /// [`ANSWERS_DELTA`], [`ANSWERS_PACKS`], [`ANSWERS_CODED`] and [`TAKES_NAMES`].
     pub features: u64,
 }
 
 impl Hello {
     /// Says what this code speaks.
     pub fn ours() -> Self {
-        let features = ANSWERS_SMALL | ANSWERS_DELTA | ANSWERS_PACKS | ANSWERS_CODED;
+        let of_blobs = ANSWERS_SMALL | ANSWERS_DELTA | ANSWERS_PACKS | ANSWERS_CODED;
+        let features = of_blobs | TAKES_NAMES;
         Self { version_min: VERSION_MIN, version_max: VERSION_MAX, features }
     }
 
@@ -227,6 +242,7 @@ impl Message {
             Self::Claims { hash, seeks, done, runs } => {
                 frame::encode(CLAIMS, &(hash, seeks, done, runs))
             }
+            Self::Near { hash, holder } => frame::encode(NEAR, &(hash, holder.as_bytes())),
             Self::Goodbye => frame::encode(GOODBYE, &()),
         }
     }
@@ -256,6 +272,10 @@ impl Message {
             CLAIMS => {
                 let (hash, seeks, done, runs) = frame::decode_body(body)?;
                 Self::Claims { hash, seeks, done, runs }
+            }
+            NEAR => {
+                let (hash, holder) = frame::decode_body(body)?;
+                Self::Near { hash, holder: PeerId::from_bytes(holder) }
             }
             _ => return Ok(None),
         };
@@ -332,6 +352,7 @@ mod tests {
                 done: u64::MAX,
                 runs: vec![(u64::MAX, u64::MAX); CLAIMS_MAX],
             },
+            Message::Near { hash, holder: PeerId::from_bytes([0xff; 32]) },
             Message::Goodbye,
         ]
     }

@@ -189,6 +189,7 @@ impl World {
             | Message::FilterRequest
             | Message::Groups { .. }
             | Message::Claims { .. }
+            | Message::Near { .. }
             | Message::Ask { .. }
             | Message::Answer { .. }
             | Message::Goodbye => Some(Cow::Borrowed(message)),

@@ -72,6 +72,7 @@ impl Probe {
             | Message::Answer { .. }
             | Message::Groups { .. }
             | Message::Claims { .. }
+            | Message::Near { .. }
             | Message::Goodbye => {}
         }
     }

@@ -156,6 +156,7 @@ impl Tally {
             | Message::FilterRequest
             | Message::Groups { .. }
             | Message::Claims { .. }
+            | Message::Near { .. }
             | Message::Goodbye => &mut self.traffic.gossip,
         };
         messages.count += 1;
@@ -183,6 +184,7 @@ impl Tally {
             | Message::FilterRequest
             | Message::Groups { .. }
             | Message::Claims { .. }
+            | Message::Near { .. }
             | Message::Goodbye => None,
         };
         let Some((kind, hash)) = question else { return };

@@ -184,7 +184,8 @@ impl Resolver {
             self.fetching.begin(peer);
         }
         self.fetches.insert(fetch, hash);
-        let (stall, late) = (stall_timeout(source, shell), shell.config.first_group_hedge);
+        let stall = stall_timeout(source, shell);
+        let late = running.herd.first_group_time(source, &shell.config);
         running.fetch_timed(fetch, |timers| {
             timers.stall = Some(shell.start_timer(stall, Timer::Stall { hash, fetch }));
             if source != Source::Edge {

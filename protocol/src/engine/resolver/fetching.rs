@@ -102,6 +102,7 @@ impl Resolver {
         };
         ended.timers.stop(shell);
         let source = ended.source;
+        running.judge_name(&ended, Some(&outcome), peers, shell);
         match outcome {
             FetchOutcome::Complete { size } => {
                 running.receipt.size = Some(size);
@@ -208,8 +209,9 @@ impl Resolver {
         if let (Some(_), Source::Peer(peer)) = (late.small, late.source) {
             silence = silence.min(peers.small_silence(peer, shell.now).unwrap_or(silence));
         }
-        if silence < shell.config.first_group_hedge {
-            let rest = shell.config.first_group_hedge - silence;
+        let patience = running.herd.first_group_time(late.source, &shell.config);
+        if silence < patience {
+            let rest = patience - silence;
             running.fetch_timed(fetch, |timers| {
                 timers.first = Some(shell.start_timer(rest, Timer::FirstGroup { hash, fetch }));
             });
@@ -217,6 +219,10 @@ impl Resolver {
         }
         let (first, age) = (!late.late, shell.now - late.started);
         late.late = true;
+        let silent = late.clone();
+        if first {
+            running.judge_name(&silent, None, peers, shell);
+        }
         if running.is_of_herd() && age < HERD_GRACE {
             running.fetch_timed(fetch, |timers| {
                 let rest = HERD_GRACE - age;

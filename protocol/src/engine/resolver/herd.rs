@@ -19,13 +19,14 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::Resolver;
-use super::resolution::{EdgeState, Resolution, Running};
+use super::resolution::{EdgeState, Holder, Resolution, Running};
 use super::stop_fetch;
 use super::swarm::{ranges, rate_of, time_for, weight};
 use crate::blob::{GROUP_LEN, Hash};
+use crate::config::Config;
 use crate::engine::peers::Peers;
 use crate::engine::receipt::{Found, Note};
-use crate::engine::{Output, Shell, Source, Timer, TimerKey};
+use crate::engine::{FetchOutcome, Output, Shell, Source, Timer, TimerKey};
 use crate::id::{FetchId, PeerId};
 use crate::time::Time;
 use crate::wire::message::{CLAIMS_MAX, Message};
@@ -64,6 +65,14 @@ const SLIP: Duration = Duration::from_millis(500);
 /// Bytes a second that the edge is thought to give before it gave any.
 const EDGE_RATE_UNKNOWN: u64 = 8 << 20;
 
+/// Holders that neighbours may name of one blob: of more, nobody tries all. Two are of use where the first has no room.
+const NAMED_MAX: usize = 4;
+
+/// How long a neighbour is not believed that named one who gave nothing, or nothing in time. It may have done so in good
+/// faith: the holder cannot be reached from here, or has much to do.
+const NAMES_REST: Duration = Duration::from_secs(60);
+const NAMES_REST_LATE: Duration = Duration::from_secs(5);
+
 /// Is what one resolution knows of the edge and of those who ask it.
 #[derive(Debug, Default)]
 pub(crate) struct Herd {
@@ -75,6 +84,8 @@ pub(crate) struct Herd {
     met: bool,
     /// Until when neighbours are listened to before the edge is asked; none before they were told.
     listens_until: Option<Time>,
+    /// Peers that neighbours named as holders meanwhile, and who did.
+    named: BTreeMap<PeerId, PeerId>,
     /// What they were told last that we bring, and when they are told again.
     told: Vec<Range<u64>>,
     renews_at: Time,
@@ -190,6 +201,20 @@ impl Herd {
         self.seekers.insert(peer);
         self.met = true;
         self.hear(peer, word, now);
+    }
+
+    /// Takes in a holder that a neighbour named, and returns whether it is welcome: it was asked for, and not too many
+    /// came before.
+    fn name(&mut self, holder: PeerId, by: PeerId) -> bool {
+        let welcome = self.listens_until.is_some() && self.named.len() < NAMED_MAX;
+        welcome && self.named.insert(holder, by).is_none()
+    }
+
+    /// Returns how long a source may take to its first group before the edge is asked beside it. One of whom nothing is
+    /// known but its name has half of the time: a name is made up in no time.
+    pub(super) fn first_group_time(&self, source: Source, config: &Config) -> Duration {
+        let named = source.peer().is_some_and(|peer| self.named.contains_key(&peer));
+        if named { config.first_group_hedge / 2 } else { config.first_group_hedge }
     }
 
     fn hear(&mut self, peer: PeerId, (runs, done): (Vec<Range<u64>>, u64), now: Time) {
@@ -438,6 +463,25 @@ impl Resolver {
         self.advance(hash, peers, shell);
     }
 
+    /// Takes in a peer that holds a blob and is no neighbour, named by one before the edge was asked.
+    pub(crate) fn named(
+        &mut self,
+        by: PeerId,
+        hash: Hash,
+        holder: PeerId,
+        peers: &mut Peers,
+        shell: &mut Shell,
+    ) {
+        let Some(running) = self.resolutions.get_mut(&hash) else { return };
+        let known = holder == peers.me() || peers.is_banned(holder, shell.now);
+        if known || !peers.believes_names_of(by, shell.now) || !running.herd.name(holder, by) {
+            return;
+        }
+        running.note(Note::Named { holder, by });
+        running.add_holder(Holder { peer: holder, found: Found::Lan });
+        self.advance(hash, peers, shell);
+    }
+
     /// Lets go what a neighbour claims at the same moment, unless some of it came: what has come to the neighbour goes
     /// before weight as long as all ask for the first range.
     fn yield_to(
@@ -563,6 +607,30 @@ impl Resolution {
     pub(super) fn is_fed_by_edge(&self) -> bool {
         let proven = self.swarm.as_ref().is_some_and(|swarm| swarm.proven);
         proven && self.herd.joined && !self.herd.unlisted
+    }
+
+    /// Believes a neighbour's names no more for a while where the holder that it named gave nothing: until its fetch
+    /// ended so, or, without an outcome, in time.
+    pub(super) fn judge_name(
+        &self,
+        fetch: &Running,
+        outcome: Option<&FetchOutcome>,
+        peers: &mut Peers,
+        shell: &Shell,
+    ) {
+        let excused = matches!(
+            outcome,
+            Some(
+                FetchOutcome::Complete { .. }
+                    | FetchOutcome::Busy { .. }
+                    | FetchOutcome::StoreFailed { .. }
+            )
+        );
+        let by = fetch.source.peer().and_then(|peer| self.herd.named.get(&peer));
+        if let Some(by) = by.filter(|_| fetch.bytes == 0 && !excused) {
+            let rest = if outcome.is_some() { NAMES_REST } else { NAMES_REST_LATE };
+            peers.rest_names(*by, shell.now + rest);
+        }
     }
 
     /// Takes back the timer of the herd, at the end of the resolution.
