@@ -11,7 +11,7 @@
 use std::time::Duration;
 
 use blobmesh_simulations::outcome::Outcome;
-use blobmesh_simulations::plan::Source;
+use blobmesh_simulations::plan::{Canned, Source};
 use blobmesh_simulations::random::Random;
 use blobmesh_simulations::world::{RunOptions, run_plan};
 
@@ -136,4 +136,23 @@ fn case_of(seed: u64) -> Case {
         if killed { kill.as_str() } else { "" },
     );
     Case { nodes, size, mbps, killed, spread: spread as f64 / 1e3, word: word_ms / 1e3, text }
+}
+
+/// The most copies of what a site wants that may come from the edge, though a node knows a part of it only.
+const SITE_COPIES: f64 = 1.05;
+
+#[test]
+fn site_of_more_nodes_than_anybody_knows_takes_one_copy() {
+    let mut source = Canned::find("edge-savings").and_then(|canned| canned.source().ok());
+    let source = source.as_mut().expect("a canned plan");
+    let settings = ["group.node.count=100", "workload.builds.gets=10", "blobs.artefacts.count=200"];
+    settings.into_iter().for_each(|setting| source.set(setting).expect(setting));
+    let plan = source.plan().expect("it is right");
+    let outcome = run_plan(&plan, &RunOptions::default(), |_| ()).expect("an outcome");
+    assert_eq!(outcome.violations, Vec::<String>::new());
+    assert_eq!(of(&outcome, "gets.failed"), 0.0);
+    let copies = of(&outcome, "edge.bytes") / of(&outcome, "unique.bytes");
+    assert!(copies <= SITE_COPIES, "{copies:.3} copies");
+    let known = of(&outcome, "neighbours.mean");
+    assert!((60.0..=64.0).contains(&known), "{known} neighbours");
 }

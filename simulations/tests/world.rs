@@ -42,7 +42,7 @@ const SMALL: [(&str, &[&str]); 11] = [
     ("malicious", &["group.node.count=20", "workload.gets=10"]),
     ("churn", &["group.runner.count=20", "workload.gets=10"]),
     ("dht-hops", &["group.node.count=40"]),
-    ("edge-savings", &["group.node.count=30", "workload.gets=10"]),
+    ("edge-savings", &["group.node.count=30", "workload.gets=10", "engine.neighbours_max=8"]),
     ("ci-five-jobs", &[]),
     ("kraken-2600", &["group.host.count=12", "blobs.layer.size=\"64MiB\""]),
     ("faasnet-1000", &["group.vm.count=10"]),
