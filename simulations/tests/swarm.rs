@@ -24,7 +24,7 @@ const MILLIS: u64 = 1_000_000;
 /// A world without faults ends within so many times its bound, and this much more for finding each other
 /// and for the end game.
 const FINISH_FACTOR: f64 = 2.5;
-const FINISH_GRACE: f64 = 1.5;
+const FINISH_GRACE: f64 = 1.6;
 /// The share of bytes that may come twice, and the blocks of the end game that each getter may see twice.
 const DUPLICATE_SHARE: f64 = 0.01;
 const DUPLICATE_BLOCKS: u64 = 2;
