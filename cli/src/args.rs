@@ -155,6 +155,9 @@ pub(crate) struct NodeArgs {
     /// Certificates in PEM to check the edge's by, instead of the system's
     #[arg(long, value_name = "FILE")]
     pub(crate) edge_ca: Option<String>,
+    /// By which HTTP the edge is read: auto, 1, 2 or 3
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) edge_http: Option<String>,
     /// Run without a mesh key, open to everybody who can connect
     #[arg(long)]
     pub(crate) open: bool,

@@ -41,6 +41,8 @@ fn wrong_files_are_named_with_their_line() {
         ("store = 1\n", 1, "unknown key store"),
         ("timeout = \"5\"\n", 1, "is not a duration"),
         ("[edge]\nurl = \"ftp://host\"\n", 2, "edge.url: "),
+        ("[edge]\nhttp = 4\n", 2, "edge.http: it is `auto`, `1`, `2` or `3`"),
+        ("[edge]\nhttp = true\n", 2, "edge.http wants \"auto\", \"1\", \"2\" or \"3\""),
         ("mdns = true\nmdns = false\n", 2, ""),
         ("mdns = \n", 1, ""),
         ("\u{0}", 1, ""),
@@ -49,6 +51,22 @@ fn wrong_files_are_named_with_their_line() {
         let run = show(&place, text);
         run.failed(exit::CONFIGURATION, &format!("config.toml:{line}: "));
         run.failed(exit::CONFIGURATION, message);
+    }
+}
+
+#[test]
+fn http_of_the_edge_is_a_text_or_a_number_and_3_needs_to_be_built_in() {
+    let place = Place::new();
+    assert_eq!(setting(&place, &[], "edge.http"), ("\"auto\"".into(), "default".to_owned()));
+    for text in ["1", "\"2\"", "\"auto\""] {
+        show(&place, &format!("[edge]\nhttp = {text}\n")).succeeded();
+    }
+    let run = show(&place, "[edge]\nhttp = 3\n");
+    if cfg!(feature = "http3") {
+        run.succeeded();
+    } else {
+        run.failed(exit::CONFIGURATION, "edge.http: HTTP/3 is not built into this program");
+        assert!(run.stderr.contains("--features http3"), "{run:?}");
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::edge::EdgeHttp;
+
 /// Configures one node. All values are checked by whoever makes it (the command line does).
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
@@ -21,6 +23,8 @@ pub struct NodeConfig {
     pub edge: Option<EdgeConfig>,
     /// A file of certificates in PEM that an edge's is to be checked by, instead of the system's.
     pub edge_ca_file: Option<PathBuf>,
+    /// By which HTTP an edge is read.
+    pub edge_http: EdgeHttp,
     /// The bound of the store in bytes of blobs; the least recently used go first.
     pub store_bytes_max: u64,
     /// The bound of one blob in bytes; a larger one is refused before memory is taken for it.
@@ -70,6 +74,7 @@ impl NodeConfig {
             open: false,
             edge: None,
             edge_ca_file: None,
+            edge_http: EdgeHttp::Auto,
             store_bytes_max: Self::STORE_BYTES_MAX_DEFAULT,
             blob_bytes_max: Self::BLOB_BYTES_MAX_DEFAULT,
             lane_port: Some(0),

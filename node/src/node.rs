@@ -241,6 +241,7 @@ fn open_edge(config: &NodeConfig) -> Result<Option<Arc<Edge>>, Failure> {
     let edge_options = EdgeOptions {
         blob_bytes_max: config.blob_bytes_max,
         ca_file: config.edge_ca_file.clone(),
+        http: config.edge_http,
         uploads: Some(config.home.join("uploads")),
         ..EdgeOptions::default()
     };

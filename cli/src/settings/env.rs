@@ -39,7 +39,7 @@ pub(super) fn overlay(
 
 fn read(spec: &Spec, value: String) -> Result<Value, CommandError> {
     Ok(match spec.shape {
-        Shape::Text | Shape::Size | Shape::Port => Value::Text(value),
+        Shape::Text | Shape::Size | Shape::Port | Shape::Version => Value::Text(value),
         Shape::List => Value::List(
             value.split(',').map(str::trim).filter(|v| !v.is_empty()).map(str::to_owned).collect(),
         ),

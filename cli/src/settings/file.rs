@@ -96,10 +96,10 @@ impl File<'_> {
         span: &Range<usize>,
     ) -> Result<Value, CommandError> {
         let value = match (spec.shape, found) {
-            (Shape::Text | Shape::Size | Shape::Port, DeValue::String(text)) => {
+            (Shape::Text | Shape::Size | Shape::Port | Shape::Version, DeValue::String(text)) => {
                 Some(Value::Text(text.to_string()))
             }
-            (Shape::Size | Shape::Port, DeValue::Integer(number)) => {
+            (Shape::Size | Shape::Port | Shape::Version, DeValue::Integer(number)) => {
                 Some(Value::Text(number.to_string()))
             }
             (Shape::Switch, DeValue::Boolean(on)) => Some(Value::Switch(*on)),
@@ -114,6 +114,7 @@ impl File<'_> {
             Shape::Text => "a string",
             Shape::Size => "a size such as \"20GiB\"",
             Shape::Port => "a port such as 4002, \"any\" or \"off\"",
+            Shape::Version => "\"auto\", \"1\", \"2\" or \"3\"",
             Shape::Switch => "true or false",
             Shape::List => "a list of strings",
         };

@@ -19,6 +19,7 @@ pub(crate) enum Key {
     BlobBytesMax,
     EdgeUrl,
     EdgeCaFile,
+    EdgeHttp,
     EdgeAccessKeyId,
     EdgeSecret,
     EdgeSecretKeyFile,
@@ -32,6 +33,8 @@ pub(crate) enum Shape {
     Size,
     /// A text, or the number of a port.
     Port,
+    /// A text, or a number.
+    Version,
     List,
     Switch,
 }
@@ -55,7 +58,7 @@ const fn spec(key: Key, name: &'static str, env: &'static str, shape: Shape) -> 
 pub(crate) const SECRET: &str = "edge.secret_access_key";
 
 /// Every setting.
-pub(crate) const SPECS: [Spec; 15] = [
+pub(crate) const SPECS: [Spec; 16] = [
     spec(Key::Listen, "listen", "BLOBMESH_LISTEN", Shape::List),
     spec(Key::LanePort, "lane_port", "BLOBMESH_LANE_PORT", Shape::Port),
     spec(Key::UploadRateMax, "upload_rate_max", "BLOBMESH_UPLOAD_RATE_MAX", Shape::Text),
@@ -68,6 +71,7 @@ pub(crate) const SPECS: [Spec; 15] = [
     spec(Key::BlobBytesMax, "store.blob_bytes_max", "BLOBMESH_STORE_BLOB_BYTES_MAX", Shape::Size),
     spec(Key::EdgeUrl, "edge.url", "BLOBMESH_EDGE_URL", Shape::Text),
     spec(Key::EdgeCaFile, "edge.ca_file", "BLOBMESH_EDGE_CA_FILE", Shape::Text),
+    spec(Key::EdgeHttp, "edge.http", "BLOBMESH_EDGE_HTTP", Shape::Version),
     spec(Key::EdgeAccessKeyId, "edge.access_key_id", "BLOBMESH_EDGE_ACCESS_KEY_ID", Shape::Text),
     spec(Key::EdgeSecret, SECRET, "BLOBMESH_EDGE_SECRET_ACCESS_KEY", Shape::Text),
     spec(

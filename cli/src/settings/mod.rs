@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use blobmesh_node::config::{Credentials, EdgeConfig, NodeConfig};
 use blobmesh_node::control::api::Trouble;
-use blobmesh_node::edge::EdgeLocation;
+use blobmesh_node::edge::{EdgeHttp, EdgeLocation};
 use serde::Serialize;
 
 use self::keys::{Key, Origin, SPECS, Value, Values, spec_of};
@@ -124,6 +124,7 @@ fn overlay_flags(flags: &NodeArgs, values: &mut Values) -> Vec<&'static str> {
     put(Key::Adverts, "--no-adverts", flags.no_adverts.then_some(Value::Switch(false)));
     put(Key::EdgeUrl, "--edge", flags.edge.clone().map(Value::Text));
     put(Key::EdgeCaFile, "--edge-ca", flags.edge_ca.clone().map(Value::Text));
+    put(Key::EdgeHttp, "--edge-http", flags.edge_http.clone().map(Value::Text));
     put(Key::Open, "--open", flags.open.then_some(Value::Switch(true)));
     given
 }
@@ -164,7 +165,18 @@ impl Resolver<'_> {
         node.edge = edge.map(|edge| absolute_edge(edge, &base));
         let ca_file = self.text(Key::EdgeCaFile);
         node.edge_ca_file = ca_file.map(|path| self.base(Key::EdgeCaFile).join(path));
+        node.edge_http = self.edge_http()?;
         Ok(node)
+    }
+
+    fn edge_http(&self) -> Result<EdgeHttp, CommandError> {
+        let http = self.parsed(Key::EdgeHttp, parse_http)?.unwrap_or_default();
+        if http == EdgeHttp::Http3 && !EdgeHttp::HTTP3_IS_BUILT {
+            let error = self.wrong(Key::EdgeHttp, "HTTP/3 is not built into this program");
+            let hint = "build it with `cargo build --release --features http3`, or take \"auto\"";
+            return Err(error.hint(hint));
+        }
+        Ok(http)
     }
 
     fn credentials(&self, warnings: &mut Vec<String>) -> Result<Option<Credentials>, CommandError> {
@@ -333,6 +345,7 @@ fn default_of(key: Key, node: &NodeConfig) -> Option<String> {
         Key::Mdns => node.mdns.to_string(),
         Key::Adverts => node.adverts.to_string(),
         Key::Open => node.open.to_string(),
+        Key::EdgeHttp => shown_text("auto"),
         Key::StoreBytesMax => shown_text(&format!("{}GiB", node.store_bytes_max >> 30)),
         Key::BlobBytesMax => shown_text(&format!("{}GiB", node.blob_bytes_max >> 30)),
         Key::Timeout
@@ -369,6 +382,17 @@ fn parse_rate(text: &str) -> Result<Option<u64>, String> {
     size.filter(|rate| *rate >= RATE_MIN)
         .map(Some)
         .ok_or_else(|| "it is a size of 1MiB/s or more, such as 20MiB/s, or `off`".to_owned())
+}
+
+/// Reads by which HTTP the edge is read.
+fn parse_http(text: &str) -> Result<EdgeHttp, String> {
+    match text.trim() {
+        "auto" => Ok(EdgeHttp::Auto),
+        "1" => Ok(EdgeHttp::Http1),
+        "2" => Ok(EdgeHttp::Http2),
+        "3" => Ok(EdgeHttp::Http3),
+        _ => Err("it is `auto`, `1`, `2` or `3`".to_owned()),
+    }
 }
 
 fn shown_list(items: &[String]) -> String {

@@ -339,6 +339,12 @@ pub enum ConfigError {
         #[source]
         source: Cause,
     },
+    /// HTTP/3 is asked for, and this program was built without it.
+    #[error("HTTP/3 is not built in")]
+    Http3NotBuilt,
+    /// HTTP/3 is asked for from an edge without TLS.
+    #[error("HTTP/3 needs an edge with https://")]
+    Http3WithoutTls,
     /// The HTTP client could not be made; most often the system's certificates cannot be read.
     #[error("the HTTP client could not be set up")]
     Client {

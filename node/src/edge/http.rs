@@ -2,7 +2,8 @@
 //!
 //! What is read over TLS comes over HTTP/2, where the edge offers it: ranges that are read at once are then one flow,
 //! which is never idle between two of them, and do not take the link from each other. Where that one connection is
-//! slow they have connections of their own ([`Spread`] decides). What is written goes by HTTP/1.1: parts of an
+//! slow they have connections of their own ([`Spread`] decides). HTTP/3 takes the place of HTTP/2 where the node is told
+//! so ([`EdgeHttp`]) and while it gets through. What is written goes by HTTP/1.1: parts of an
 //! upload gain nothing from one connection, and a full one would hold up the answers that show that it lives.
 //!
 //! Proxies of the environment are not used, no cookie is kept, no encoding is asked for. Redirects are followed within
@@ -19,7 +20,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
+use reqwest::header::{ACCEPT, ACCEPT_ENCODING, HeaderMap, HeaderValue, LOCATION, USER_AGENT};
 use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Certificate, Client, ClientBuilder, Request, Response, Url, Version};
 use tokio::time::{Instant, timeout};
@@ -28,8 +29,9 @@ use tracing::debug;
 use super::answer::{Failure, Refusal};
 use super::error::{Breach, Cause, ConfigError, Reach, causes};
 use super::files;
+use super::http3::Http3;
 use super::location::is_forbidden;
-use super::options::EdgeOptions;
+use super::options::{EdgeHttp, EdgeOptions};
 use super::pace::Pace;
 use super::spare::Spare;
 use super::spread::{Reading, Spread};
@@ -41,16 +43,16 @@ pub(super) const REDIRECTS_MAX: usize = 3;
 const IDLE_MAX: usize = 16;
 /// How long an idle connection is kept: shorter than the usual minute of servers, so that we close
 /// first and no request meets a closing connection.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(45);
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(45);
 /// How much of a file of certificates is read; a system's whole collection is a fifth of it.
 const CA_FILE_LEN_MAX: u64 = 1 << 20;
 /// How much of a refusal's body is read for its code and message.
 const REFUSAL_LEN_MAX: usize = 8 << 10;
 
-/// How much one answer, and all of them together, may send ahead of whoever reads over HTTP/2. The defaults of the
-/// protocol are 64 KiB, which at 50 ms is 1.3 MB/s.
-const STREAM_WINDOW_LEN: u32 = 16 << 20;
-const CONNECTION_WINDOW_LEN: u32 = 64 << 20;
+/// How much one answer, and all of them together, may send ahead of whoever reads over HTTP/2 or 3. The defaults of
+/// HTTP/2 are 64 KiB, which at 50 ms is 1.3 MB/s.
+pub(super) const STREAM_WINDOW_LEN: u32 = 16 << 20;
+pub(super) const CONNECTION_WINDOW_LEN: u32 = 64 << 20;
 
 /// Sends requests to one edge.
 #[derive(Clone, Debug)]
@@ -59,6 +61,8 @@ pub(super) struct Http {
     together: Client,
     /// What reads otherwise, and writes: a connection for each request under way.
     apart: Client,
+    /// What is asked before `together`, where the node is told to.
+    three: Option<Http3>,
     spread: Arc<Spread>,
     /// The connection that is made ahead for what reads together, by a client of its own, which is there once it was
     /// needed; none that could not be made.
@@ -85,14 +89,19 @@ impl Http {
         let spare = Spare::default();
         let together = shared(builder(), base, &options).connector_layer(spare.taking());
         let together = build(together)?;
-        let apart = match base.scheme() {
-            "http" => together.clone(),
-            _ => build(builder().http1_only())?,
+        let apart = match is_old(base, &options) {
+            true => together.clone(),
+            false => build(builder().http1_only())?,
+        };
+        let three = match options.http {
+            EdgeHttp::Http3 => Some(Http3::new(base, &options)?),
+            EdgeHttp::Auto | EdgeHttp::Http1 | EdgeHttp::Http2 => None,
         };
         Ok(Self {
             together,
             apart,
-            spread: Arc::default(),
+            three,
+            spread: Arc::new(Spread::new(options.http == EdgeHttp::Http2)),
             spare,
             maker: Arc::default(),
             answered: Arc::default(),
@@ -107,6 +116,11 @@ impl Http {
         let answered = *self.answered.lock().unwrap_or_else(PoisonError::into_inner);
         let connected = answered.is_some_and(|at| at.elapsed() < IDLE_TIMEOUT);
         if connected || self.spread.is_apart() {
+            return;
+        }
+        if let Some(three) = &self.three
+            && Box::pin(three.prepare()).await
+        {
             return;
         }
         let connect = async {
@@ -140,7 +154,7 @@ impl Http {
 
     /// Returns the same with a connection for each request under way.
     pub(super) fn apart(&self) -> Self {
-        Self { together: self.apart.clone(), ..self.clone() }
+        Self { together: self.apart.clone(), three: None, ..self.clone() }
     }
 
     pub(super) fn options(&self) -> &EdgeOptions {
@@ -151,36 +165,64 @@ impl Http {
     pub(super) async fn send(&self, request: Request) -> Result<Response, Failure> {
         let limit = self.options.connect_timeout + self.options.first_byte_timeout;
         let exchange = async {
-            if !self.spread.is_apart() {
-                return self.together.execute(request).await;
-            }
-            let again = request.try_clone();
-            let answer = self.apart.execute(request).await;
-            match (&answer, again) {
-                (Err(error), Some(again)) if is_http_2_only(error) => {
-                    self.spread.has_no_other();
-                    self.together.execute(again).await
-                }
-                _ => answer,
+            match &self.three {
+                _ if self.spread.is_apart() => self.send_apart(request).await,
+                // In a box, since it is large, and every get would have room for it.
+                Some(three) => Box::pin(self.send_by_http3(three, request)).await,
+                None => self.told(self.together.execute(request).await),
             }
         };
-        match timeout(limit, exchange).await {
-            Ok(Ok(answer)) => {
-                let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
-                *answered = Some(Instant::now());
-                Ok(answer)
+        let answer = timeout(limit, exchange).await;
+        let answer = answer.unwrap_or(Err(Failure::Stalled { waited: limit, got: 0 }))?;
+        let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        *answered = Some(Instant::now());
+        Ok(answer)
+    }
+
+    /// Sends a request over a connection of its own, if the edge can do that.
+    async fn send_apart(&self, request: Request) -> Result<Response, Failure> {
+        let again = request.try_clone();
+        let answer = self.apart.execute(request).await;
+        match (&answer, again) {
+            (Err(error), Some(again)) if is_http_2_only(error) => {
+                self.spread.has_no_other();
+                self.told(self.together.execute(again).await)
             }
-            Ok(Err(error)) => {
-                self.spread.broken_by(&error);
-                Err(broken(error))
-            }
-            Err(_) => Err(Failure::Stalled { waited: limit, got: 0 }),
+            _ => self.told(answer),
         }
+    }
+
+    /// Sends a request by HTTP/3 where that gets through, and follows redirects as the clients for TCP do.
+    async fn send_by_http3(
+        &self,
+        three: &Http3,
+        mut request: Request,
+    ) -> Result<Response, Failure> {
+        let mut asked = Vec::new();
+        loop {
+            let Some(answer) = three.send(&request).await? else {
+                return self.told(self.together.execute(request).await);
+            };
+            let Some(next) = redirection(&answer).filter(|_| self.redirects) else {
+                return Ok(answer);
+            };
+            asked.push(request.url().clone());
+            check_redirect(&asked, &next).map_err(|refused| Failure::Breach(refused.breach()))?;
+            *request.url_mut() = next;
+        }
+    }
+
+    /// Says what an exchange over TCP came to.
+    fn told(&self, answer: reqwest::Result<Response>) -> Result<Response, Failure> {
+        answer.map_err(|error| {
+            self.spread.broken_by(&error);
+            broken(error)
+        })
     }
 
     /// Begins to read the body of an answer that announces `len` bytes.
     pub(super) fn body(&self, answer: &Response, len: u64) -> Body {
-        let shared = answer.version() == Version::HTTP_2;
+        let shared = matches!(answer.version(), Version::HTTP_2 | Version::HTTP_3);
         Body {
             reading: Some(Spread::reading(&self.spread, shared)),
             ..Body::new(&self.options, len)
@@ -337,11 +379,8 @@ fn client(
     options: &EdgeOptions,
     trusted: Option<&[Certificate]>,
 ) -> ClientBuilder {
-    let mut headers = HeaderMap::new();
-    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     let builder = Client::builder()
-        .user_agent(concat!("blobmesh/", env!("CARGO_PKG_VERSION")))
-        .default_headers(headers)
+        .default_headers(default_headers())
         .no_proxy()
         .referer(false)
         .connect_timeout(options.connect_timeout)
@@ -357,12 +396,21 @@ fn client(
     }
 }
 
+/// Returns what every request says.
+pub(super) fn default_headers() -> HeaderMap {
+    let agent = concat!("blobmesh/", env!("CARGO_PKG_VERSION"));
+    let headers = [(ACCEPT, "*/*"), (ACCEPT_ENCODING, "identity"), (USER_AGENT, agent)];
+    headers.into_iter().map(|(name, text)| (name, HeaderValue::from_static(text))).collect()
+}
+
+/// Returns whether an edge is spoken to in HTTP/1.1 only.
+fn is_old(base: &Url, options: &EdgeOptions) -> bool {
+    base.scheme() == "http" || options.http == EdgeHttp::Http1
+}
+
 /// Has the answers that a client reads share a connection, where the edge can do that: it is TLS that offers HTTP/2.
 fn shared(builder: ClientBuilder, base: &Url, options: &EdgeOptions) -> ClientBuilder {
-    match base.scheme() {
-        "http" => builder.http1_only(),
-        _ => multiplexed(builder, options),
-    }
+    if is_old(base, options) { builder.http1_only() } else { multiplexed(builder, options) }
 }
 
 /// Has a client speak HTTP/2 where it is offered, and find out when a connection is dead.
@@ -379,14 +427,22 @@ fn multiplexed(builder: ClientBuilder, options: &EdgeOptions) -> ClientBuilder {
 /// Reads the certificates that an edge must be shown to have, at least one.
 fn trusted(path: &Path) -> Result<Vec<Certificate>, ConfigError> {
     let wrong = |error: Cause| ConfigError::Certificates { path: path.to_owned(), source: error };
-    let file = File::open(path).map_err(|error| wrong(Arc::new(error)))?;
-    let mut text = Vec::new();
-    file.take(CA_FILE_LEN_MAX).read_to_end(&mut text).map_err(|error| wrong(Arc::new(error)))?;
-    let trusted = Certificate::from_pem_bundle(&text).map_err(|error| wrong(Arc::new(error)))?;
+    let trusted = Certificate::from_pem_bundle(&trusted_pem(path)?)
+        .map_err(|error| wrong(Arc::new(error)))?;
     if trusted.is_empty() {
         return Err(wrong(Arc::new(io::Error::other("there is no certificate in PEM in it"))));
     }
     Ok(trusted)
+}
+
+/// Reads what a file of certificates holds.
+pub(super) fn trusted_pem(path: &Path) -> Result<Vec<u8>, ConfigError> {
+    let mut text = Vec::new();
+    let file = File::open(path);
+    file.and_then(|file| file.take(CA_FILE_LEN_MAX).read_to_end(&mut text)).map_err(|error| {
+        ConfigError::Certificates { path: path.to_owned(), source: Arc::new(error) }
+    })?;
+    Ok(text)
 }
 
 /// Returns whether TLS ended because the edge does not speak HTTP/1.1.
@@ -397,14 +453,30 @@ fn is_http_2_only(error: &reqwest::Error) -> bool {
 }
 
 fn redirect(attempt: Attempt<'_>) -> reqwest::redirect::Action {
-    let origin = attempt.previous().first().map(Url::origin);
-    if origin.as_ref() != Some(&attempt.url().origin()) {
-        attempt.error(RedirectRefused::Elsewhere)
-    } else if attempt.previous().len() > REDIRECTS_MAX {
-        attempt.error(RedirectRefused::Loop)
-    } else {
-        attempt.follow()
+    match check_redirect(attempt.previous(), attempt.url()) {
+        Ok(()) => attempt.follow(),
+        Err(refused) => attempt.error(refused),
     }
+}
+
+/// Says whether a redirect may be followed to `next`, after these were asked for.
+fn check_redirect(asked: &[Url], next: &Url) -> Result<(), RedirectRefused> {
+    if asked.first().map(Url::origin) != Some(next.origin()) {
+        Err(RedirectRefused::Elsewhere)
+    } else if asked.len() > REDIRECTS_MAX {
+        Err(RedirectRefused::Loop)
+    } else {
+        Ok(())
+    }
+}
+
+/// Returns where an answer redirects to.
+fn redirection(answer: &Response) -> Option<Url> {
+    // All that redirect a GET; 304 is an answer, and 300 leaves a choice.
+    if !matches!(answer.status().as_u16(), 301..=303 | 307 | 308) {
+        return None;
+    }
+    answer.url().join(answer.headers().get(LOCATION)?.to_str().ok()?).ok()
 }
 
 #[derive(Clone, Copy, Debug, thiserror::Error)]
@@ -415,11 +487,17 @@ enum RedirectRefused {
     Loop,
 }
 
+impl RedirectRefused {
+    fn breach(self) -> Breach {
+        match self {
+            Self::Elsewhere => Breach::RedirectElsewhere,
+            Self::Loop => Breach::RedirectLoop { max: REDIRECTS_MAX },
+        }
+    }
+}
+
 fn redirect_breach(error: &reqwest::Error) -> Option<Breach> {
-    causes(error).find_map(|cause| match cause.downcast_ref::<RedirectRefused>()? {
-        RedirectRefused::Elsewhere => Some(Breach::RedirectElsewhere),
-        RedirectRefused::Loop => Some(Breach::RedirectLoop { max: REDIRECTS_MAX }),
-    })
+    causes(error).find_map(|cause| Some(cause.downcast_ref::<RedirectRefused>()?.breach()))
 }
 
 /// Resolves names by the system, without the addresses that no edge has.

@@ -24,6 +24,11 @@ mod directory;
 mod error;
 mod files;
 mod http;
+#[cfg(feature = "http3")]
+mod http3;
+#[cfg(not(feature = "http3"))]
+#[path = "http3_absent.rs"]
+mod http3;
 mod journal;
 mod location;
 mod measure;
@@ -58,7 +63,7 @@ pub use diagnose::{Finding, Verdict};
 pub use directory::DirectoryEdge;
 pub use error::{Action, Breach, Cause, ConfigError, EdgeError, Reach, Task};
 pub use location::{EdgeLocation, LocationError, Part, REGION_DEFAULT};
-pub use options::{EdgeOptions, PolicyOptions};
+pub use options::{EdgeHttp, EdgeOptions, PolicyOptions};
 pub use policy::{EdgeState, EdgeStats};
 pub use public::PublicEdge;
 pub use s3::S3Edge;

@@ -9,6 +9,27 @@ use crate::config::NodeConfig;
 /// The most parts an S3 multipart upload may have.
 pub(super) const PARTS_MAX: u64 = 10_000;
 
+/// Says by which HTTP an edge is read over TLS. What is written goes by HTTP/1.1 in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EdgeHttp {
+    /// HTTP/2 where the edge offers it, or HTTP/1.1 with a connection for each request where that turns out to be
+    /// faster.
+    #[default]
+    Auto,
+    /// HTTP/1.1, with a connection for each request under way.
+    Http1,
+    /// HTTP/2 where the edge offers it, whatever its rate.
+    Http2,
+    /// HTTP/3, and what [`Auto`](Self::Auto) says where UDP does not get through. It must be
+    /// [built in](Self::HTTP3_IS_BUILT).
+    Http3,
+}
+
+impl EdgeHttp {
+    /// Whether HTTP/3 is built in: it is the feature `http3`.
+    pub const HTTP3_IS_BUILT: bool = cfg!(feature = "http3");
+}
+
 /// Sets the deadlines and bounds of an edge.
 #[derive(Clone, Debug)]
 pub struct EdgeOptions {
@@ -22,7 +43,7 @@ pub struct EdgeOptions {
     /// Over how much waiting the rate is measured; 10 s. Time in which the caller does not ask for
     /// bytes does not count.
     pub stall_window: Duration,
-    /// After how long without a byte a connection of HTTP/2 is asked whether it lives, and how long it may then take
+    /// After how long without a byte a connection of HTTP/2 or 3 is asked whether it lives, and how long it may then take
     /// to say so; 3 s. Without that a dead one would be used for ever: whatever is asked next goes over it, too.
     pub life_interval: Duration,
     /// How long an S3 service may think after it has all bytes of a write; 60 s.
@@ -44,6 +65,8 @@ pub struct EdgeOptions {
     /// A file of certificates in PEM, up to 1 MiB, that are trusted instead of the system's; for an edge with a
     /// certificate of one's own.
     pub ca_file: Option<PathBuf>,
+    /// By which HTTP it is read.
+    pub http: EdgeHttp,
     /// How often it is asked again, and when it is left alone.
     pub policy: PolicyOptions,
 }
@@ -137,6 +160,7 @@ impl Default for EdgeOptions {
             uploads: None,
             plain_http: false,
             ca_file: None,
+            http: EdgeHttp::Auto,
             policy: PolicyOptions::default(),
         }
     }

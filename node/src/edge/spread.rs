@@ -1,6 +1,6 @@
 //! Decides whether what is read at once shares one connection, or has a connection each.
 //!
-//! Over HTTP/2 it shares one: a single flow, which does not compete with itself and is never idle between two ranges.
+//! Over HTTP/2 and 3 it shares one: a single flow, which does not compete with itself and is never idle between two ranges.
 //! Where packets get lost that flow is slow for what the link could carry, and several are several times as fast.
 //! Loss cannot be told from a slow link here but by trying. So where the one connection brings less than
 //! [`RATE_FAIR`] for a while, reads go over connections of their own; if these bring not much more together, the
@@ -27,7 +27,7 @@ const GAIN_PERCENT_MIN: u64 = 130;
 const KEEP: Duration = Duration::from_secs(600);
 
 /// Keeps how reads of one edge are spread over connections.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Spread {
     state: Mutex<State>,
 }
@@ -41,6 +41,12 @@ pub(super) struct Reading {
 }
 
 impl Spread {
+    /// Makes one that never leaves the connection that is shared, if `always` one is.
+    pub(super) fn new(always: bool) -> Self {
+        let choice = Choice { is_fixed: always, ..Choice::default() };
+        Self { state: Mutex::new(State { choice, ..State::default() }) }
+    }
+
     /// Returns whether what is asked for now gets a connection of its own.
     pub(super) fn is_apart(&self) -> bool {
         self.state().choice.is_apart(Instant::now())
@@ -185,6 +191,8 @@ struct Choice {
     against: Option<u64>,
     /// Until when the other way is not tried again.
     rests_until: Option<Instant>,
+    /// Whether somebody else decided, for what is shared.
+    is_fixed: bool,
 }
 
 impl Choice {
@@ -193,17 +201,22 @@ impl Choice {
     }
 
     fn set_apart(&mut self, now: Instant) {
+        if self.is_fixed {
+            return;
+        }
         (self.apart_until, self.against) = (Some(now + KEEP), None);
     }
 
     fn set_together(&mut self, now: Instant) {
-        *self = Self { rests_until: Some(now + KEEP), ..Self::default() };
+        let is_fixed = self.is_fixed;
+        *self = Self { rests_until: Some(now + KEEP), is_fixed, ..Self::default() };
     }
 
     /// Takes in what the way that is chosen brought a second.
     fn judge(&mut self, rate: u64, now: Instant) {
         if !self.is_apart(now) {
-            if rate < RATE_FAIR && self.rests_until.is_none_or(|until| until <= now) {
+            let rests = self.is_fixed || self.rests_until.is_some_and(|until| now < until);
+            if rate < RATE_FAIR && !rests {
                 debug!(rate, "one connection to the edge is slow: several are tried");
                 self.set_apart(now);
                 self.against = Some(rate);
@@ -285,6 +298,18 @@ mod tests {
         state.began(true, start + SECOND * 60);
         state.moved(RATE_FAIR, SECOND, start + SECOND * 61);
         assert!(!state.choice.is_apart(start + SECOND * 61), "nothing was read meanwhile");
+    }
+
+    #[test]
+    fn connection_that_is_to_be_shared_is_shared_however_slow() {
+        let (spread, start) = (Spread::new(true), Instant::now());
+        let mut state = spread.state();
+        state.began(true, start);
+        let now = read(&mut state, start, 1, 10);
+        assert!(!state.choice.is_apart(now));
+        state.choice.set_together(now);
+        state.choice.set_apart(now);
+        assert!(!state.choice.is_apart(now));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use futures::stream::{self, StreamExt as _};
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Frame;
 use hyper::header::{CONTENT_LENGTH, HeaderName, HeaderValue, RANGE};
+use hyper::http::response::Parts;
 use hyper::{Request, Response, StatusCode};
 
 use super::front::{BoxError, Reply, ReplyBody, Upstream};
@@ -94,7 +95,7 @@ fn canned(status: u16, headers: Vec<(&'static str, String)>, body: String) -> Re
 }
 
 /// Takes the whole body and makes sure that its length is announced.
-async fn whole(reply: Reply) -> (hyper::http::response::Parts, Bytes) {
+async fn whole(reply: Reply) -> (Parts, Bytes) {
     let (mut parts, body) = reply.into_parts();
     let body = body.collect().await.expect("the server's own body").to_bytes();
     parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));

@@ -20,6 +20,11 @@ pub(crate) fn certificate_file() -> PathBuf {
 
 /// Makes what speaks TLS and offers these protocols.
 pub(crate) fn acceptor(protocols: &[&str]) -> TlsAcceptor {
+    TlsAcceptor::from(Arc::new(server_config(protocols)))
+}
+
+/// Says how a server speaks TLS that offers these protocols.
+pub(crate) fn server_config(protocols: &[&str]) -> ServerConfig {
     let certificate = CertificateDer::from_pem_slice(CERTIFICATE.as_bytes()).expect("PEM");
     let key = PrivateKeyDer::from_pem_slice(KEY.as_bytes()).expect("PEM");
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -29,5 +34,5 @@ pub(crate) fn acceptor(protocols: &[&str]) -> TlsAcceptor {
         .with_single_cert(vec![certificate], key)
         .expect("a certificate");
     config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
-    TlsAcceptor::from(Arc::new(config))
+    config
 }
