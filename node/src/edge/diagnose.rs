@@ -26,7 +26,7 @@ const SKEW_WARNED_S: u64 = 5 * 60;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// The check's short name: `transport`, `reach`, `access`, `clock`, `cache`, `directory`,
-    /// `distance`, `rate`.
+    /// `distance`, `http/1.1`, `http/2`, `http/3`, `rate`.
     pub check: &'static str,
     /// How it went.
     pub verdict: Verdict,
@@ -34,6 +34,24 @@ pub struct Finding {
     pub text: String,
     /// What the reader can do about it.
     pub hint: Option<String>,
+    /// What was measured of one HTTP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub figures: Option<Figures>,
+}
+
+/// Is what was measured of one way to read from the edge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Figures {
+    /// Microseconds to the head of the first answer over a new connection, a median.
+    pub cold_us: u64,
+    /// The same over a connection that is there.
+    pub warm_us: u64,
+    /// How many ranges were read at once.
+    pub ranges: u64,
+    /// Over how many connections.
+    pub connections: u64,
+    /// What they brought together; none where nothing was read.
+    pub bytes_per_s: Option<u64>,
 }
 
 /// Says how a check went.
@@ -50,7 +68,7 @@ pub enum Verdict {
 
 impl Finding {
     pub(super) fn ok(check: &'static str, text: impl Into<String>) -> Self {
-        Self { check, verdict: Verdict::Ok, text: text.into(), hint: None }
+        Self { check, verdict: Verdict::Ok, text: text.into(), hint: None, figures: None }
     }
 
     pub(super) fn warn(
@@ -58,11 +76,13 @@ impl Finding {
         text: impl Into<String>,
         hint: impl Into<String>,
     ) -> Self {
-        Self { check, verdict: Verdict::Warn, text: text.into(), hint: Some(hint.into()) }
+        let hint = Some(hint.into());
+        Self { check, verdict: Verdict::Warn, text: text.into(), hint, figures: None }
     }
 
     fn fail(check: &'static str, text: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { check, verdict: Verdict::Fail, text: text.into(), hint: Some(hint.into()) }
+        let hint = Some(hint.into());
+        Self { check, verdict: Verdict::Fail, text: text.into(), hint, figures: None }
     }
 }
 

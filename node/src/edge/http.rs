@@ -147,14 +147,9 @@ impl Http {
         self.maker.get_or_init(make).as_ref()
     }
 
-    /// Makes the same again, with no connection yet.
-    pub(super) fn fresh(&self) -> Result<Self, ConfigError> {
-        Self::new(&self.base, self.redirects, self.options.clone())
-    }
-
-    /// Returns the same with a connection for each request under way.
-    pub(super) fn apart(&self) -> Self {
-        Self { together: self.apart.clone(), three: None, ..self.clone() }
+    /// Makes the same again for another HTTP, with no connection yet.
+    pub(super) fn by(&self, http: EdgeHttp) -> Result<Self, ConfigError> {
+        Self::new(&self.base, self.redirects, EdgeOptions { http, ..self.options.clone() })
     }
 
     pub(super) fn options(&self) -> &EdgeOptions {

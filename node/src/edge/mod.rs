@@ -59,7 +59,7 @@ use tracing::debug;
 
 pub use answer::RETRY_AFTER_MAX;
 pub use body::EdgeBody;
-pub use diagnose::{Finding, Verdict};
+pub use diagnose::{Figures, Finding, Verdict};
 pub use directory::DirectoryEdge;
 pub use error::{Action, Breach, Cause, ConfigError, EdgeError, Reach, Task};
 pub use location::{EdgeLocation, LocationError, Part, REGION_DEFAULT};
@@ -389,9 +389,8 @@ impl Edge {
 }
 
 impl Edge {
-    /// Measures how far away the edge is and, with a blob that it has, what one connection brings and
-    /// what four do: about twenty requests and at most 64 MiB, past the policy. Nothing is measured of a
-    /// directory.
+    /// Measures how far away the edge is and, with a blob that it has, what each HTTP brings, and says which to
+    /// choose: up to 18 requests and 32 MiB for each, past the policy. Nothing is measured of a directory.
     pub async fn measure(&self, blob: Option<Hash>) -> Vec<Finding> {
         match &self.backend {
             Backend::Directory(_) => Vec::new(),

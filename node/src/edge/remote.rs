@@ -17,6 +17,7 @@ use super::body::EdgeBody;
 use super::error::{Action, Breach, ConfigError, EdgeError, Reach, Task};
 use super::http::Http;
 use super::object::{Object, Wanted};
+use super::options::EdgeHttp;
 use super::sign::Signer;
 use super::{blob_path, groups_path};
 
@@ -33,14 +34,9 @@ impl Remote {
         Self { http, base, signer: signer.map(Arc::new) }
     }
 
-    /// Returns the same with no connection to the edge yet; for measurements.
-    pub(super) fn with_fresh_connections(&self) -> Result<Self, ConfigError> {
-        Ok(Self { http: self.http.fresh()?, ..self.clone() })
-    }
-
-    /// Returns the same with a connection for each request under way; for measurements.
-    pub(super) fn apart(&self) -> Self {
-        Self { http: self.http.apart(), ..self.clone() }
+    /// Returns the same for another HTTP, with no connection to the edge yet; for measurements.
+    pub(super) fn by(&self, http: EdgeHttp) -> Result<Self, ConfigError> {
+        Ok(Self { http: self.http.by(http)?, ..self.clone() })
     }
 
     pub(super) fn http(&self) -> &Http {

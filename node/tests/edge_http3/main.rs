@@ -13,7 +13,7 @@ mod hostile;
 use std::time::Duration;
 
 use blobmesh_node::config::EdgeConfig;
-use blobmesh_node::edge::{Breach, Edge, EdgeError, EdgeHttp, EdgeOptions};
+use blobmesh_node::edge::{Breach, Edge, EdgeError, EdgeHttp, EdgeOptions, Finding, Verdict};
 use blobmesh_protocol::Hash;
 use caddy::{Caddy, Wire};
 use edge_support::blobs::{Blob, collect};
@@ -169,4 +169,32 @@ async fn certificates_are_checked_and_tls_is_needed() {
     let plain = EdgeConfig::Public { url: "http://127.0.0.1:9".to_owned() };
     let error = Edge::new(&plain, options()).expect_err("no TLS");
     assert!(matches!(error, EdgeError::Config { .. }), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_compares_what_each_http_brings() {
+    let Some(caddy) = Caddy::start(None) else { return };
+    let blob = Blob::of_len(4 * MIB);
+    blob.seed(&caddy.root).await;
+    let found = |findings: &[Finding], check: &str| {
+        let found = findings.iter().find(|finding| finding.check == check);
+        found.unwrap_or_else(|| panic!("{check} in {findings:?}")).clone()
+    };
+    let wire = Wire::to(caddy.address, false).await;
+    let findings = edge_at(&wire.url, options()).measure(Some(blob.hash())).await;
+    for (check, connections) in [("http/1.1", 4), ("http/2", 1), ("http/3", 1)] {
+        let figures = found(&findings, check).figures.expect("measured");
+        assert_eq!((figures.ranges, figures.connections), (4, connections), "{check}");
+        assert!(figures.bytes_per_s > Some(0) && figures.cold_us > 0, "{figures:?}");
+    }
+    assert!(found(&findings, "distance").text.contains("HTTP/2.0"), "{findings:?}");
+    assert!(found(&findings, "rate").text.contains("edge.http = "), "{findings:?}");
+
+    let wire = Wire::to(caddy.address, true).await;
+    let findings = edge_at(&wire.url, options()).measure(Some(blob.hash())).await;
+    let http3 = found(&findings, "http/3");
+    assert!(http3.verdict == Verdict::Warn && http3.text.contains("UDP"), "{http3:?}");
+    let wanted = EdgeOptions { http: EdgeHttp::Auto, ..options() };
+    let findings = edge_at(&wire.url, wanted).measure(None).await;
+    assert_eq!(found(&findings, "http/3").verdict, Verdict::Ok, "nobody asked for it");
 }

@@ -12,7 +12,11 @@ pub(super) async fn check(node: &NodeConfig, blob: Option<Hash>) -> Vec<Finding>
         let hint = "set edge.url: dir:PATH, https://…, or s3://BUCKET?endpoint=…";
         return vec![with_hint(none, hint)];
     };
-    let options = EdgeOptions { ca_file: node.edge_ca_file.clone(), ..EdgeOptions::default() };
+    let options = EdgeOptions {
+        ca_file: node.edge_ca_file.clone(),
+        http: node.edge_http,
+        ..EdgeOptions::default()
+    };
     match Edge::new(config, options) {
         Ok(edge) => {
             let mut findings = edge.diagnose().await;

@@ -79,7 +79,7 @@ impl Report<'_> {
 
     fn add(&mut self, finding: Finding) -> Result<(), CommandError> {
         self.checks += 1;
-        let Finding { check, verdict, text, hint } = &finding;
+        let Finding { check, verdict, text, hint, figures: _ } = &finding;
         let verdict = match verdict {
             Verdict::Ok => "ok",
             Verdict::Warn => "warn",
@@ -107,7 +107,7 @@ impl Report<'_> {
 }
 
 fn finding(check: &'static str, verdict: Verdict, text: impl Into<String>) -> Finding {
-    Finding { check, verdict, text: text.into(), hint: None }
+    Finding { check, verdict, text: text.into(), hint: None, figures: None }
 }
 
 fn with_hint(mut finding: Finding, hint: impl Into<String>) -> Finding {
