@@ -42,6 +42,14 @@ pub(super) fn curl() -> Result<PathBuf, Error> {
     find(&directories(), "curl", "curl")
 }
 
+/// Finds `caddy`, the web server that one experiment asks by HTTP/3.
+///
+/// # Errors
+/// [`Error::Unavailable`] naming its package.
+pub(super) fn caddy() -> Result<PathBuf, Error> {
+    find(&directories(), "caddy", "caddy")
+}
+
 /// Finds `git`, which one experiment compares with.
 ///
 /// # Errors

@@ -10,6 +10,7 @@
 //! come from `blobmesh push`, or are put there as by another tool, without the group lists of a push.
 
 mod answer;
+mod caddy;
 mod server;
 
 use std::{
@@ -18,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+pub(super) use caddy::CaddyServer;
 pub(super) use server::EdgeServer;
 
 use super::{command, error::Error, lab::Host, process::Home, process::Setting};
@@ -112,7 +114,7 @@ pub(super) fn lead_to(setting: Setting<'_>, node: &Host, edge: &Host) -> Result<
     let rules = format!(
         "table ip edge {{\n\
          chain out {{ type nat hook output priority -100; \
-         ip daddr 127.0.0.1 tcp dport {{ {ports} }} dnat to {}; }}\n\
+         ip daddr 127.0.0.1 meta l4proto {{ tcp, udp }} th dport {{ {ports} }} dnat to {}; }}\n\
          chain post {{ type nat hook postrouting priority 100; \
          ip saddr 127.0.0.0/8 oifname \"eth0\" masquerade; }}\n}}\n",
         edge.address

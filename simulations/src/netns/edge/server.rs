@@ -31,7 +31,7 @@ use crate::{
     random::Random,
 };
 
-const KEY: &str = include_str!("key.pem");
+pub(super) const KEY: &str = include_str!("key.pem");
 
 /// The most connections at once at each door; one more is closed at once.
 const CONNECTIONS_MAX: usize = 512;

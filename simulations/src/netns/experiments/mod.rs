@@ -19,6 +19,7 @@ pub mod dht_only;
 pub mod edge_loss;
 pub mod herd;
 pub mod holders_fail;
+pub mod http3;
 pub mod impairment;
 mod lan;
 pub mod lan_against_edge;
@@ -43,6 +44,7 @@ pub static CATALOGUE: &[&Experiment] = &[
     &herd::KILL,
     &adversaries::EXPERIMENT,
     &edge_loss::EXPERIMENT,
+    &http3::EXPERIMENT,
     &lan_against_edge::EXPERIMENT,
     &remote_git::EXPERIMENT,
 ];
