@@ -312,6 +312,27 @@ fn first_range_is_left_to_whoever_has_bytes_of_it_already() {
 }
 
 #[test]
+fn of_two_whom_the_edge_gave_something_one_keeps_the_range() {
+    let keeps = |n: &u8| {
+        let mut rig = Rig::of(peer(99), config());
+        rig.tell(Input::Settled);
+        let other = rig.neighbour(*n, &[]);
+        rig.get(hash(1));
+        rig.pass(PAUSE);
+        let (fetch, range) = take_range(&mut rig);
+        rig.tell(Input::Progress { fetch, bytes: GROUP_LEN, groups: range.start..1, size: SIZE });
+        rig.end(fetch, FetchOutcome::Failed { detail: "cut".to_owned() });
+        rig.pass(5_000 * MS);
+        let (fetch, _) = take_edge(&mut rig).pop().expect("asked again");
+        let runs = vec![(0, GROUPS)];
+        rig.say(other, Message::Claims { hash: hash(1), seeks: false, done: 1, runs });
+        !rig.take_stop(fetch)
+    };
+    let kept = (1..=16).filter(keeps).count();
+    assert!((1..16).contains(&kept), "{kept} of 16, by their weights");
+}
+
+#[test]
 fn partners_that_are_silent_for_a_moment_cost_the_edge_nothing() {
     let mut rig = holding(GROUPS - 16, 2);
     rig.say(peer(1), groups(&[(0, GROUPS)]));

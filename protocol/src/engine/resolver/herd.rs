@@ -14,6 +14,7 @@
 //! Until the edge's group list is proven there is one range only, the first; whoever has it gives the list with
 //! it. Where the edge has no list, one brings everything, and the others wait for it.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::Duration;
@@ -482,8 +483,8 @@ impl Resolver {
         self.advance(hash, peers, shell);
     }
 
-    /// Lets go what a neighbour claims at the same moment, unless some of it came: what has come to the neighbour goes
-    /// before weight as long as all ask for the first range.
+    /// Lets go what a neighbour claims at the same moment, unless some of it came. Whom the edge has given something goes
+    /// before whom it has not, and then weight.
     fn yield_to(
         &mut self,
         hash: Hash,
@@ -499,11 +500,11 @@ impl Resolver {
         let everything = runs.iter().any(|run| run.end == u64::MAX);
         let may_yield =
             |fetch: &Running| !running.herd.unlisted || everything && now - fetch.started < fresh;
-        let proven = running.swarm.as_ref().is_some_and(|swarm| swarm.proven);
-        let is_ahead = done > 0 && !proven;
+        // What one was told is never more than what is so: of two, one at most lets go.
+        let gave = (done > 0).cmp(&(running.groups_of_edge() > 0));
         let overlaps = |own: &Range<u64>| {
             let same = runs.iter().any(|run| own.start < run.end && run.start < own.end);
-            same && (is_ahead || outweighs(peer, me, own))
+            same && gave.then_with(|| order(peer, me, own)).is_gt()
         };
         let yielded: Vec<FetchId> = running
             .fetches
@@ -599,8 +600,13 @@ impl Resolution {
     fn word(&self, hash: Hash, claims: &[Range<u64>]) -> Message {
         let run = |run: &Range<u64>| (run.start, run.end - run.start);
         let runs = claims.iter().take(CLAIMS_MAX).map(run).collect();
-        let done = self.receipt.bytes_edge / GROUP_LEN;
+        let done = self.groups_of_edge();
         Message::Claims { hash, seeks: false, done, runs }
+    }
+
+    /// Returns how many groups the edge gave so far.
+    fn groups_of_edge(&self) -> u64 {
+        self.receipt.bytes_edge / GROUP_LEN
     }
 
     /// Returns whether the edge is one of the sources of the swarm, which is asked range by range.
@@ -745,7 +751,7 @@ fn range_groups(shell: &Shell) -> u64 {
     (shell.config.edge_range_bytes / GROUP_LEN).max(1)
 }
 
-/// Returns whether a peer goes before us where both claim a range: each range has its own order.
-fn outweighs(peer: PeerId, me: PeerId, groups: &Range<u64>) -> bool {
-    (weight(peer, groups.start), peer) > (weight(me, groups.start), me)
+/// Returns who of two goes first where both claim a range: each range has its own order.
+fn order(peer: PeerId, me: PeerId, groups: &Range<u64>) -> Ordering {
+    (weight(peer, groups.start), peer).cmp(&(weight(me, groups.start), me))
 }
