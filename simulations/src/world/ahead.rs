@@ -132,9 +132,12 @@ struct Place {
 
 #[derive(Debug, Default)]
 enum Held {
+    /// It is free.
     #[default]
     Nothing,
     Work(Work),
+    /// Somebody does the work, and will put here what came of it.
+    UnderWay,
     Done(Done),
 }
 
@@ -179,7 +182,7 @@ impl Ahead {
                 work.then.push((at, task));
                 true
             }
-            Held::Work(_) | Held::Done(_) | Held::Nothing => false,
+            Held::Work(_) | Held::UnderWay | Held::Done(_) | Held::Nothing => false,
         }
     }
 
@@ -218,7 +221,7 @@ impl Ahead {
         }
         match std::mem::take(&mut *self.ring.place(ticket.0).held()) {
             Held::Done(done) => Some(done),
-            Held::Nothing | Held::Work(_) => None,
+            Held::Nothing | Held::Work(_) | Held::UnderWay => None,
         }
     }
 
@@ -293,15 +296,9 @@ impl Ring {
             .0
             .compare_exchange(number, next, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok();
-        if took {
-            let place = self.place(number);
-            let held = std::mem::take(&mut *place.held());
-            if let Held::Work(work) = held {
-                *self.before(number) = work.engine.stats();
-                let done = work.done();
-                *place.held() = Held::Done(done);
-                place.is_done.store(true, Ordering::Release);
-            }
+        if took && let Some(work) = self.place(number).begin() {
+            *self.before(number) = work.engine.stats();
+            self.place(number).end(work.done());
         }
         true
     }
@@ -310,6 +307,20 @@ impl Ring {
 impl Place {
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the work that lies here. The place stays taken until what comes of it is there: it must not be given away
+    /// meanwhile.
+    fn begin(&self) -> Option<Work> {
+        match std::mem::replace(&mut *self.held(), Held::UnderWay) {
+            Held::Work(work) => Some(work),
+            Held::Nothing | Held::UnderWay | Held::Done(_) => None,
+        }
+    }
+
+    fn end(&self, done: Done) {
+        *self.held() = Held::Done(done);
+        self.is_done.store(true, Ordering::Release);
     }
 }
 
@@ -457,6 +468,22 @@ mod tests {
                 assert!(ahead.has_room());
             }
         }
+    }
+
+    #[test]
+    fn place_of_work_that_is_under_way_is_not_given_away() {
+        let mut ahead = Ahead::start(0);
+        let tickets: Vec<_> = (0..PLACES).map(|number| ahead.give(work(number))).collect();
+        let begun = ahead.ring.place(0).begin().expect("it was given");
+        assert!(!ahead.has_room(), "what comes of it would take the place of other work");
+        assert!(!ahead.give_then(tickets[0], begun.at, Task::Timeout), "it has begun");
+        ahead.ring.place(0).end(begun.done());
+        assert!(!ahead.has_room());
+        assert_eq!(
+            ahead.take(tickets[0]).map(looks_for),
+            Some(vec![Hash::of(&0_usize.to_le_bytes())])
+        );
+        assert!(ahead.has_room());
     }
 
     fn question(id: u32) -> Task {

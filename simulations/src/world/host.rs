@@ -267,10 +267,11 @@ impl World {
     pub(super) fn call_back(&mut self, node: NodeIndex) {
         let Some(host) = self.hosts.get_mut(node) else { return };
         let (Some(ticket), Some(ahead)) = (host.away.take(), &mut self.ahead) else { return };
-        if let Some(done) = ahead.take(ticket) {
-            host.ahead_of = done.told.last_at();
-            (host.engine, host.told) = (Some(done.engine), Some(done.told));
-        }
+        let Some(done) = ahead.take(ticket) else {
+            return self.checks.violate(format!("{}: the engine of node {node} is lost", self.now));
+        };
+        host.ahead_of = done.told.last_at();
+        (host.engine, host.told) = (Some(done.engine), Some(done.told));
     }
 
     fn engine_mut(&mut self, node: NodeIndex) -> Option<&mut Engine> {
