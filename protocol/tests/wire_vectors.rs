@@ -17,7 +17,7 @@ use blobmesh_protocol::wire::lane::{
 use blobmesh_protocol::wire::message::{
     ANSWER, ASK, AskResult, BlobHead, BlobRequest, CLAIMS, CLAIMS_MAX, END, FILTER, FILTER_DELTA,
     FILTER_REQUEST, GOODBYE, GROUP, GROUP_PREFIX_LEN, GROUPS, HEAD, HELLO, Hello, LANE_OFFER,
-    LANE_OPEN, LIST, Message, REQUEST, RUNS_MAX, body_len_max,
+    LANE_OPEN, LIST, Message, NEAR, REQUEST, RUMOUR, RUNS_MAX, body_len_max,
 };
 use blobmesh_protocol::wire::small::{
     BUNDLE_LEN_MAX, CODED_PACK, CodedPack, PACK_BLOBS_MAX, SMALL_ANSWER, SMALL_BLOB, SMALL_BUNDLE,
@@ -29,7 +29,7 @@ use blobmesh_protocol::{Config, Hash, PeerId};
 const SPEC: &str = include_str!("../SPEC.md");
 
 /// Every kind there is, by its name in the specification.
-const KINDS: [(u8, &str, &str); 25] = [
+const KINDS: [(u8, &str, &str); 27] = [
     (HELLO, "Hello", "control"),
     (FILTER, "Filter", "control"),
     (FILTER_DELTA, "FilterDelta", "control"),
@@ -39,6 +39,8 @@ const KINDS: [(u8, &str, &str); 25] = [
     (GOODBYE, "Goodbye", "control"),
     (GROUPS, "Groups", "control"),
     (CLAIMS, "Claims", "control"),
+    (NEAR, "Near", "control"),
+    (RUMOUR, "Rumour", "control"),
     (REQUEST, "BlobRequest", "blob"),
     (HEAD, "BlobHead", "blob"),
     (LIST, "list piece", "blob"),
@@ -203,7 +205,7 @@ fn body_one_byte_over_the_bound_of_its_kind_is_refused() {
 #[test]
 fn control_stream_skips_unknown_kinds_and_those_of_blob_streams() {
     for kind in
-        [0, 0x0b, 0x0f, REQUEST, HEAD, LIST, GROUP, END, LANE_OFFER, SMALL_REQUEST, SMALL_ANSWER]
+        [0, 0x0c, 0x0f, REQUEST, HEAD, LIST, GROUP, END, LANE_OFFER, SMALL_REQUEST, SMALL_ANSWER]
             .into_iter()
             .chain([
                 SMALL_BLOB,
@@ -281,7 +283,7 @@ fn control_vectors() -> Vec<(String, Message)> {
     let groups = |follows, runs| Message::Groups { hash: two, size: 65_537, follows, runs };
     let claims = |seeks, done, runs| Message::Claims { hash: two, seeks, done, runs };
     let vectors = [
-        ("Hello {1, 1, 31}", Message::Hello(Hello::ours())),
+        ("Hello {1, 1, 63}", Message::Hello(Hello::ours())),
         ("Filter {300, 5, 1, 2, 01}", Message::Filter(filter_frame())),
         (
             "FilterDelta {300, 5, [0001020304050607, ffffffffffffffff]}",
@@ -301,6 +303,10 @@ fn control_vectors() -> Vec<(String, Message)> {
         ("Claims {blob 65537, true, 0, []}", claims(true, 0, Vec::new())),
         ("Claims {blob 65537, false, 3, [(64, 64)]}", claims(false, 3, vec![(64, 64)])),
         ("Near {blob 0, 32 times 07}", Message::Near { hash, holder: PeerId::from_bytes([7; 32]) }),
+        (
+            "Rumour {blob 0, 32 times 07, 3, (64, 64)}",
+            Message::Rumour { hash, owner: PeerId::from_bytes([7; 32]), done: 3, run: (64, 64) },
+        ),
     ];
     vectors.map(|(name, message)| (name.to_owned(), message)).into()
 }

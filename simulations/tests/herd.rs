@@ -159,3 +159,21 @@ fn site_of_more_nodes_than_anybody_knows_takes_one_copy() {
     let known = of(&outcome, "neighbours.mean");
     assert!((60.0..=64.0).contains(&known), "{known} neighbours");
 }
+
+/// The same of a crowd that comes within a second, where nobody has anything yet to tell of but claims.
+const CROWD_COPIES: f64 = 1.25;
+
+#[test]
+fn crowd_of_more_nodes_than_anybody_knows_takes_one_copy() {
+    let mut source = Canned::find("flash-crowd").and_then(|canned| canned.source().ok());
+    let source = source.as_mut().expect("a canned plan");
+    let settings =
+        ["group.runner.count=100", "engine.neighbours_max=24", "blobs.image.size=256MiB"];
+    settings.into_iter().for_each(|setting| source.set(setting).expect(setting));
+    let plan = source.plan().expect("it is right");
+    let outcome = run_plan(&plan, &RunOptions::default(), |_| ()).expect("an outcome");
+    assert_eq!(outcome.violations, Vec::<String>::new());
+    assert_eq!(of(&outcome, "gets.ok"), 100.0);
+    let copies = of(&outcome, "edge.bytes") / of(&outcome, "unique.bytes");
+    assert!(copies <= CROWD_COPIES, "{copies:.3} copies");
+}

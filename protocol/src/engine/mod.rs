@@ -36,7 +36,7 @@ use gossip::Gossip;
 use near::Near;
 use peers::{Peers, Room};
 use receipt::AskedAnswer;
-use resolver::{Claimed, Resolver, Told};
+use resolver::{Claimed, Resolver, Rumoured, Told};
 use serving::Serving;
 use shell::{Shell, Timer, TimerKey};
 
@@ -46,7 +46,7 @@ use crate::id::{FetchId, LookId, PeerId, WantId};
 use crate::stats::Stats;
 use crate::time::Time;
 use crate::wire::delta::ANSWERS_DELTA;
-use crate::wire::message::{AskResult, Message, TAKES_NAMES};
+use crate::wire::message::{AskResult, Message, TAKES_NAMES, TAKES_RUMOURS};
 use crate::wire::small::{ANSWERS_SMALL, Packs};
 
 /// Decides for one node. See the [module](self) for how to drive it.
@@ -305,6 +305,7 @@ impl Engine {
             neighbour.answers_delta = hello.features & ANSWERS_DELTA != 0;
             neighbour.packs = Packs::of(hello.features);
             neighbour.takes_names = hello.features & TAKES_NAMES != 0;
+            neighbour.takes_rumours = hello.features & TAKES_RUMOURS != 0;
             if hello.common_version().is_none() {
                 self.shell.emit(Output::Drop { peer, reason: DropReason::Version });
             }
@@ -362,6 +363,11 @@ impl Engine {
             Message::Near { hash, holder } => {
                 let (peers, shell) = (&mut self.peers, &mut self.shell);
                 self.resolver.named(peer, hash, holder, peers, shell);
+            }
+            Message::Rumour { hash, owner, done, run } => {
+                let (peers, shell) = (&mut self.peers, &mut self.shell);
+                let rumoured = Rumoured { owner, done, run };
+                self.resolver.rumour_told(peer, hash, rumoured, peers, shell);
             }
             Message::Goodbye => self.handle_disconnected(peer),
             Message::Hello(_) => {}

@@ -18,6 +18,8 @@ const ANSWER_TIMES_MAX: usize = 64;
 const ANSWER_TIMES_MIN: usize = 8;
 /// One place in so many is for those who came first: nobody can push them out, whatever ids they make up.
 const KEPT_PART: usize = 4;
+/// The part of the places that may be free of a node that knows only some of its site.
+const SPARE_PART: usize = 8;
 
 #[derive(Debug)]
 pub(crate) struct Peers {
@@ -84,6 +86,8 @@ pub(crate) struct Neighbour {
     pub(crate) packs: Packs,
     /// Whether it takes the names of holders that are no neighbours of its own.
     pub(crate) takes_names: bool,
+    /// Whether it takes what neighbours of ours claim.
+    pub(crate) takes_rumours: bool,
     /// Until when holders that it names are not believed, because one came to nothing.
     names_rest_until: Option<Time>,
     /// Until when it gets none, because one failed.
@@ -158,6 +162,18 @@ impl Peers {
 
     pub(crate) fn len(&self) -> usize {
         self.neighbours.len()
+    }
+
+    /// Returns whether nearly all places are taken, so that there may be nodes beyond the neighbours: where there are, one
+    /// comes for another all the time.
+    pub(crate) fn is_crowded(&self, config: &Config) -> bool {
+        let most = config.neighbours_max;
+        self.neighbours.len() >= most - most / SPARE_PART
+    }
+
+    /// Returns whether a neighbour takes what others claim.
+    pub(crate) fn takes_rumours(&self, peer: PeerId) -> bool {
+        self.neighbours.get(&peer).is_some_and(|neighbour| neighbour.takes_rumours)
     }
 
     pub(crate) fn ids(&self) -> Vec<PeerId> {

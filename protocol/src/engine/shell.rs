@@ -161,6 +161,12 @@ impl Shell {
         Duration::from_nanos(self.next_random() % nanos.max(1))
     }
 
+    /// Draws one of so many places; 0 where there is none.
+    pub(crate) fn pick(&mut self, places: usize) -> usize {
+        let places = u64::try_from(places).unwrap_or(u64::MAX).max(1);
+        usize::try_from(self.next_random() % places).unwrap_or(0)
+    }
+
     fn next_serial(&mut self) -> u64 {
         self.serial += 1;
         self.serial

@@ -42,6 +42,8 @@ pub const GROUPS: u8 = 0x08;
 pub const CLAIMS: u8 = 0x09;
 /// Frame type of [`Message::Near`].
 pub const NEAR: u8 = 0x0a;
+/// Frame type of [`Message::Rumour`].
+pub const RUMOUR: u8 = 0x0b;
 /// Frame type of [`BlobRequest`].
 pub const REQUEST: u8 = 0x10;
 /// Frame type of [`BlobHead`].
@@ -75,6 +77,8 @@ pub const RUNS_MAX: usize = 1_024;
 
 /// The bit of [`Hello::features`] that says that the sender takes [`Message::Near`].
 pub const TAKES_NAMES: u64 = 1 << 4;
+/// The bit of [`Hello::features`] that says that the sender takes [`Message::Rumour`].
+pub const TAKES_RUMOURS: u64 = 1 << 5;
 
 /// The bound of a small message's body in bytes.
 const SMALL_LEN_MAX: u32 = 4 * 1024;
@@ -174,6 +178,18 @@ pub enum Message {
         /// Who holds it.
         holder: PeerId,
     },
+    /// Passes on what a neighbour of somebody's claims ([`Claims`](Self::Claims)), to those who may be no neighbours of
+    /// its own.
+    Rumour {
+        /// The blob.
+        hash: Hash,
+        /// Who claims it.
+        owner: PeerId,
+        /// How many groups of the blob the edge had given the owner by then.
+        done: u64,
+        /// First group and number of groups, at least one. It may end past the blob's end.
+        run: (u64, u64),
+    },
     /// Says that the sender stops; the receiver forgets its filter at once. Has no fields.
     Goodbye,
 }
@@ -186,7 +202,7 @@ pub struct Hello {
     /// The newest version spoken.
     pub version_max: u16,
     /// Optional features, one bit each; unknown bits are ignored: [`ANSWERS_SMALL`],
-    /// [`ANSWERS_DELTA`], [`ANSWERS_PACKS`], [`ANSWERS_CODED`] and [`TAKES_NAMES`].
+    /// [`ANSWERS_DELTA`], [`ANSWERS_PACKS`], [`ANSWERS_CODED`], [`TAKES_NAMES`] and [`TAKES_RUMOURS`].
     pub features: u64,
 }
 
@@ -194,7 +210,7 @@ impl Hello {
     /// Says what this code speaks.
     pub fn ours() -> Self {
         let of_blobs = ANSWERS_SMALL | ANSWERS_DELTA | ANSWERS_PACKS | ANSWERS_CODED;
-        let features = of_blobs | TAKES_NAMES;
+        let features = of_blobs | TAKES_NAMES | TAKES_RUMOURS;
         Self { version_min: VERSION_MIN, version_max: VERSION_MAX, features }
     }
 
@@ -243,6 +259,9 @@ impl Message {
                 frame::encode(CLAIMS, &(hash, seeks, done, runs))
             }
             Self::Near { hash, holder } => frame::encode(NEAR, &(hash, holder.as_bytes())),
+            Self::Rumour { hash, owner, done, run } => {
+                frame::encode(RUMOUR, &(hash, owner.as_bytes(), done, run))
+            }
             Self::Goodbye => frame::encode(GOODBYE, &()),
         }
     }
@@ -276,6 +295,10 @@ impl Message {
             NEAR => {
                 let (hash, holder) = frame::decode_body(body)?;
                 Self::Near { hash, holder: PeerId::from_bytes(holder) }
+            }
+            RUMOUR => {
+                let (hash, owner, done, run) = frame::decode_body(body)?;
+                Self::Rumour { hash, owner: PeerId::from_bytes(owner), done, run }
             }
             _ => return Ok(None),
         };
@@ -353,6 +376,12 @@ mod tests {
                 runs: vec![(u64::MAX, u64::MAX); CLAIMS_MAX],
             },
             Message::Near { hash, holder: PeerId::from_bytes([0xff; 32]) },
+            Message::Rumour {
+                hash,
+                owner: PeerId::from_bytes([0xff; 32]),
+                done: u64::MAX,
+                run: (u64::MAX, u64::MAX),
+            },
             Message::Goodbye,
         ]
     }

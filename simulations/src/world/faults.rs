@@ -190,6 +190,7 @@ impl World {
             | Message::Groups { .. }
             | Message::Claims { .. }
             | Message::Near { .. }
+            | Message::Rumour { .. }
             | Message::Ask { .. }
             | Message::Answer { .. }
             | Message::Goodbye => Some(Cow::Borrowed(message)),

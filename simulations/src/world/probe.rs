@@ -73,6 +73,7 @@ impl Probe {
             | Message::Groups { .. }
             | Message::Claims { .. }
             | Message::Near { .. }
+            | Message::Rumour { .. }
             | Message::Goodbye => {}
         }
     }

@@ -157,6 +157,7 @@ impl Tally {
             | Message::Groups { .. }
             | Message::Claims { .. }
             | Message::Near { .. }
+            | Message::Rumour { .. }
             | Message::Goodbye => &mut self.traffic.gossip,
         };
         messages.count += 1;
@@ -185,6 +186,7 @@ impl Tally {
             | Message::Groups { .. }
             | Message::Claims { .. }
             | Message::Near { .. }
+            | Message::Rumour { .. }
             | Message::Goodbye => None,
         };
         let Some((kind, hash)) = question else { return };

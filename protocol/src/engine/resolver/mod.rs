@@ -27,7 +27,7 @@ mod swarm;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-pub(crate) use herd::Claimed;
+pub(crate) use herd::{Claimed, Rumoured};
 use overheard::Overheard;
 use queues::Queues;
 use resolution::{Resolution, Search, Stage, Want};

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::Herd;
 use crate::blob::Hash;
+use crate::config::Config;
 use crate::engine::peers::Peers;
 use crate::engine::receipt::Note;
 use crate::engine::resolver::Resolver;
@@ -47,7 +48,7 @@ pub(super) struct Claim {
     /// When it was claimed.
     since: Time,
     /// When its owner last showed that the edge gives it something.
-    moved: Time,
+    pub(super) moved: Time,
     /// When its owner last said anything.
     heard: Time,
     /// What its owner had got from the edge by then.
@@ -79,12 +80,26 @@ impl Claim {
 }
 
 impl Herd {
-    /// Returns the claims that hold, and when the first of them ends.
-    pub(super) fn live(&self, proven: bool, shell: &Shell) -> (Vec<Range<u64>>, Time) {
-        let (now, config) = (shell.now, &shell.config);
+    /// Returns how long claims hold.
+    fn leases(&self, proven: bool, config: &Config) -> Leases {
         let known = self.range_time.map(|time| time.saturating_mul(OVERDUE_FACTOR) + OVERDUE_GRACE);
         let most = known.unwrap_or(if proven { Duration::MAX } else { OVERDUE_FIRST });
-        let leases = Leases { ttl: config.claim_ttl, patience: config.claim_patience, most };
+        Leases { ttl: config.claim_ttl, patience: config.claim_patience, most }
+    }
+
+    /// Forgets rumours of what neighbours do not bring after all: their leases have ended.
+    pub(super) fn lapse(&mut self, proven: bool, shell: &Shell) {
+        let leases = self.leases(proven, &shell.config);
+        for (owner, claims) in &self.claims {
+            for claim in claims.iter().filter(|claim| claim.ends_at(leases) <= shell.now) {
+                self.rumours.drop_claim(*owner, claim.groups.start);
+            }
+        }
+    }
+
+    /// Returns the claims that hold, and when the first of them ends.
+    pub(super) fn live(&self, proven: bool, shell: &Shell) -> (Vec<Range<u64>>, Time) {
+        let (now, leases) = (shell.now, self.leases(proven, &shell.config));
         let mut first = now + leases.ttl;
         let mut live = Vec::new();
         for claim in self.claims.values().flatten() {
@@ -107,6 +122,7 @@ impl Herd {
     /// Forgets a neighbour that is gone, and what it was to bring.
     pub(crate) fn forget(&mut self, peer: PeerId) {
         self.seekers.remove(&peer);
+        self.rumours.forget(peer);
         self.dry &= self.claims.remove(&peer).is_none();
     }
 
@@ -213,8 +229,12 @@ impl Resolver {
             return;
         };
         running.herd.meet(peer, (runs.clone(), claimed.done), shell.now);
+        for run in &runs {
+            self.pass_on(hash, (peer, peer), (run.clone(), claimed.done), peers, shell);
+        }
         if claimed.seeks {
             self.tell_claims_to(hash, peer, shell);
+            self.tell_rumours_to(hash, peer, peers, shell);
             // It may have been told before it wanted the blob.
             self.tell_groups(hash, peer, shell);
         }
@@ -227,7 +247,7 @@ impl Resolver {
 
     /// Lets go what a neighbour claims at the same moment, unless some of it came. Whom the edge has given something goes
     /// before whom it has not, and then weight.
-    fn yield_to(
+    pub(super) fn yield_to(
         &mut self,
         hash: Hash,
         (peer, done): (PeerId, u64),
@@ -301,7 +321,7 @@ impl Resolution {
     }
 
     /// Returns the neighbours that want the blob too, as far as is known: before its size is, all of them may.
-    fn herd_of(&self, peers: &Peers) -> Vec<PeerId> {
+    pub(super) fn herd_of(&self, peers: &Peers) -> Vec<PeerId> {
         if self.swarm.is_none() {
             return peers.ids();
         }

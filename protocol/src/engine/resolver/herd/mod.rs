@@ -16,6 +16,7 @@
 
 mod claims;
 mod names;
+mod rumours;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -23,6 +24,8 @@ use std::time::Duration;
 
 use claims::Claim;
 pub(crate) use claims::Claimed;
+pub(crate) use rumours::Rumoured;
+use rumours::Rumours;
 
 use super::Resolver;
 use super::resolution::{EdgeState, Resolution};
@@ -55,6 +58,11 @@ const OWNER_PATIENCE_PART: u32 = 32;
 const OWNERS_MOST: u32 = 4;
 /// Peers that give less than half of what the edge would, and that for longer than this, are slow.
 const SLIP: Duration = Duration::from_millis(500);
+/// Of more nodes than one knows each begins to ask the edge within this time, at random: so those who come later have heard
+/// of what the first of them claim.
+const TURN: Duration = Duration::from_millis(250);
+/// How soon a node looks again whether a crowd that brought as much as it can has room.
+const CROWD_LOOK: Duration = Duration::from_millis(250);
 /// Bytes a second that the edge is thought to give before it gave any.
 const EDGE_RATE_UNKNOWN: u64 = 8 << 20;
 
@@ -63,6 +71,8 @@ const EDGE_RATE_UNKNOWN: u64 = 8 << 20;
 pub(crate) struct Herd {
     /// What neighbours bring.
     claims: BTreeMap<PeerId, Vec<Claim>>,
+    /// What those are said to bring who are no neighbours.
+    rumours: Rumours,
     /// Neighbours that want the blob from the edge, too.
     seekers: BTreeSet<PeerId>,
     /// Whether there ever was one.
@@ -82,6 +92,8 @@ pub(crate) struct Herd {
     unlisted: bool,
     /// Since when ranges that belong to neighbours are left to them; none while there are others.
     leaves_since: Option<Time>,
+    /// When its turn comes to ask the edge among more than its neighbours; none before the list is proven.
+    turn: Option<Time>,
     /// Whether there was nothing to ask the edge for, and nothing has changed since.
     dry: bool,
     /// What the edge takes for a range, lately.
@@ -141,10 +153,13 @@ impl Resolver {
             return false;
         }
         let (live, ends_at) = running.live_claims(shell);
-        if !live.is_empty() {
-            self.plan_herd(hash, ends_at, shell);
-        }
-        live.is_empty()
+        let ends_at = match running.herd.rumours.begun(shell.now) {
+            _ if !live.is_empty() => ends_at,
+            Some(until) => until,
+            None => return true,
+        };
+        self.plan_herd(hash, ends_at, shell);
+        false
     }
 
     /// Makes the edge one of the sources of a swarm whose list is proven, and returns whether it is.
@@ -203,13 +218,32 @@ impl Resolver {
     /// Asks the edge for one range more, and returns whether there was one.
     fn fetch_edge_range(&mut self, hash: Hash, peers: &Peers, shell: &mut Shell) -> bool {
         let Some(running) = self.resolutions.get_mut(&hash) else { return false };
-        let Some(swarm) = &running.swarm else { return false };
         if running.fetches.len() >= shell.config.fetches_per_hash_max {
             return false;
         }
-        let (mut claimed, ends_at) = running.herd.live(true, shell);
+        let (mut claimed, mut ends_at) = running.herd.live(true, shell);
         claimed.sort_unstable_by_key(|groups| groups.start);
-        let free = swarm.pieces.pick_unclaimed(range_groups(shell), &claimed);
+        let mut beside = claimed.clone();
+        if peers.is_crowded(&shell.config) {
+            let crowd = running.crowd(shell);
+            let turn = *running.herd.turn.get_or_insert_with(|| shell.now + shell.jitter(TURN));
+            if turn > shell.now || crowd.is_busy(shell.now) {
+                running.herd.dry = true;
+                let at = if turn > shell.now { turn } else { shell.now + CROWD_LOOK };
+                self.plan_herd(hash, at, shell);
+                return false;
+            }
+            beside = united(&claimed, &crowd.brings);
+            if crowd.is_believed(shell.now) {
+                ends_at = ends_at.min(crowd.believed_until);
+                claimed.clone_from(&beside);
+            }
+        }
+        let Some(swarm) = &running.swarm else { return false };
+        let range = range_groups(shell);
+        // What nobody brings goes before what a crowd is said to bring that brings nothing.
+        let free = swarm.pieces.pick_unclaimed(range, &beside);
+        let free = free.or_else(|| swarm.pieces.pick_unclaimed(range, &claimed));
         let before_us = free.as_ref().map_or(0, |(_, before_us)| *before_us);
         let since = *running.herd.leaves_since.get_or_insert(shell.now);
         let until = since + running.herd.patience_with(before_us);

@@ -188,6 +188,11 @@ impl Swarm {
         })
     }
 
+    /// Returns when a member last gave something, or told of something that is missing here.
+    pub(in crate::engine::resolver) fn heard_at(&self) -> Time {
+        self.hoped.max(self.helped)
+    }
+
     /// Forgets a member.
     pub(crate) fn forget(&mut self, peer: PeerId) {
         match self.members.remove(&peer).map(|member| member.have) {

@@ -285,6 +285,13 @@ impl Pieces {
         Some(range)
     }
 
+    /// Returns whether all blocks of these groups are held, on their way, or with a partner.
+    pub(crate) fn is_spread(&self, groups: &Range<u64>) -> bool {
+        let within = groups.start..groups.end.min(self.held.groups());
+        self.blocks_of(&within)
+            .all(|index| self.block(index).is_none_or(|block| !block.is_idle() || block.spread > 0))
+    }
+
     /// Returns the bytes that are missing, to a group.
     pub(crate) fn missing_bytes(&self) -> u64 {
         (self.held.groups() - self.held.held()).saturating_mul(GROUP_LEN)

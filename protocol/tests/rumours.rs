@@ -1,0 +1,223 @@
+//! Claims of those who are no neighbours: who hears of them, and what one may cause.
+
+#![allow(clippy::wildcard_enum_match_arm, reason = "tests pick out the outputs they are about")]
+
+#[allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+mod support;
+
+use std::ops::Range;
+use std::time::Duration;
+
+use blobmesh_protocol::Config;
+use blobmesh_protocol::blob::{GROUP_LEN, GroupSet};
+use blobmesh_protocol::engine::{Input, LookResult, Output, Source};
+use blobmesh_protocol::id::{FetchId, PeerId};
+use blobmesh_protocol::wire::message::Message;
+use support::{MS, Rig, hash, peer};
+
+const SIZE: u64 = 256 << 20;
+const GROUPS: u64 = SIZE / GROUP_LEN;
+const RANGE: u64 = 64;
+/// Places for neighbours; all of them are taken unless a test says otherwise.
+const PLACES: u8 = 8;
+/// Others that hear a rumour from each who hears it first.
+const FANOUT: usize = 6;
+/// Ranges that a crowd brings at once.
+const CROWD_RANGES: u64 = 32;
+/// How long a node lets others begin, and how long a crowd is believed that brings nothing.
+const TURN: Duration = Duration::from_millis(250);
+const PATIENCE: Duration = Duration::from_secs(3);
+/// After this time who told of what did not come is not believed any more.
+const RUMOUR_PATIENCE: Duration = Duration::from_secs(20);
+/// Peers that are no neighbours.
+const STRANGER: u8 = 99;
+const OTHER: u8 = 98;
+
+fn config() -> Config {
+    Config {
+        edge: true,
+        provider_search: false,
+        edge_pause: Duration::ZERO,
+        neighbours_max: usize::from(PLACES),
+        ..Config::default()
+    }
+}
+
+fn groups(runs: &[(u64, u64)]) -> Message {
+    Message::Groups { hash: hash(1), size: SIZE, follows: true, runs: runs.to_vec() }
+}
+
+fn rumour(owner: u8, first: u64, len: u64) -> Message {
+    Message::Rumour { hash: hash(1), owner: peer(owner), done: 0, run: (first, len) }
+}
+
+fn claims(runs: &[(u64, u64)]) -> Message {
+    Message::Claims { hash: hash(1), seeks: false, done: 0, runs: runs.to_vec() }
+}
+
+/// A node that holds the first block and so the list, among so many neighbours that fetch the blob too.
+fn among(neighbours: u8) -> Rig {
+    let mut rig = Rig::listening(config());
+    for n in 1..=neighbours {
+        rig.small_neighbour(n, &[]);
+    }
+    rig.want(hash(1), None);
+    let mut held = GroupSet::new(GROUPS);
+    assert!((0..RANGE).all(|group| held.insert(group)));
+    let held = LookResult::Part { size: SIZE, held: RANGE * GROUP_LEN, groups: held };
+    rig.look(hash(1), held);
+    (1..=neighbours).for_each(|n| rig.say(peer(n), groups(&[])));
+    rig
+}
+
+/// Takes who was told rumours, and of what.
+fn take_rumours(rig: &mut Rig) -> Vec<(PeerId, PeerId, (u64, u64))> {
+    let mut told = Vec::new();
+    rig.outputs.retain(|output| match output {
+        Output::Send { peer, message: Message::Rumour { owner, run, .. } } => {
+            told.push((*peer, *owner, *run));
+            false
+        }
+        _ => true,
+    });
+    told
+}
+
+/// Takes the ranges that the edge was asked for.
+fn take_edge(rig: &mut Rig) -> Vec<(FetchId, Range<u64>)> {
+    let mut asked = Vec::new();
+    rig.outputs.retain(|output| match output {
+        Output::Fetch { fetch, source: Source::Edge, groups: Some(groups), .. } => {
+            asked.push((*fetch, groups.clone()));
+            false
+        }
+        _ => true,
+    });
+    asked
+}
+
+/// Says that strangers bring all ranges but for those of `free`.
+fn all_claimed_but(rig: &mut Rig, by: u8, free: Range<u64>) {
+    for (n, first) in (0..GROUPS).step_by(64).enumerate() {
+        if !free.contains(&first) {
+            let owner = 100 + u8::try_from(n % 100).expect("below a hundred");
+            rig.say(peer(by), rumour(owner, first, RANGE));
+        }
+    }
+}
+
+#[test]
+fn claim_is_passed_on_once_to_some_of_those_who_want_the_blob() {
+    let mut rig = among(PLACES);
+    rig.say(peer(1), claims(&[(64, 64)]));
+    let told = take_rumours(&mut rig);
+    assert_eq!(told.len(), FANOUT);
+    assert!(
+        told.iter().all(|(to, owner, run)| *to != peer(1) && (*owner, *run) == (peer(1), (64, 64)))
+    );
+    rig.say(peer(1), claims(&[(64, 64), (256, 64)]));
+    let told = take_rumours(&mut rig);
+    assert_eq!((told.len(), told[0].2), (FANOUT, (256, 64)), "what is new, and nothing else");
+    rig.say(peer(2), rumour(1, 64, 64));
+    assert_eq!(take_rumours(&mut rig), [], "it was heard before");
+}
+
+#[test]
+fn rumour_is_passed_on_once_but_not_to_whom_it_is_about_or_from() {
+    let mut rig = among(PLACES);
+    rig.say(peer(2), rumour(3, 128, 64));
+    let told = take_rumours(&mut rig);
+    assert_eq!(told.len(), FANOUT);
+    assert!(told.iter().all(|(to, ..)| ![peer(2), peer(3)].contains(to)), "{told:?}");
+    rig.say(peer(4), rumour(3, 128, 64));
+    rig.say(peer(4), rumour(0, 192, 64));
+    assert_eq!(take_rumours(&mut rig), [], "known, and about this node itself");
+}
+
+#[test]
+fn node_with_room_for_more_neighbours_tells_and_believes_no_rumour() {
+    let mut rig = among(PLACES - 2);
+    rig.say(peer(1), claims(&[(64, 64)]));
+    all_claimed_but(&mut rig, 2, 0..0);
+    assert_eq!(take_rumours(&mut rig), []);
+    rig.pass(TURN);
+    assert!(!take_edge(&mut rig).is_empty(), "all there are would be neighbours");
+}
+
+#[test]
+fn runs_that_mean_nothing_change_nothing() {
+    let mut rig = among(PLACES);
+    rig.say(peer(1), rumour(STRANGER, 64, 0));
+    rig.say(peer(1), rumour(STRANGER, u64::MAX, 2));
+    let unknown = Message::Rumour { hash: hash(2), owner: peer(STRANGER), done: 0, run: (0, 64) };
+    rig.say(peer(1), unknown);
+    assert_eq!(take_rumours(&mut rig), []);
+}
+
+#[test]
+fn what_somebody_far_away_brings_is_not_asked_for() {
+    let mut rig = among(PLACES);
+    all_claimed_but(&mut rig, 1, 640..704);
+    // Fewer than a crowd brings at once: the rest of them have come.
+    let spread: Vec<(u64, u64)> = vec![(1_280, GROUPS - 1_280)];
+    rig.say(peer(2), groups(&spread));
+    rig.pass(TURN * 2);
+    let asked = take_edge(&mut rig);
+    let [(_, range)] = &asked[..] else { panic!("one range: {asked:?}") };
+    assert_eq!(*range, 640..704);
+}
+
+#[test]
+fn nobody_joins_a_crowd_that_brings_as_much_as_it_can() {
+    for (ranges, asks) in [(CROWD_RANGES - 1, true), (CROWD_RANGES, false)] {
+        let mut rig = among(PLACES);
+        for n in 0..ranges {
+            rig.say(peer(1), rumour(STRANGER, (n + 1) * RANGE, RANGE));
+        }
+        rig.pass(TURN * 2);
+        assert_eq!(!take_edge(&mut rig).is_empty(), asks, "{ranges} ranges");
+    }
+}
+
+#[test]
+fn crowd_that_brings_nothing_is_believed_for_a_while_and_who_told_of_it_not_again() {
+    let mut rig = among(PLACES);
+    all_claimed_but(&mut rig, 1, 0..0);
+    rig.pass(PATIENCE - TURN);
+    assert_eq!(take_edge(&mut rig), []);
+    rig.pass(TURN * 3);
+    let mut asked = take_edge(&mut rig);
+    assert_eq!(asked.len(), 1, "it is asked all the same");
+    take_rumours(&mut rig);
+    let first = (64..).step_by(64).find(|first| *first != asked[0].1.start).expect("another");
+    rig.say(peer(1), rumour(OTHER, first, 64));
+    assert_eq!(take_rumours(&mut rig).len(), FANOUT, "it may still come");
+    rig.pass(RUMOUR_PATIENCE);
+    (1..=PLACES).for_each(|n| rig.say(peer(n), groups(&[])));
+    asked.extend(take_edge(&mut rig));
+    let is_free = |first: &u64| asked.iter().all(|(_, range)| !range.contains(first));
+    let first = (64..).step_by(64).find(is_free).expect("one that is not asked for");
+    rig.say(peer(1), rumour(OTHER, first, 64));
+    assert_eq!(take_rumours(&mut rig), [], "not from this one");
+    rig.say(peer(2), rumour(OTHER, first, 64));
+    assert_eq!(take_rumours(&mut rig).len(), FANOUT, "from another");
+}
+
+#[test]
+fn of_two_far_apart_who_claim_the_same_one_at_most_lets_go() {
+    let claimed = |owner: u8, me: u8| {
+        let mut rig = Rig::of(peer(me), config());
+        rig.tell(Input::Settled);
+        for n in 1..=PLACES {
+            rig.small_neighbour(n, &[]);
+        }
+        rig.get(hash(1));
+        rig.pass(MS * 10);
+        let asked = take_edge(&mut rig);
+        let [(fetch, _)] = asked[..] else { panic!("the first range: {asked:?}") };
+        rig.say(peer(1), rumour(owner, 0, 128));
+        rig.take_stop(fetch)
+    };
+    let (a, b) = (claimed(STRANGER, OTHER), claimed(OTHER, STRANGER));
+    assert!(a ^ b, "{a} {b}");
+}
