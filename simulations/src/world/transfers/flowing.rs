@@ -15,14 +15,15 @@ use crate::world::{Event, NodeIndex, World};
 
 /// A transfer tells of its progress at the first group, then at multiples of a power of two between these,
 /// the least and the most, so that a block of a long blob is known as soon as it is whole.
-const PROGRESS_BYTES: Range<u64> = 1 << 20..4 << 20;
-/// The multiple is what comes in this time.
-const PROGRESS_TIME: Duration = Duration::from_millis(500);
-/// A node with few flows tells of each as a real one does, whose engine takes a pause of 50 ms for silence: of a MiB, or
-/// of what came in 50 ms. With many the rest of them show that their sources are alive.
-const FEW_FLOWS: usize = 16;
-const FEW_PROGRESS_BYTES: Range<u64> = GROUP_LEN..1 << 20;
-const FEW_PROGRESS_TIME: Duration = Duration::from_millis(50);
+const PROGRESS_BYTES: Range<u64> = GROUP_LEN..4 << 20;
+/// The multiple is what comes in this time, and no more than this, as it is of a real node, whose engine takes a pause of
+/// 50 ms of all its sources for silence. Of several flows each tells the more rarely: together they tell as often.
+const PROGRESS_TIME: Range<Duration> = Duration::from_millis(50)..Duration::from_millis(500);
+const PROGRESS_MOST: u64 = 1 << 20;
+/// So many flows tell each as often as one.
+const FEW_FLOWS: u32 = 4;
+/// Where there are more than these, no flow tells of less than [`PROGRESS_MOST`].
+const MANY_FLOWS: u32 = 16;
 /// A way of a shorter round trip than this has its whole window open before it matters.
 const SLOW_START_FROM: Duration = Duration::from_millis(2);
 
@@ -189,13 +190,14 @@ impl World {
     /// Plans when the engine is told of progress next.
     fn plan_progress(&mut self, id: TransferId, flow: FlowId) {
         let Some(transfer) = self.transfers.get_mut(id) else { return };
-        let few = self.hosts.get(transfer.node).is_some_and(|host| host.flows.len() <= FEW_FLOWS);
-        let (bytes, time) = match few {
-            true => (FEW_PROGRESS_BYTES, FEW_PROGRESS_TIME),
-            false => (PROGRESS_BYTES, PROGRESS_TIME),
-        };
+        let flows = self.hosts.get(transfer.node).map_or(1, |host| host.flows.len());
+        let flows = u32::try_from(flows).unwrap_or(u32::MAX);
+        let share = (flows / FEW_FLOWS).max(1);
+        let time = PROGRESS_TIME.start.saturating_mul(share).min(PROGRESS_TIME.end);
         let soon = whole_bytes(self.flows.rate(flow) * time.as_secs_f64()).max(1);
-        let step = (1_u64 << soon.ilog2()).clamp(bytes.start, bytes.end);
+        let least = if flows > MANY_FLOWS { PROGRESS_MOST } else { PROGRESS_BYTES.start };
+        let most = PROGRESS_MOST.saturating_mul(u64::from(share)).min(PROGRESS_BYTES.end);
+        let step = (1_u64 << soon.ilog2()).clamp(least, most);
         transfer.mark = ((transfer.told / step + 1) * step).min(transfer.wanted);
         let (node, mark) = (transfer.node, transfer.mark);
         self.flows.set_mark(self.now, flow, mark);
