@@ -2,16 +2,18 @@
 //!
 //! An added blob costs two syncs of its own: its bytes before its name, and its name. For ten thousand files that
 //! is minutes on a disk. A batch writes all of them to `tmp/`, syncs the file system once, gives
-//! them their names, and syncs it once more: the same order, and the same promise when
-//! [`Batch::finish`] has returned. Until then nothing is promised; what a crash leaves is whole or in `tmp/`.
+//! them their names, and syncs it once more; a few are synced one by one, but many at a time. It is the same order, and the
+//! same promise when [`Batch::finish`] has returned. Until then nothing is promised; what a crash leaves is whole or in `tmp/`.
 //!
 //! Blobs of a batch, written or found in the store, are not evicted while it lives: a directory that does not
 //! fit is refused, and does not drive out its own beginning.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
+use std::io;
 use std::num::NonZero;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -20,7 +22,7 @@ use blobmesh_protocol::blob::{BlobHasher, GroupList};
 
 use super::catalog::Located;
 use super::error::StoreError;
-use super::files::{Class, TempName, set_class};
+use super::files::{Class, TempName, parent, set_class};
 use super::import::Source;
 use super::index::Row;
 use super::space::{Lease, Reservation};
@@ -33,6 +35,11 @@ const STAGED_MAX: usize = 16_384;
 const STAGED_BYTES_MAX: u64 = 256 << 20;
 /// On how many threads names are given at most.
 const NAMING_THREADS_MAX: usize = 4;
+/// Up to how many blobs are synced one by one. To sync the whole file system takes less for more of them, but waits for
+/// whatever others have written to it: 200 MB of theirs make it 0.1 s, where a hundred blobs take 0.03 s.
+const SYNCED_SINGLY_MAX: usize = 256;
+/// How many syncs go on at once.
+const SYNCING_THREADS: usize = 8;
 
 /// How long a blob that was used need not be noted again: the order of eviction is that coarse for trees.
 const NOTED_FOR_NANOS: u64 = 3_600_000_000_000;
@@ -168,9 +175,7 @@ impl Batch {
     pub fn finish(self) -> Result<BatchAdded, StoreError> {
         self.name_staged()?;
         let added = std::mem::take(&mut *lock(&self.named));
-        if !added.is_empty() {
-            self.sync()?;
-        }
+        self.sync_names(&added)?;
         let leases = std::mem::take(&mut *lock(&self.leases));
         Ok(BatchAdded { added, leases })
     }
@@ -260,29 +265,81 @@ impl Batch {
         })
     }
 
+    /// Makes the bytes of blobs durable that have no names yet.
     fn sync_blobs(&self, blobs: &[StagedBlob]) -> Result<(), StoreError> {
-        if self.sync()? {
+        if blobs.len() > SYNCED_SINGLY_MAX && self.sync_file_system()? {
             return Ok(());
         }
-        for blob in blobs {
-            let path = blob.temp.path();
-            let file = File::open(path).map_err(StoreError::io("open", path))?;
-            file.sync_all().map_err(StoreError::io("sync", path))?;
-        }
-        Ok(())
+        let paths: Vec<&Path> = blobs.iter().map(|blob| blob.temp.path()).collect();
+        sync_each(&paths, |path| File::open(path)?.sync_all())
     }
 
-    /// Makes all that was written durable; false where it can only be done file by file.
-    fn sync(&self) -> Result<bool, StoreError> {
+    /// Makes the names of blobs durable whose bytes are.
+    fn sync_names(&self, added: &[Added]) -> Result<(), StoreError> {
+        if added.is_empty() || (added.len() > SYNCED_SINGLY_MAX && self.sync_file_system()?) {
+            return Ok(());
+        }
+        let files = self.inner.catalog.files();
+        let shards: BTreeSet<PathBuf> =
+            added.iter().map(|added| parent(&files.blob(&added.hash)).to_owned()).collect();
+        let shards: Vec<&Path> = shards.iter().map(PathBuf::as_path).collect();
+        sync_each(&shards, sys::sync_dir)
+    }
+
+    /// Makes all durable that anybody wrote to the store's file system; false where that cannot be done.
+    fn sync_file_system(&self) -> Result<bool, StoreError> {
         let root = self.inner.catalog.files().root();
         let sync = || sys::sync_file_system(&File::open(root)?);
-        let synced = sync().map_err(StoreError::io("sync", root))?;
-        if !synced {
-            for shard in 0..=u8::MAX {
-                let path = root.join("blobs").join(format!("{shard:02x}"));
-                sys::sync_dir(&path).map_err(StoreError::io("sync", &path))?;
-            }
+        sync().map_err(StoreError::io("sync", root))
+    }
+}
+
+/// Syncs each of some paths, several at once: a journal writes those together that wait for it at the same time.
+fn sync_each(
+    paths: &[&Path],
+    sync: impl Fn(&Path) -> io::Result<()> + Sync,
+) -> Result<(), StoreError> {
+    let next = AtomicUsize::new(0);
+    let work = || -> Result<(), StoreError> {
+        while let Some(path) = paths.get(next.fetch_add(1, Ordering::Relaxed)) {
+            sync(path).map_err(StoreError::io("sync", path))?;
         }
-        Ok(synced)
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let threads = SYNCING_THREADS.min(paths.len());
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mut ended = work();
+        for other in others {
+            let other = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            ended = ended.and(other);
+        }
+        ended
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_path_is_synced_and_a_failure_is_told() {
+        let paths: Vec<PathBuf> = (0..50).map(|n| PathBuf::from(format!("{n:02}"))).collect();
+        let paths: Vec<&Path> = paths.iter().map(PathBuf::as_path).collect();
+        let synced = Mutex::new(BTreeSet::new());
+        let sync = |path: &Path| {
+            lock(&synced).insert(path.to_owned());
+            Ok(())
+        };
+        sync_each(&paths, sync).expect("synced");
+        assert_eq!(lock(&synced).len(), 50);
+        for bad in [paths[0], paths[49]] {
+            let sync = |path: &Path| match path == bad {
+                true => Err(io::ErrorKind::StorageFull.into()),
+                false => Ok(()),
+            };
+            assert!(sync_each(&paths, sync).is_err(), "{}", bad.display());
+        }
+        sync_each(&[], |_| Err(io::ErrorKind::Other.into())).expect("nothing to be done");
     }
 }
