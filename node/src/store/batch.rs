@@ -8,13 +8,13 @@
 //! Blobs of a batch, written or found in the store, are not evicted while it lives: a directory that does not
 //! fit is refused, and does not drive out its own beginning.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use blobmesh_protocol::Hash;
@@ -25,8 +25,9 @@ use super::error::StoreError;
 use super::files::{Class, TempName, parent, set_class};
 use super::import::Source;
 use super::index::Row;
-use super::space::{Lease, Reservation};
-use super::sys::{self, lock};
+use super::space::{HeldSet, Reservation};
+use super::sys::{self, OpenDir, lock};
+use super::vouch::Vouch;
 use super::{Added, Inner, Store};
 
 /// How many blobs wait for their names before some get them: their descriptions take some 300 bytes each.
@@ -51,8 +52,13 @@ pub struct Batch {
     inner: Arc<Inner>,
     /// Whether files in `tmp/` have the right mode from the start: a umask may forbid it.
     modes_hold: bool,
+    blobs: OpenDir,
+    /// What may be said of all blobs of this batch when it has ended.
+    vouch: Vouch,
+    /// Whether those that are kept are of a list for which a batch before has vouched.
+    relies: bool,
     staged: Mutex<Staged>,
-    leases: Mutex<HashMap<Hash, Lease>>,
+    held: Mutex<HeldSet>,
     named: Mutex<Vec<Added>>,
 }
 
@@ -61,14 +67,15 @@ pub struct Batch {
 pub struct BatchAdded {
     /// The blobs that were not in the store before, or not durable.
     pub added: Vec<Added>,
+    vouch: Vouch,
     /// Keeps all blobs of the batch from eviction until it is dropped.
-    leases: HashMap<Hash, Lease>,
+    held: HeldSet,
 }
 
 impl BatchAdded {
     /// Returns all blobs of the batch, whether they were in the store before or not, in no order.
     pub fn hashes(&self) -> Vec<Hash> {
-        self.leases.keys().copied().collect()
+        self.held.hashes().copied().collect()
     }
 }
 
@@ -94,13 +101,18 @@ impl Store {
         let probe = inner.catalog.files().temp_durable()?;
         let meta = probe.file().metadata().map_err(StoreError::io("read", probe.path()))?;
         let modes_hold = super::files::class_of(&meta) == Class::Durable;
-        Ok(Batch {
-            inner,
-            modes_hold,
-            staged: Mutex::default(),
-            leases: Mutex::default(),
-            named: Mutex::default(),
-        })
+        let blobs = inner.catalog.files().open_blobs()?;
+        // Before anything is looked up: what leaves from here on shows.
+        let departures = inner.catalog.departures();
+        let vouch = Vouch { departures, looked_up: inner.catalog.now() };
+        let held = Mutex::new(HeldSet::new(&inner.leases));
+        let (staged, named) = (Mutex::default(), Mutex::default());
+        Ok(Batch { inner, modes_hold, blobs, vouch, relies: false, staged, held, named })
+    }
+
+    /// Remembers that all blobs of a list are blobs of this batch, which has ended.
+    pub(crate) fn vouch_for(&self, list: Hash, batch: &BatchAdded) {
+        self.inner.vouches.insert(list, batch.vouch);
     }
 }
 
@@ -153,18 +165,43 @@ impl Batch {
         Ok((hash, size))
     }
 
+    /// Has the batch take it that the blobs of a list are still here, if one [vouched](Store::vouch_for) for it and
+    /// nothing has left the store since. From then on only blobs of that list may be [kept](Self::keep).
+    pub(crate) fn rely_on(&mut self, list: &Hash) {
+        let Vouch { departures, looked_up } = self.vouch;
+        if let Some(known) = self.inner.vouches.find(list, looked_up, departures) {
+            (self.relies, self.vouch) = (true, known);
+        }
+    }
+
     /// Makes a blob one of this batch that may be in the store already; false if it is not there, or is not
     /// durable, or has another length.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] where the file system does not say.
     pub fn keep(&self, hash: &Hash, size: u64) -> Result<bool, StoreError> {
-        let taken = self.lease(hash);
-        if !taken {
+        if !self.hold(hash) {
             return Ok(true);
         }
-        let found = self.find(hash)?.filter(|row| row.size == size);
-        if found.is_none() {
-            drop(lock(&self.leases).remove(hash));
+        let kept =
+            self.is_listed(hash, size)? || self.find(hash)?.is_some_and(|row| row.size == size);
+        if !kept {
+            lock(&self.held).remove(hash);
         }
-        Ok(found.is_some())
+        Ok(kept)
+    }
+
+    /// Returns whether a blob that is held is one of the list that the batch relies on, and its file is there.
+    fn is_listed(&self, hash: &Hash, size: u64) -> Result<bool, StoreError> {
+        if !self.relies || self.inner.catalog.departures() != self.vouch.departures {
+            return Ok(false);
+        }
+        let path = hash.sharded_path();
+        let found = self.blobs.len_of(&path);
+        let found = found.map_err(|error| {
+            StoreError::io("read", &self.inner.catalog.files().blob(hash))(error)
+        })?;
+        Ok(found == Some(size))
     }
 
     /// Makes all blobs durable and returns those that are new.
@@ -176,23 +213,23 @@ impl Batch {
         self.name_staged()?;
         let added = std::mem::take(&mut *lock(&self.named));
         self.sync_names(&added)?;
-        let leases = std::mem::take(&mut *lock(&self.leases));
-        Ok(BatchAdded { added, leases })
+        let held = self.held.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(BatchAdded { added, vouch: self.vouch, held })
     }
 
     /// Makes a blob one of this batch; false if it is one already.
-    fn lease(&self, hash: &Hash) -> bool {
-        let mut leases = lock(&self.leases);
-        if leases.contains_key(hash) {
-            return false;
+    fn hold(&self, hash: &Hash) -> bool {
+        let new = lock(&self.held).insert(*hash);
+        if new {
+            // Who decided to evict it before that has done so when this is free.
+            drop(self.inner.catalog.stripe(hash));
         }
-        leases.insert(*hash, Lease::take(&self.inner.leases, *hash));
-        true
+        new
     }
 
     /// Makes a blob one of this batch, and returns whether it is to be written.
     fn is_needed(&self, hash: &Hash) -> Result<bool, StoreError> {
-        if !self.lease(hash) {
+        if !self.hold(hash) {
             return Ok(false);
         }
         Ok(self.find(hash)?.is_none())
@@ -320,7 +357,69 @@ fn sync_each(
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::store::StoreConfig;
+
+    fn open() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let config = StoreConfig::new(dir.path().join("store"), 1 << 30, 1 << 28);
+        let (store, _) = Store::open(config).expect("open");
+        (dir, store)
+    }
+
+    /// Adds blobs by a batch that vouches for their list.
+    fn add_listed(store: &Store, list: Hash, blobs: &[&[u8]]) -> Vec<Hash> {
+        let batch = store.batch().expect("batch");
+        let hashes = blobs.iter().map(|bytes| batch.put(bytes).expect("put")).collect();
+        store.vouch_for(list, &batch.finish().expect("finish"));
+        hashes
+    }
+
+    fn relying(store: &Store, list: &Hash) -> Batch {
+        let mut batch = store.batch().expect("batch");
+        batch.rely_on(list);
+        batch
+    }
+
+    #[test]
+    fn blobs_of_a_list_are_kept_without_a_look_at_the_index() {
+        let (_dir, store) = open();
+        let list = Hash::of(b"list");
+        let [one, other] = add_listed(&store, list, &[b"one", b"other"])[..] else { panic!() };
+        assert!(!relying(&store, &Hash::of(b"another list")).relies);
+        // Only an index that is not asked has the blob.
+        store.inner.catalog.index().remove(&one).expect("remove");
+        fs::set_permissions(
+            store.inner.catalog.files().blob(&one),
+            std::os::unix::fs::PermissionsExt::from_mode(0o400),
+        )
+        .expect("a file that is not durable by its looks");
+        let batch = relying(&store, &list);
+        assert!(batch.keep(&one, 3).expect("look"));
+        assert!(batch.keep(&other, 5).expect("look"));
+        assert!(!relying(&store, &list).keep(&other, 4).expect("look"), "of another length");
+    }
+
+    #[test]
+    fn blob_of_a_list_that_is_gone_is_not_kept() {
+        let (_dir, store) = open();
+        let list = Hash::of(b"list");
+        let long = vec![7; 5_000];
+        let hashes = add_listed(&store, list, &[b"by hand", &long, b"stays"]);
+        fs::remove_file(store.inner.catalog.files().blob(&hashes[0])).expect("remove");
+        let batch = relying(&store, &list);
+        assert!(batch.relies);
+        assert!(!batch.keep(&hashes[0], 7).expect("look"), "its file is gone");
+        // From here on each is looked up.
+        store.remove(&hashes[1], false).expect("remove");
+        store.put_whole(&hashes[1], &long).expect("fetched again");
+        assert!(!batch.keep(&hashes[1], 5_000).expect("look"), "not durable any more");
+        assert!(batch.keep(&hashes[2], 5).expect("look"));
+        store.vouch_for(list, &batch.finish().expect("finish"));
+        assert!(!relying(&store, &list).relies, "something left while the batch lived");
+    }
 
     #[test]
     fn each_path_is_synced_and_a_failure_is_told() {

@@ -49,6 +49,8 @@ pub(super) struct Catalog {
     stripes: [Mutex<()>; STRIPES],
     /// The last moment given out, in nanoseconds since 1970.
     clock: AtomicU64,
+    /// Counts blobs that left.
+    departures: AtomicU64,
     /// Wakes the flusher.
     pub(super) signal: Signal,
 }
@@ -88,6 +90,7 @@ impl Catalog {
             late: Mutex::default(),
             stripes: std::array::from_fn(|_| Mutex::default()),
             clock: AtomicU64::new(0),
+            departures: AtomicU64::new(0),
             signal: Signal::default(),
         }
     }
@@ -225,9 +228,16 @@ impl Catalog {
         }
     }
 
+    /// Returns how many blobs have left so far. Whoever knew a blob to be here, and finds the same number after it has
+    /// kept the blob from eviction and its [`stripe`](Self::stripe) was free, knows that it still is.
+    pub(super) fn departures(&self) -> u64 {
+        self.departures.load(Ordering::Acquire)
+    }
+
     /// Drops a row, which may be in the index or not, and with it the bytes that lie there or in a pack. The
     /// caller holds the stripe.
     pub(super) fn forget(&self, hash: &Hash, row: &Row) {
+        self.departures.fetch_add(1, Ordering::AcqRel);
         lock(&self.late).remove(hash);
         self.index.remove(hash).ok();
         lock(&self.accesses).pending.remove(hash);

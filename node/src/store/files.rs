@@ -124,6 +124,12 @@ impl Files {
         self.root.join("blobs").join(hash.sharded_path())
     }
 
+    /// Opens the directory of whole blobs, for whoever looks at many of them.
+    pub(super) fn open_blobs(&self) -> Result<sys::OpenDir, StoreError> {
+        let path = self.root.join("blobs");
+        sys::OpenDir::open(&path).map_err(StoreError::io("open", &path))
+    }
+
     /// Returns the path of a blob's group list.
     pub(super) fn outboard(&self, hash: &Hash) -> PathBuf {
         self.root.join("outboard").join(hash.sharded_path())

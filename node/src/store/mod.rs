@@ -42,6 +42,7 @@ mod small;
 mod space;
 mod sweep;
 mod sys;
+mod vouch;
 
 use std::fmt;
 use std::fs::{self, File};
@@ -73,6 +74,7 @@ use self::pins::Pins;
 use self::read::Recent;
 use self::space::Leases;
 use self::sys::lock;
+use self::vouch::Vouches;
 
 /// Configures a store.
 #[derive(Clone, Debug)]
@@ -222,6 +224,7 @@ struct Inner {
     /// Held by the one who evicts, so that two writers in need do not evict twice.
     evicting: Mutex<()>,
     leases: Arc<Leases>,
+    vouches: Vouches,
     recent: Recent,
     partials: Partials,
     sweep: Arc<sweep::Progress>,
@@ -266,6 +269,7 @@ impl Store {
             pins,
             evicting: Mutex::default(),
             leases: Arc::default(),
+            vouches: Vouches::default(),
             recent: Recent::default(),
             partials,
             sweep: Arc::default(),

@@ -4,7 +4,7 @@
 //! afterwards. Stored and promised bytes are counted under one lock, and a reservation becomes stored
 //! bytes in one step.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use blobmesh_protocol::Hash;
@@ -168,12 +168,15 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let mut counts = lock(&self.leases.counts);
-        if let Some(count) = counts.get_mut(&self.hash) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.hash);
-            }
+        end_use(&mut lock(&self.leases.counts), &self.hash);
+    }
+}
+
+fn end_use(counts: &mut HashMap<Hash, u64>, hash: &Hash) {
+    if let Some(count) = counts.get_mut(hash) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(hash);
         }
     }
 }
@@ -188,6 +191,47 @@ impl Hold {
     pub(super) fn take(leases: &Arc<Leases>, hashes: impl IntoIterator<Item = Hash>) -> Self {
         let take = |hash| Lease::take(leases, hash);
         Self { _leases: hashes.into_iter().map(take).collect() }
+    }
+}
+
+/// Is one use of each of a growing set of blobs, all ended when it is dropped.
+#[derive(Debug)]
+pub(super) struct HeldSet {
+    leases: Arc<Leases>,
+    hashes: HashSet<Hash>,
+}
+
+impl HeldSet {
+    pub(super) fn new(leases: &Arc<Leases>) -> Self {
+        Self { leases: Arc::clone(leases), hashes: HashSet::new() }
+    }
+
+    /// Takes a blob in; false if it was in before.
+    pub(super) fn insert(&mut self, hash: Hash) -> bool {
+        let new = self.hashes.insert(hash);
+        if new {
+            *lock(&self.leases.counts).entry(hash).or_default() += 1;
+        }
+        new
+    }
+
+    /// Lets a blob go.
+    pub(super) fn remove(&mut self, hash: &Hash) {
+        if self.hashes.remove(hash) {
+            end_use(&mut lock(&self.leases.counts), hash);
+        }
+    }
+
+    /// Returns the blobs, in no order.
+    pub(super) fn hashes(&self) -> impl Iterator<Item = &Hash> {
+        self.hashes.iter()
+    }
+}
+
+impl Drop for HeldSet {
+    fn drop(&mut self) {
+        let mut counts = lock(&self.leases.counts);
+        self.hashes.iter().for_each(|hash| end_use(&mut counts, hash));
     }
 }
 
@@ -234,5 +278,21 @@ mod tests {
         assert!(leases.contains(&hash));
         drop(second);
         assert!(!leases.contains(&hash));
+    }
+
+    #[test]
+    fn set_uses_each_blob_once_and_lets_go_of_all() {
+        let (leases, hashes) = (Arc::default(), [Hash::of(b"x"), Hash::of(b"y"), Hash::of(b"z")]);
+        let mut set = HeldSet::new(&leases);
+        assert!(hashes.iter().all(|hash| set.insert(*hash)));
+        assert!(!set.insert(hashes[0]));
+        let other = Lease::take(&leases, hashes[2]);
+        set.remove(&hashes[1]);
+        assert!(leases.contains(&hashes[0]) && !leases.contains(&hashes[1]));
+        drop(set);
+        assert!(!leases.contains(&hashes[0]), "it was used once by the set");
+        assert!(leases.contains(&hashes[2]), "somebody else uses it");
+        drop(other);
+        assert!(!leases.contains(&hashes[2]));
     }
 }

@@ -19,6 +19,51 @@ pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(path)?.sync_all() } else { Ok(()) }
 }
 
+/// Is an open directory. To look at files below it takes half as long as by their whole paths.
+#[derive(Debug)]
+pub(super) struct OpenDir {
+    #[cfg(unix)]
+    dir: File,
+    #[cfg(not(unix))]
+    path: std::path::PathBuf,
+}
+
+impl OpenDir {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        #[cfg(unix)]
+        {
+            Ok(Self { dir: File::open(path)? })
+        }
+        #[cfg(not(unix))]
+        {
+            Ok(Self { path: path.to_owned() })
+        }
+    }
+
+    /// Returns the length of the file at a path below the directory; none where there is none, or something else.
+    pub(super) fn len_of(&self, path: &str) -> io::Result<Option<u64>> {
+        #[cfg(unix)]
+        {
+            use rustix::fs::{AtFlags, FileType, statat};
+            match statat(&self.dir, path, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_file() => {
+                    Ok(u64::try_from(stat.st_size).ok())
+                }
+                Ok(_) | Err(rustix::io::Errno::NOENT) => Ok(None),
+                Err(error) => Err(error.into()),
+            }
+        }
+        #[cfg(not(unix))]
+        {
+            match std::fs::symlink_metadata(self.path.join(path)) {
+                Ok(meta) => Ok(meta.is_file().then_some(meta.len())),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(error),
+            }
+        }
+    }
+}
+
 /// Makes all that was written to the file system of `file` durable, bytes and names; false where there is no such
 /// call.
 ///

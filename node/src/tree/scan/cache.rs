@@ -113,13 +113,20 @@ impl Stat {
 pub(super) struct Cache {
     /// In the order of the states.
     entries: Vec<(Stat, Hash)>,
+    /// None where nothing was read.
+    hash: Option<Hash>,
 }
 
 impl Cache {
     /// Reads what is remembered of the directory `root`; nothing where that fails.
     pub(super) fn load(memory: &Path, root: &Path) -> Self {
         let bytes = fs::read(path_of(memory, root)).unwrap_or_default();
-        Self { entries: decode(&bytes).unwrap_or_default() }
+        decode(&bytes).unwrap_or_default()
+    }
+
+    /// Returns the hash of all that is remembered, if anything is.
+    pub(super) fn hash(&self) -> Option<Hash> {
+        self.hash
     }
 
     /// Returns how many files are remembered.
@@ -150,17 +157,17 @@ impl Memory {
         self.entries.len()
     }
 
-    /// Writes it down for the next scan of `root`.
-    pub(super) fn save(mut self, memory: &Path, root: &Path) -> io::Result<()> {
+    /// Writes it down for the next scan of `root`; returns the hash of all of it.
+    pub(super) fn save(mut self, memory: &Path, root: &Path) -> io::Result<Hash> {
         self.entries.sort_unstable();
         fs::DirBuilder::new().recursive(true).create(memory)?;
         forget_oldest(memory)?;
         let path = path_of(memory, root);
         let new = path.with_extension(format!("new-{}", std::process::id()));
-        let written =
-            fs::File::create(&new).and_then(|mut file| file.write_all(&encode(&self.entries)));
+        let (bytes, hash) = encode(&self.entries);
+        let written = fs::File::create(&new).and_then(|mut file| file.write_all(&bytes));
         let saved = written.and_then(|()| fs::rename(&new, &path));
-        saved.inspect_err(|_| {
+        saved.map(|()| hash).inspect_err(|_| {
             fs::remove_file(&new).ok();
         })
     }
@@ -170,20 +177,21 @@ fn path_of(memory: &Path, root: &Path) -> PathBuf {
     memory.join(Hash::of(root.as_os_str().as_bytes()).to_hex())
 }
 
-fn encode(entries: &[(Stat, Hash)]) -> Vec<u8> {
+fn encode(entries: &[(Stat, Hash)]) -> (Vec<u8>, Hash) {
     let mut bytes = Vec::with_capacity(HEADER_LEN + ENTRY_LEN * entries.len());
     bytes.extend_from_slice(&MAGIC);
     bytes.extend_from_slice(&[0; 32]);
     entries.iter().for_each(|(stat, hash)| stat.encode(hash, &mut bytes));
     let hash = Hash::of(&bytes[HEADER_LEN..]);
     bytes[MAGIC.len()..HEADER_LEN].copy_from_slice(hash.as_bytes());
-    bytes
+    (bytes, hash)
 }
 
 /// Reads what was written; none for anything else.
-fn decode(bytes: &[u8]) -> Option<Vec<(Stat, Hash)>> {
+fn decode(bytes: &[u8]) -> Option<Cache> {
     let (header, body) = bytes.split_at_checked(HEADER_LEN)?;
-    if header[..MAGIC.len()] != MAGIC || header[MAGIC.len()..] != *Hash::of(body).as_bytes() {
+    let hash = Hash::of(body);
+    if header[..MAGIC.len()] != MAGIC || header[MAGIC.len()..] != *hash.as_bytes() {
         return None;
     }
     let (entries, rest) = body.as_chunks::<ENTRY_LEN>();
@@ -191,7 +199,8 @@ fn decode(bytes: &[u8]) -> Option<Vec<(Stat, Hash)>> {
         return None;
     }
     let entries: Option<Vec<_>> = entries.iter().map(Stat::decode).collect();
-    entries.filter(|entries| entries.is_sorted())
+    let entries = entries.filter(|entries| entries.is_sorted())?;
+    Some(Cache { entries, hash: Some(hash) })
 }
 
 /// Keeps the number of remembered directories below the bound, by one that is to come.

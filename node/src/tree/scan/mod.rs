@@ -116,7 +116,9 @@ pub(crate) fn scan(
 ) -> Result<Scanned, ScanError> {
     let walk = Walk::begin(options)?;
     let cache = Cache::load(&options.memory, &options.root);
-    let scanner = Scanner::new(store.batch()?, cache, progress);
+    let (mut batch, list) = (store.batch()?, cache.hash());
+    list.iter().for_each(|list| batch.rely_on(list));
+    let scanner = Scanner::new(batch, cache, progress);
     let (chunks, queue) = mpsc::sync_channel(CHUNKS_MAX);
     let (tree, left_out) = thread::scope(|scope| {
         let walker = scope.spawn(move || find_all(walk, &chunks, progress));
@@ -129,9 +131,10 @@ pub(crate) fn scan(
     let (batch, memory) = scanner.into_parts();
     let Root { hash, totals, manifests, refused } = tree.finish(&batch)?;
     let blobs = batch.finish()?;
-    let saved = memory.map_or(Ok(()), |memory| memory.save(&options.memory, &options.root));
-    if let Err(error) = saved {
-        tracing::debug!(%error, "the scan is not remembered");
+    let save = |memory: cache::Memory| memory.save(&options.memory, &options.root).map(Some);
+    match memory.map_or(Ok(list), save) {
+        Ok(list) => list.into_iter().for_each(|list| store.vouch_for(list, &blobs)),
+        Err(error) => tracing::debug!(%error, "the scan is not remembered"),
     }
     Ok(Scanned { hash, totals, unchanged, manifests, left_out, refused, blobs })
 }
