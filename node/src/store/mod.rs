@@ -87,7 +87,7 @@ pub struct StoreConfig {
     /// The bound of one blob in bytes.
     pub blob_bytes_max: u64,
     /// Up to how many bytes a fetched blob lies in the index and not in a file. Saves a block and an
-    /// inode each, costs 1.6-2 times its size on disk.
+    /// inode each, costs 1.6-2 times its size on disk. Of blobs that come together only those of at most 1 KiB do.
     pub inline_bytes_max: usize,
 }
 
