@@ -400,6 +400,30 @@ fn store_without_room_evicts_members_and_the_pinned_stay() {
 }
 
 #[test]
+fn member_that_somebody_reads_keeps_its_blocks_until_he_has_ended() {
+    let home = Home::new();
+    let store = home.open();
+    let blobs = blobs(8);
+    put(&store, &blobs);
+    let (hash, bytes) = &blobs[2];
+    let lend = || match store.lend(hash, bytes.len() as u64).expect("lend") {
+        Some(Lent::Packed(lent)) => lent,
+        other => panic!("{other:?}"),
+    };
+    let (one, other, before) = (lend(), lend(), taken(&home));
+    store.remove(hash, false).expect("remove");
+    assert!(!has(&store, hash));
+    drop(one);
+    let (file, from) = other.place();
+    let mut copied = vec![0; bytes.len()];
+    std::os::unix::fs::FileExt::read_exact_at(file, &mut copied, from).expect("read");
+    assert!(copied == bytes[..], "it was given back while somebody reads it");
+    assert_eq!(taken(&home), before);
+    drop(other);
+    assert!(taken(&home) < before, "nobody reads it any more");
+}
+
+#[test]
 fn whoever_reads_while_others_evict_sees_right_bytes_or_none() {
     let home = Home::bounded(30 * BLOB as u64);
     let store = home.open();
