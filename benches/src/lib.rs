@@ -19,6 +19,7 @@ pub mod rivals;
 pub mod rounds;
 pub mod rsync;
 pub mod stats;
+pub mod steps;
 pub mod waits;
 pub mod web;
 pub mod works;

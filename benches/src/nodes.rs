@@ -193,10 +193,10 @@ impl BenchNode {
         command
     }
 
-    /// Returns the command that gets a tree and makes it a directory's content.
+    /// Returns the command that gets a tree and makes it a directory's content, and tells of it in JSON.
     pub fn pulling(&self, root: Hash, out: &Path) -> Command {
         let mut command = self.command();
-        command.args(["--no-progress", "--quiet", "pull"]).arg(root.to_hex()).arg(out);
+        command.args(["--no-progress", "--json", "pull"]).arg(root.to_hex()).arg(out);
         command
     }
 

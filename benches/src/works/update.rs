@@ -15,6 +15,7 @@ use blobmesh_simulations::netns::metric::{Bound, MetricSpec};
 use blobmesh_simulations::netns::source_tree::SourceTree;
 use serde_json::json;
 
+use super::tree::PULL_STEPS;
 use super::{Figures, Setting, Work, settle};
 use crate::content::same_files;
 use crate::git::{self, Git};
@@ -25,6 +26,7 @@ use crate::rivals::Rival;
 use crate::rounds::{Contender, Round, Rows};
 use crate::rsync;
 use crate::stats::median;
+use crate::steps::Steps;
 
 /// The work.
 pub const WORK: Work = Work {
@@ -134,6 +136,8 @@ struct Bench<'a> {
     rsync: Option<Rsyncs>,
     /// The bytes that crossed loopback in the counted rounds of a contender.
     moved: RefCell<Vec<(&'static str, u64)>>,
+    pulls: Steps,
+    adds: Steps,
 }
 
 impl<'a> Bench<'a> {
@@ -148,13 +152,15 @@ impl<'a> Bench<'a> {
             git: git.map(|git| Gits::start(git, room, tree)).transpose()?,
             rsync: rsync.map(|rsync| Rsyncs::start(&rsync, room, tree)).transpose()?,
             moved: RefCell::default(),
+            pulls: Steps::default(),
+            adds: Steps::default(),
         })
     }
 
     fn contenders(&self) -> Vec<Contender<'_>> {
         let mut contenders = vec![
             Contender { name: OURS, run: Box::new(|round| self.pull(round)) },
-            Contender { name: ADD, run: Box::new(|_| self.add()) },
+            Contender { name: ADD, run: Box::new(|round| self.add(round)) },
         ];
         if let Some(gits) = &self.git {
             contenders
@@ -174,18 +180,27 @@ impl<'a> Bench<'a> {
         let root = ours.holder.add_tree(&ours.fetched.dir)?.hash;
         let sides = (&[ours.holder.process.tree()][..], &[ours.getter.process.tree()][..]);
         let taken = self.moving((OURS, round), sides, |sides| {
-            sides.run(&mut ours.getter.pulling(root, &ours.out)).map(drop)
+            let (said, took) = sides.run(&mut ours.getter.pulling(root, &ours.out))?;
+            if round == Round::Counted {
+                self.pulls.take(&said, took, &PULL_STEPS);
+            }
+            Ok(())
         })?;
         check(round, &ours.fetched, &ours.out)?;
         Ok(taken)
     }
 
-    fn add(&self) -> io::Result<Taken> {
+    fn add(&self, round: Round) -> io::Result<Taken> {
         let ours = &self.ours;
         ours.published.edit()?;
         settle(self.room, self.bytes)?;
         measure(&[ours.holder.process.tree()], &[], |sides| {
-            sides.run(&mut ours.holder.adding(&ours.published.dir)).map(|(_, took)| took)
+            let mut command = ours.holder.adding(&ours.published.dir);
+            let (said, took) = sides.run(command.arg("--json"))?;
+            if round == Round::Counted {
+                self.adds.take(&said, took, &[]);
+            }
+            Ok(took)
         })
     }
 
@@ -244,9 +259,12 @@ impl<'a> Bench<'a> {
     fn figures(&self, rows: &Rows) -> Figures {
         let head = format!("update: {} files, {} MiB", self.setting.blobs, self.bytes >> 20);
         let moved = self.moved.borrow();
+        let steps = format!("{}\n{}", self.pulls.told(OURS), self.adds.told(ADD));
         let mut figures = Figures {
-            text: format!("{head}\n{}", rows.table(OURS, self.bytes)),
-            raw: json!({ "contenders": rows, "moved": *moved }),
+            text: format!("{head}\n{}\n{steps}", rows.table(OURS, self.bytes)),
+            raw: json!({
+                "contenders": rows, "moved": *moved, "pulls": self.pulls, "adds": self.adds
+            }),
             ..Figures::default()
         };
         let ratio = |over, under| rows.ratio(over, under).map(|ratio| ratio.median);

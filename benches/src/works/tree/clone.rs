@@ -23,6 +23,7 @@ use crate::process::{Taken, measure, run as run_to_end};
 use crate::rivals::Rival;
 use crate::rounds::{Contender, Round, Rows};
 use crate::rsync;
+use crate::steps::Steps;
 
 /// What a tree may have, and so often it lies on the tmpfs at once: as source, in three repositories and a store, and
 /// twice where it is got.
@@ -33,6 +34,11 @@ const OURS: &str = "blobmesh";
 const PACKED: &str = "git packed";
 const LOOSE: &str = "git loose";
 const RSYNC: &str = "rsync -a";
+const COPY: &str = "cp -r";
+
+/// What a pull tells of its time; the rest is what its checkout takes after the last blob has come.
+pub(in super::super) const PULL_STEPS: [(&str, &str); 2] =
+    [("find", "find_s"), ("fetch", "fetch_s")];
 
 /// What is told of one tree.
 struct Told {
@@ -93,8 +99,10 @@ pub(super) fn run(setting: &Setting) -> io::Result<Figures> {
         let rows = setting.take_turns(bench.contenders(), OURS)?;
         put(&mut figures, told, &rows);
         let head = format!("{}: {} files, {} MiB", told.tree, bench.files, bench.bytes >> 20);
-        figures.text += &format!("{head}\n{}\n", rows.table(OURS, bench.bytes));
-        raw.insert(told.tree.to_owned(), json!({ "files": bench.files, "contenders": rows }));
+        let steps = bench.steps.told(OURS);
+        figures.text += &format!("{head}\n{}\n{steps}\n", rows.table(OURS, bench.bytes));
+        let told_raw = json!({ "files": bench.files, "contenders": rows, "steps": bench.steps });
+        raw.insert(told.tree.to_owned(), told_raw);
     }
     figures.raw = Value::Object(raw);
     Ok(figures)
@@ -130,6 +138,7 @@ struct Bench<'a> {
     address: String,
     git: Option<(Git, git::Daemon)>,
     rsync: Option<rsync::Daemon>,
+    steps: Steps,
 }
 
 impl<'a> Bench<'a> {
@@ -157,6 +166,7 @@ impl<'a> Bench<'a> {
             holder,
             git: git.map(serve).transpose()?,
             rsync: rsync.map(|rsync| rsync::Daemon::start(&rsync, source, room)).transpose()?,
+            steps: Steps::default(),
         })
     }
 
@@ -173,6 +183,7 @@ impl<'a> Bench<'a> {
             let run = Box::new(|round| self.rsync(round, daemon));
             contenders.push(Contender { name: RSYNC, run });
         }
+        contenders.push(Contender { name: COPY, run: Box::new(|round| self.copy(round)) });
         contenders
     }
 
@@ -182,7 +193,11 @@ impl<'a> Bench<'a> {
         let getter = BenchNode::start(&self.setting.program, &home, peers, "any")?;
         settle(self.room, self.bytes)?;
         let taken = measure(&[self.holder.process.tree()], &[getter.process.tree()], |sides| {
-            sides.run(&mut getter.pulling(self.root, &out)).map(|(_, took)| took)
+            let (said, took) = sides.run(&mut getter.pulling(self.root, &out))?;
+            if round == Round::Counted {
+                self.steps.take(&said, took, &PULL_STEPS);
+            }
+            Ok(took)
         })?;
         getter.process.end()?;
         fs::remove_dir_all(home)?;
@@ -211,6 +226,17 @@ impl<'a> Bench<'a> {
         let out = self.room.join("out");
         settle(self.room, self.bytes)?;
         let taken = measure(&[daemon.process.tree()], &[], |sides| daemon.fetch_all(sides, &out))?;
+        self.done(round, &out)?;
+        Ok(taken)
+    }
+
+    /// Makes the same tree with nobody else in it: what the file system itself needs.
+    fn copy(&self, round: Round) -> io::Result<Taken> {
+        let out = self.room.join("out");
+        let mut command = Command::new("cp");
+        command.arg("-r").arg(self.source).arg(&out);
+        settle(self.room, self.bytes)?;
+        let taken = measure(&[], &[], |sides| sides.run(&mut command).map(|(_, took)| took))?;
         self.done(round, &out)?;
         Ok(taken)
     }

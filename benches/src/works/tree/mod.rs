@@ -3,6 +3,8 @@
 mod checkout;
 mod clone;
 
+pub(super) use self::clone::PULL_STEPS;
+
 use std::io;
 
 use serde_json::json;
