@@ -79,6 +79,17 @@ pub struct TierBytes {
     pub edge: u64,
 }
 
+/// Is what a pull took, in seconds and by the node's own account.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Pulled {
+    /// Until all manifests were there.
+    pub find_s: f64,
+    /// From then on until all files were.
+    pub fetch_s: f64,
+    /// In all: what is left, its checkout took after that.
+    pub seconds: f64,
+}
+
 #[derive(Debug, Deserialize)]
 struct Added {
     hash: String,
@@ -105,6 +116,15 @@ impl Home<'_> {
         let file = file.to_string_lossy();
         let finished = self.run(&["add", &file], b"", TRANSFER_LIMIT)?.success()?;
         answer_of::<Added>(&finished).map(|added| added.hash)
+    }
+
+    /// Gets a tree and makes it the content of a directory.
+    ///
+    /// # Errors
+    /// Those of a command that fails, and [`Error::Answer`].
+    pub fn pull(&self, root: &str, dir: &Path, limit: Duration) -> Result<Pulled, Error> {
+        let finished = self.run(&["pull", root, &dir.to_string_lossy()], b"", limit)?.success()?;
+        answer_of(&finished)
     }
 
     /// Gets a blob, into a file too where one is named; returns none for one that is not found.

@@ -16,6 +16,7 @@ use super::{
     office::{self, median},
 };
 use crate::netns::{
+    client::Pulled,
     command::{self, Reaped},
     error::Error,
     lab::{Host, Topology},
@@ -42,6 +43,11 @@ pub static EXPERIMENT: Experiment = Experiment {
         CLONE_S,
         PULL_S,
         PUSH_S,
+        CLONE_FIND_S,
+        CLONE_FETCH_S,
+        CLONE_REST_S,
+        COPY_S,
+        COPY_SYNC_S,
     ],
     run,
 };
@@ -81,6 +87,17 @@ const PULL_S: MetricSpec =
     seconds("pull_s", "`pull` into a directory with the version before, the median");
 const PUSH_S: MetricSpec = seconds("push_s", "`add` of such a change, the median");
 
+const CLONE_FIND_S: MetricSpec =
+    seconds("clone_find_s", "of `clone_s`, until all manifests were there, the median");
+const CLONE_FETCH_S: MetricSpec =
+    seconds("clone_fetch_s", "from then on until all files were in the store, the median");
+const CLONE_REST_S: MetricSpec =
+    seconds("clone_rest_s", "from then on until the directory had its name, the median");
+const COPY_S: MetricSpec =
+    seconds("copy_s", "`cp -r` of the tree on the same file system, the median");
+const COPY_SYNC_S: MetricSpec =
+    seconds("copy_sync_s", "`sync` after that, so long does the disk write a tree, the median");
+
 const fn at_least(name: &'static str, about: &'static str) -> MetricSpec {
     MetricSpec { name, unit: "ratio", bound: Some(Bound::AtLeast(5.0)), about }
 }
@@ -101,14 +118,28 @@ fn run(trial: &mut Trial<'_, '_>) -> Result<(), Error> {
     let mut git = Git::start(trial, &hosts)?;
     let mut ours = Ours::start(trial)?;
     let (mut git_s, mut ours_s) = (Times::default(), Times::default());
+    let mut disk = Disk::default();
     for round in 1..=rounds {
         trial.report.step(&format!("clone, pull and push, {round} of {rounds}"));
         git.round(trial, &hosts, &mut git_s)?;
         ours.round(trial, &mut ours_s)?;
+        disk.round(trial, &ours.colleague.dir)?;
     }
-    ours.end()?;
+    let pulls = ours.end()?;
     git_s.record(trial, [&GIT_CLONE_S, &GIT_PULL_S, &GIT_PUSH_S])?;
     ours_s.record(trial, [&CLONE_S, &PULL_S, &PUSH_S])?;
+    for (metric, times) in [
+        (&CLONE_FIND_S, pulls.iter().map(|pull| pull.find_s).collect()),
+        (&CLONE_FETCH_S, pulls.iter().map(|pull| pull.fetch_s).collect()),
+        (
+            &CLONE_REST_S,
+            pulls.iter().map(|pull| pull.seconds - pull.find_s - pull.fetch_s).collect(),
+        ),
+        (&COPY_S, disk.copy),
+        (&COPY_SYNC_S, disk.sync),
+    ] {
+        trial.report.record(metric, median(times))?;
+    }
     for (metric, git_s, ours_s) in [
         (&REMOTE_GIT_CLONE, git_s.clone, ours_s.clone),
         (&REMOTE_GIT_PULL, git_s.pull, ours_s.pull),
@@ -143,6 +174,30 @@ impl Times {
             trial.report.record(metric, median(times.clone()))?;
         }
         Ok(())
+    }
+}
+
+/// Is what the file system itself takes, in seconds, where all of them write.
+#[derive(Default)]
+struct Disk {
+    copy: Vec<f64>,
+    sync: Vec<f64>,
+}
+
+impl Disk {
+    /// Makes a tree once more, with nothing else to do, and removes it.
+    fn round(&mut self, trial: &Trial<'_, '_>, tree: &Path) -> Result<(), Error> {
+        let to = trial.setting.lab.path().join("copy");
+        let run = |mut command: Command, words: &[&Path]| {
+            command.args(words);
+            command::run(command, b"", LIMIT, trial.setting.stop)?.success().map(drop)
+        };
+        let sync = || timed(|| run(Command::new("sync"), &[]));
+        // What was written before is not its business.
+        sync()?;
+        self.copy.push(timed(|| run(Command::new("cp"), &[Path::new("-r"), tree, &to]))?);
+        self.sync.push(sync()?);
+        fs::remove_dir_all(&to).map_err(Error::file("remove", &to))
     }
 }
 
@@ -236,6 +291,8 @@ struct Ours<'a> {
     colleague: Edited,
     root: String,
     round: u64,
+    /// What the pulls into new directories tell of themselves.
+    pulls: Vec<Pulled>,
 }
 
 impl<'a> Ours<'a> {
@@ -246,7 +303,7 @@ impl<'a> Ours<'a> {
         let mut holder = home.start(&[])?;
         holder.ready()?;
         let root = holder.home.add(&colleague.dir)?;
-        Ok(Self { holder, ticket, colleague, root, round: 0 })
+        Ok(Self { holder, ticket, colleague, root, round: 0, pulls: Vec::new() })
     }
 
     fn round(&mut self, trial: &Trial<'a, '_>, times: &mut Times) -> Result<(), Error> {
@@ -258,24 +315,24 @@ impl<'a> Ours<'a> {
         let holders = std::slice::from_ref(&self.holder);
         lan::know(trial, std::slice::from_ref(&getter), holders, FILES)?;
         let out = getter.home.file(".tree");
-        let pull = |root: &str| {
-            let words = ["pull", root, &out.to_string_lossy()];
-            getter.home.run(&words, b"", LIMIT)?.success().map(drop)
-        };
-        times.clone.push(timed(|| pull(&self.root))?);
+        let pull = |root: &str| getter.home.pull(root, &out, LIMIT);
+        let began = Instant::now();
+        self.pulls.push(pull(&self.root)?);
+        times.clone.push(began.elapsed().as_secs_f64());
         self.colleague.edit()?;
         let add = || self.holder.home.add(&self.colleague.dir);
         let began = Instant::now();
         self.root = add()?;
         times.push.push(began.elapsed().as_secs_f64());
-        times.pull.push(timed(|| pull(&self.root))?);
+        times.pull.push(timed(|| pull(&self.root).map(drop))?);
         same(&self.colleague, &out)?;
         fs::remove_dir_all(&out).map_err(Error::file("remove", &out))?;
         getter.discard()
     }
 
-    fn end(self) -> Result<(), Error> {
-        self.holder.stop()
+    fn end(self) -> Result<Vec<Pulled>, Error> {
+        self.holder.stop()?;
+        Ok(self.pulls)
     }
 }
 
