@@ -54,13 +54,13 @@ impl Spare {
     }
 
     /// Returns what has a client put its connections aside, and use none.
-    pub(super) fn making(&self) -> Making {
-        Making(self.clone())
+    pub(super) fn making(&self) -> Sharing {
+        Sharing { spare: self.clone(), role: Role::Maker }
     }
 
     /// Returns what has a client take the spare connection first.
-    pub(super) fn taking(&self) -> Taking {
-        Taking(self.clone())
+    pub(super) fn taking(&self) -> Sharing {
+        Sharing { spare: self.clone(), role: Role::Taker }
     }
 
     /// Takes the connection, if it is fresh, after one that is being made has come.
@@ -75,41 +75,33 @@ impl Spare {
     }
 }
 
-/// Wraps the connector of the client that makes the spare connection.
+/// Wraps the connectors of the clients that make and use the spare connection.
 #[derive(Clone, Debug)]
-pub(super) struct Making(Spare);
+pub(super) struct Sharing {
+    spare: Spare,
+    role: Role,
+}
 
-/// Wraps the connector of the client that uses it.
-#[derive(Clone, Debug)]
-pub(super) struct Taking(Spare);
+#[derive(Clone, Copy, Debug)]
+enum Role {
+    /// Puts its connections aside.
+    Maker,
+    /// Takes the spare connection first.
+    Taker,
+}
 
-impl<S> Layer<S> for Making {
-    type Service = Maker<S>;
+impl<S> Layer<S> for Sharing {
+    type Service = Connector<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Maker { spare: self.0.clone(), inner }
+        Connector { sharing: self.clone(), inner }
     }
 }
 
-impl<S> Layer<S> for Taking {
-    type Service = Taker<S>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        Taker { spare: self.0.clone(), inner }
-    }
-}
-
-/// Is a connector that puts its connections aside.
+/// Is a connector that was wrapped.
 #[derive(Clone, Debug)]
-pub(super) struct Maker<S> {
-    spare: Spare,
-    inner: S,
-}
-
-/// Is a connector that takes the spare connection first.
-#[derive(Clone, Debug)]
-pub(super) struct Taker<S> {
-    spare: Spare,
+pub(super) struct Connector<S> {
+    sharing: Sharing,
     inner: S,
 }
 
@@ -119,31 +111,7 @@ struct Aside;
 
 type Connecting<C> = Pin<Box<dyn Future<Output = Result<C, Error>> + Send>>;
 
-impl<S, T> Service<T> for Maker<S>
-where
-    S: Service<T, Error = Error>,
-    S::Response: Send + 'static,
-    S::Future: Send + 'static,
-{
-    type Response = S::Response;
-    type Error = Error;
-    type Future = Connecting<S::Response>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, to: T) -> Self::Future {
-        let (connecting, spare) = (self.inner.call(to), self.spare.clone());
-        Box::pin(async move {
-            let connection = connecting.await?;
-            *spare.shelf() = Some(Box::new(connection));
-            Err(Aside.into())
-        })
-    }
-}
-
-impl<S, T> Service<T> for Taker<S>
+impl<S, T> Service<T> for Connector<S>
 where
     S: Service<T, Error = Error> + Clone + Send + 'static,
     S::Response: Send + 'static,
@@ -161,13 +129,35 @@ where
     fn call(&mut self, to: T) -> Self::Future {
         // The one that was polled ready is the one that is called.
         let fresh = self.inner.clone();
-        let (mut inner, spare) = (std::mem::replace(&mut self.inner, fresh), self.spare.clone());
-        Box::pin(async move {
-            match spare.take().await {
-                Some(connection) => Ok(connection),
-                None => inner.call(to).await,
-            }
-        })
+        let inner = std::mem::replace(&mut self.inner, fresh);
+        let Sharing { spare, role } = self.sharing.clone();
+        match role {
+            Role::Maker => Box::pin(put_aside(spare, inner, to)),
+            Role::Taker => Box::pin(take_or_connect(spare, inner, to)),
+        }
+    }
+}
+
+/// Connects, and keeps the connection from the client.
+async fn put_aside<S, T>(spare: Spare, mut inner: S, to: T) -> Result<S::Response, Error>
+where
+    S: Service<T, Error = Error>,
+    S::Response: Send + 'static,
+{
+    let connection = inner.call(to).await?;
+    *spare.shelf() = Some(Box::new(connection));
+    Err(Aside.into())
+}
+
+/// Takes the spare connection, and connects where there is none.
+async fn take_or_connect<S, T>(spare: Spare, mut inner: S, to: T) -> Result<S::Response, Error>
+where
+    S: Service<T, Error = Error>,
+    S::Response: 'static,
+{
+    match spare.take().await {
+        Some(connection) => Ok(connection),
+        None => inner.call(to).await,
     }
 }
 
@@ -179,9 +169,9 @@ mod tests {
 
     /// Numbers its connections, each of which takes a second.
     #[derive(Clone, Default)]
-    struct Connector(Arc<AtomicU32>);
+    struct Wire(Arc<AtomicU32>);
 
-    impl Service<()> for Connector {
+    impl Service<()> for Wire {
         type Response = u32;
         type Error = Error;
         type Future = Connecting<u32>;
@@ -200,14 +190,13 @@ mod tests {
     }
 
     /// A spare connection, and how it is made and used.
-    fn spare() -> (Spare, Maker<Connector>, Taker<Connector>) {
-        let (spare, connector) = (Spare::default(), Connector::default());
-        let (maker, taker) =
-            (spare.making().layer(connector.clone()), spare.taking().layer(connector));
+    fn spare() -> (Spare, Connector<Wire>, Connector<Wire>) {
+        let (spare, wire) = (Spare::default(), Wire::default());
+        let (maker, taker) = (spare.making().layer(wire.clone()), spare.taking().layer(wire));
         (spare, maker, taker)
     }
 
-    fn prepare(spare: &Spare, mut maker: Maker<Connector>) -> tokio::task::JoinHandle<()> {
+    fn prepare(spare: &Spare, mut maker: Connector<Wire>) -> tokio::task::JoinHandle<()> {
         let spare = spare.clone();
         tokio::spawn(async move {
             let connect = async move {
