@@ -19,12 +19,12 @@ const DATA: u64 = 0;
 /// The kind of the one stream of the edge that has frames on it.
 const CONTROL: u64 = 0;
 
-/// Is a connection all of whose streams are guarded.
-pub(super) struct GuardedConnection(h3_quinn::Connection);
-
-/// Opens guarded streams.
+/// Is what opens or accepts streams, all of which are guarded.
 #[derive(Clone)]
-pub(super) struct GuardedOpener(h3_quinn::OpenStreams);
+pub(super) struct Guard<C>(C);
+
+pub(super) type GuardedConnection = Guard<h3_quinn::Connection>;
+pub(super) type GuardedOpener = Guard<h3_quinn::OpenStreams>;
 
 /// Is a stream whose frames are looked at as they come.
 pub(super) struct Guarded<S> {
@@ -66,13 +66,16 @@ impl Connection<Bytes> for GuardedConnection {
     }
 
     fn opener(&self) -> Self::OpenStreams {
-        GuardedOpener(Connection::<Bytes>::opener(&self.0))
+        Guard(Connection::<Bytes>::opener(&self.0))
     }
 }
 
-impl OpenStreams<Bytes> for GuardedConnection {
-    type BidiStream = Guarded<h3_quinn::BidiStream<Bytes>>;
-    type SendStream = h3_quinn::SendStream<Bytes>;
+impl<C: OpenStreams<Bytes>> OpenStreams<Bytes> for Guard<C>
+where
+    C::BidiStream: RecvStream<Buf = Bytes>,
+{
+    type BidiStream = Guarded<C::BidiStream>;
+    type SendStream = C::SendStream;
 
     fn poll_open_bidi(
         &mut self,
@@ -89,30 +92,7 @@ impl OpenStreams<Bytes> for GuardedConnection {
     }
 
     fn close(&mut self, code: Code, reason: &[u8]) {
-        OpenStreams::<Bytes>::close(&mut self.0, code, reason);
-    }
-}
-
-impl OpenStreams<Bytes> for GuardedOpener {
-    type BidiStream = Guarded<h3_quinn::BidiStream<Bytes>>;
-    type SendStream = h3_quinn::SendStream<Bytes>;
-
-    fn poll_open_bidi(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Self::BidiStream, StreamErrorIncoming>> {
-        self.0.poll_open_bidi(cx).map_ok(|stream| Guarded::new(stream, Begins::Frames))
-    }
-
-    fn poll_open_send(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Self::SendStream, StreamErrorIncoming>> {
-        self.0.poll_open_send(cx)
-    }
-
-    fn close(&mut self, code: Code, reason: &[u8]) {
-        OpenStreams::<Bytes>::close(&mut self.0, code, reason);
+        self.0.close(code, reason);
     }
 }
 
