@@ -149,6 +149,20 @@ pub(super) struct Promise {
     pub(super) range: Range<u64>,
 }
 
+impl Promise {
+    /// Makes that of a blob of `size` bytes that is here: the range, cut at its end, or all of it.
+    pub(super) fn of(range: Option<Range<u64>>, size: u64, task: Task) -> Result<Self, EdgeError> {
+        match range {
+            None => Ok(Self { size, range: 0..size }),
+            Some(range) if range.is_empty() || range.start >= size => {
+                let (start, end) = (range.start, range.end);
+                Err(EdgeError::Range { task, start, end, size: Some(size) })
+            }
+            Some(range) => Ok(Self { size, range: range.start..range.end.min(size) }),
+        }
+    }
+}
+
 /// Reads the head of an answer to a GET, of status 200 or 206, for `wanted` or the whole.
 ///
 /// A 200 is taken as the whole blob even where a range was wanted: a server may not know ranges. A

@@ -201,15 +201,8 @@ impl EdgeBackend for DirectoryEdge {
             let breach = Breach::TooLarge { size, size_max: self.blob_bytes_max };
             return Err(EdgeError::Protocol { task, breach });
         }
-        let range = match range {
-            None => 0..size,
-            Some(range) if range.is_empty() || range.start >= size => {
-                let (start, end) = (range.start, range.end);
-                return Err(EdgeError::Range { task, start, end, size: Some(size) });
-            }
-            Some(range) => range.start..range.end.min(size),
-        };
-        Ok(EdgeBody::file(Promise { size, range }, file, path, self.wait_max, task))
+        let promise = Promise::of(range, size, task)?;
+        Ok(EdgeBody::file(promise, file, path, self.wait_max, task))
     }
 
     async fn push(&self, mut push: Push<'_>) -> Result<Pushed, EdgeError> {

@@ -440,17 +440,10 @@ impl Backend {
 /// Makes the body of a read of a blob that is here whole.
 fn body_of(task: Task, bytes: Bytes, range: Option<Range<u64>>) -> Result<EdgeBody, EdgeError> {
     let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-    let range = match range {
-        None => 0..size,
-        Some(range) if range.is_empty() || range.start >= size => {
-            let (start, end) = (range.start, range.end);
-            return Err(EdgeError::Range { task, start, end, size: Some(size) });
-        }
-        Some(range) => range.start..range.end.min(size),
-    };
+    let promise = Promise::of(range, size, task)?;
     let place = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
-    let bytes = bytes.slice(place(range.start)..place(range.end));
-    Ok(EdgeBody::memory(Promise { size, range }, bytes, task))
+    let bytes = bytes.slice(place(promise.range.start)..place(promise.range.end));
+    Ok(EdgeBody::memory(promise, bytes, task))
 }
 
 /// Returns how long the group list's file of a blob of `size` bytes is, above one group.
