@@ -66,6 +66,23 @@ fn two_nodes_agree_on_whether_they_are_neighbours() {
 }
 
 #[test]
+fn each_node_has_places_for_others_of_those_who_came() {
+    const PLACES: u8 = 16;
+    let places_of = |me: u8| -> Vec<u8> {
+        let mut rig = Rig::of(peer(me), Config { neighbours_max: usize::from(PLACES), ..config() });
+        (1..=200).for_each(|n| rig.tell(Input::Connected { peer: peer(n) }));
+        (PLACES / 4 + 1..=200).filter(|n| is_neighbour(&rig, *n)).collect()
+    };
+    let (mine, other) = (places_of(201), places_of(202));
+    assert_eq!((mine.len(), other.len()), (12, 12));
+    let both = mine.iter().filter(|n| other.contains(n)).count();
+    assert!(
+        both < 6,
+        "of 12: a site whose nodes all want the same few is no mesh: {mine:?}, {other:?}"
+    );
+}
+
+#[test]
 fn neighbour_that_goes_for_another_is_forgotten_at_once() {
     let mut rig = full(4);
     let want = rig.get(hash(1));
