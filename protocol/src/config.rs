@@ -83,7 +83,7 @@ pub struct Config {
     /// requests; shorter ones divide evenly among more nodes. At least a group. Default 4 MiB.
     pub edge_range_bytes: u64,
     /// Ranges that one node asks the edge for at once, where no neighbour fetches the same blob and each comes so
-    /// quickly that its connection would be idle; else two. Each is a connection. Default 4.
+    /// quickly that its connection would be idle; else two. Where each is a connection of its own, two at most. Default 4.
     pub edge_ranges_max: usize,
     /// How long a node that is about to ask the edge listens at most for neighbours that do already; from
     /// half of it on, so that those who begin together do not ask together. Default 10 ms.

@@ -65,6 +65,12 @@ pub enum Input {
     /// The node has looked for its neighbours long enough: those it was told of were dialled, and
     /// discovery had its time.
     Settled,
+    /// Whether what is asked of the edge at once has a connection for each request, because the edge can do no better, as
+    /// over HTTP/1.1. Until it is told it is thought to share one.
+    EdgeApart {
+        /// Whether it has.
+        apart: bool,
+    },
     /// The control streams with a neighbour are open.
     Connected {
         /// The neighbour.

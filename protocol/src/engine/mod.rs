@@ -108,6 +108,7 @@ impl Engine {
             Input::Stored { fetch, hash } => self.handle_stored(fetch, hash),
             Input::Gone { hash } => self.handle_gone(hash),
             Input::Settled => self.resolver.settle(&mut self.peers, &mut self.shell),
+            Input::EdgeApart { apart } => self.resolver.edge_apart = apart,
             Input::Connected { peer } => self.handle_connected(peer),
             Input::Disconnected { peer } => self.handle_disconnected(peer),
             Input::Message { peer, message } => self.handle_message(peer, message),

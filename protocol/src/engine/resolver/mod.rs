@@ -62,6 +62,8 @@ pub(crate) struct Resolver {
     settled: bool,
     /// When the node began to look for them.
     born: Time,
+    /// Whether each request to the edge that is under way has a connection of its own.
+    pub(crate) edge_apart: bool,
     /// When a connection to the edge was last to be made ahead.
     prepared: Option<Time>,
 }

@@ -126,6 +126,8 @@ pub(crate) struct Running {
     pub(crate) small: Option<Small>,
     /// The groups that it is to bring; none for all that are missing.
     pub(crate) groups: Option<Range<u64>>,
+    /// Whether it was asked for more groups than these, and is to be stopped when they are there.
+    pub(crate) is_cut: bool,
     pub(crate) started: Time,
     pub(crate) timers: FetchTimers,
     row: usize,
@@ -322,6 +324,7 @@ impl Resolution {
             late: false,
             small: None,
             groups,
+            is_cut: false,
             started: now,
             timers: FetchTimers::default(),
             row,

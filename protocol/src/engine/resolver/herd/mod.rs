@@ -17,6 +17,7 @@
 mod claims;
 mod names;
 mod rumours;
+mod stream;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -26,6 +27,7 @@ use claims::Claim;
 pub(crate) use claims::Claimed;
 pub(crate) use rumours::Rumoured;
 use rumours::Rumours;
+use stream::Pace;
 
 use super::Resolver;
 use super::resolution::{EdgeState, Resolution};
@@ -98,6 +100,8 @@ pub(crate) struct Herd {
     dry: bool,
     /// What the edge takes for a range, lately.
     range_time: Option<Duration>,
+    /// How the one request of a lone node goes, where several would be several connections.
+    pace: Option<Pace>,
     /// The next look at claims.
     planned: Option<(Time, TimerKey)>,
 }
@@ -191,6 +195,9 @@ impl Resolver {
         let (asked, gives) = (running.asks_edge(), running.receipt.bytes_edge > 0);
         running.herd.joined |=
             asked && (alone || gives) || alone && !running.herd.claims.is_empty();
+        let streams = self.streams_from_edge(hash, shell);
+        let Some(running) = self.resolutions.get(&hash) else { return };
+        let Some(swarm) = &running.swarm else { return };
         // An edge that gives is not left for peers of whom nothing is known yet.
         let helps = || running.lan_slowness(shell.now).unwrap_or(gives);
         if !running.herd.joined || !(alone || helps()) {
@@ -199,24 +206,34 @@ impl Resolver {
         // Many flows that begin together over one link cost each other packets, and the last of them time. So there
         // are more than two only where a range is over before the next request is answered.
         let quick = running.herd.range_time.is_some_and(|time| time < QUICK_RANGE);
+        let lone_max =
+            shell.config.edge_ranges_max.min(if self.edge_apart { 2 } else { usize::MAX });
         let at_once = match swarm.getters.len() {
-            0 if quick => shell.config.edge_ranges_max,
-            0 => shell.config.edge_ranges_max.min(2),
+            0 if streams => 1,
+            0 if quick => lone_max,
+            0 => lone_max.min(2),
             1..=FEW => shell.config.edge_ranges_max.min(2),
             _ => 1,
         };
         // Ranges that end together, and short ones, would leave its link idle until the next is answered.
-        let more = if swarm.getters.is_empty() { shell.config.edge_ranges_max } else { at_once };
+        let more = if swarm.getters.is_empty() && !streams { lone_max } else { at_once };
         let range_bytes = shell.config.edge_range_bytes;
         let has_room = |this: &Self| {
             let (ranges, rest) = this.resolutions.get(&hash).map_or((0, 0), |of| of.rest_of_edge());
             ranges < at_once || ranges < more && rest < range_bytes
         };
-        while has_room(self) && self.fetch_edge_range(hash, peers, shell) {}
+        let range = if streams { u64::MAX } else { range_groups(shell) };
+        while has_room(self) && self.fetch_edge_range(hash, range, peers, shell) {}
     }
 
-    /// Asks the edge for one range more, and returns whether there was one.
-    fn fetch_edge_range(&mut self, hash: Hash, peers: &Peers, shell: &mut Shell) -> bool {
+    /// Asks the edge for one range more of at most so many groups, and returns whether there was one.
+    fn fetch_edge_range(
+        &mut self,
+        hash: Hash,
+        groups_max: u64,
+        peers: &Peers,
+        shell: &mut Shell,
+    ) -> bool {
         let Some(running) = self.resolutions.get_mut(&hash) else { return false };
         if running.fetches.len() >= shell.config.fetches_per_hash_max {
             return false;
@@ -240,10 +257,9 @@ impl Resolver {
             }
         }
         let Some(swarm) = &running.swarm else { return false };
-        let range = range_groups(shell);
         // What nobody brings goes before what a crowd is said to bring that brings nothing.
-        let free = swarm.pieces.pick_unclaimed(range, &beside);
-        let free = free.or_else(|| swarm.pieces.pick_unclaimed(range, &claimed));
+        let free = swarm.pieces.pick_unclaimed(groups_max, &beside);
+        let free = free.or_else(|| swarm.pieces.pick_unclaimed(groups_max, &claimed));
         let before_us = free.as_ref().map_or(0, |(_, before_us)| *before_us);
         let since = *running.herd.leaves_since.get_or_insert(shell.now);
         let until = since + running.herd.patience_with(before_us);
@@ -329,7 +345,7 @@ impl Resolver {
     ) {
         let Some(running) = self.resolutions.get_mut(&hash) else { return };
         running.herd.dry = false;
-        if bytes > GROUP_LEN {
+        if bytes > GROUP_LEN && running.herd.pace.take().is_none() {
             running.herd.took(took);
         }
         if running.holds(&groups) {

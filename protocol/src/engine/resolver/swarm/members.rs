@@ -462,7 +462,7 @@ impl Swarm {
     }
 
     /// Has all members be looked at again.
-    pub(super) fn moisten(&mut self) {
+    pub(crate) fn moisten(&mut self) {
         self.any_wet = true;
         self.members.values_mut().for_each(|member| member.dry = false);
     }

@@ -231,17 +231,20 @@ impl Resolver {
             .iter()
             .filter(|(id, fetch)| {
                 let overlaps = |own: &Range<u64>| own.start < groups.end && groups.start < own.end;
-                // The one that brought the last group is about to say so itself.
-                let own = fetch.groups.as_ref().filter(|own| **id != by && overlaps(own));
+                // The one that brought the last group is about to say so itself, unless it would go on.
+                let says_so = **id == by && !fetch.is_cut;
+                let own = fetch.groups.as_ref().filter(|own| !says_so && overlaps(own));
                 own.is_some_and(|own| swarm.pieces.holds(own))
             })
             .map(|(id, fetch)| (*id, fetch.source))
             .collect();
-        let mut freed = Vec::new();
+        let (mut freed, mut is_cut) = (Vec::new(), false);
         for (fetch, source) in needless {
             self.range_over(hash, fetch, shell);
             if let Some(running) = self.resolutions.get_mut(&hash) {
-                stop_fetch(running, fetch, "another was faster", &mut self.fetches, shell);
+                let why = if fetch == by { "goes on in ranges" } else { "another was faster" };
+                is_cut |= fetch == by;
+                stop_fetch(running, fetch, why, &mut self.fetches, shell);
             }
             if let Source::Peer(peer) = source {
                 freed.push(peer);
@@ -254,7 +257,7 @@ impl Resolver {
         let of_range = self.resolutions.get(&hash).and_then(|running| running.range_of(by));
         let swarm = self.resolutions.get(&hash).and_then(|running| running.swarm.as_ref());
         let over = of_range.zip(swarm).is_some_and(|(range, swarm)| swarm.pieces.holds(range));
-        let changed = first || (whole && !over) || !freed.is_empty();
+        let changed = first || (whole && !over) || is_cut || !freed.is_empty();
         (freed, changed)
     }
 
