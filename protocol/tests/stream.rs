@@ -207,3 +207,19 @@ fn stream_that_breaks_is_taken_up_where_it_was() {
     });
     assert_eq!(asked.expect("asked again").1, broke..GROUPS);
 }
+
+#[test]
+fn stream_that_was_cut_and_brings_the_last_groups_of_all_tells_that_the_blob_is_whole() {
+    let (mut rig, stream, groups) = streaming();
+    give(&mut rig, stream, groups.start..groups.start + BLOCK, QUICK);
+    rig.say(peer(1), fetches_too());
+    let others = groups.start + RANGE..GROUPS;
+    rig.pass(Duration::from_secs(1));
+    let ranges = take_edge(&mut rig);
+    let (other, _) = ranges.first().cloned().expect("the rest is asked for beside it");
+    give(&mut rig, other, others, QUICK);
+    give(&mut rig, stream, groups.start + BLOCK..groups.start + RANGE, QUICK);
+    assert!(!rig.take_stop(stream), "who else would say so?");
+    rig.end(stream, FetchOutcome::Complete { size: SIZE });
+    assert_eq!(rig.engine.resolutions(), 0);
+}

@@ -231,8 +231,9 @@ impl Resolver {
             .iter()
             .filter(|(id, fetch)| {
                 let overlaps = |own: &Range<u64>| own.start < groups.end && groups.start < own.end;
-                // The one that brought the last group is about to say so itself, unless it would go on.
-                let says_so = **id == by && !fetch.is_cut;
+                // The one that brought the last group is about to say so itself. One that was cut would go on, and is
+                // stopped, but not where all has come: nobody else would tell that the blob is whole.
+                let says_so = **id == by && (!fetch.is_cut || swarm.pieces.whole().is_full());
                 let own = fetch.groups.as_ref().filter(|own| !says_so && overlaps(own));
                 own.is_some_and(|own| swarm.pieces.holds(own))
             })
