@@ -110,6 +110,7 @@ pub(crate) fn start(parts: Parts) -> (DriverHandle, JoinHandle<()>) {
         requests: Requests::start(parts.swarm.clone(), &mut tasks),
         swarm: parts.swarm,
         edge: parts.edge,
+        edge_apart: false,
         lanes: OpenLanes(parts.lanes),
         maps: Arc::new(Maps::new(parts.store.dir())),
         contacts: Contacts::new(&parts.peers, inboxes.candidates.is_some(), clock.start),
@@ -167,6 +168,8 @@ struct Driver {
     requests: Requests,
     small: Smalls,
     edge: Option<Arc<Edge>>,
+    /// What the engine was told of the edge's connections.
+    edge_apart: bool,
     lanes: OpenLanes,
     maps: Arc<Maps>,
     contacts: Contacts,
@@ -284,6 +287,7 @@ impl Driver {
             Event::Input(input) => {
                 if let Input::Progress { fetch, bytes, size, .. } = input {
                     self.count_progress(fetch, bytes, size);
+                    self.tell_of_edge();
                 }
                 self.tell(input);
             }
@@ -294,6 +298,7 @@ impl Driver {
             Event::SmallEnded(ends) => self.small_ended(ends),
             Event::Arrived { fetch, bytes, size } => {
                 self.count_arrived(fetch, bytes, size);
+                self.tell_of_edge();
                 self.tell(Input::Progress { fetch, bytes: 0, groups: 0..0, size });
             }
             Event::FetchEnded { fetch, outcome, failure } => {
@@ -334,6 +339,14 @@ impl Driver {
                 reply.send(DeltaHolders { peers, neighbours, swarm }).ok();
             }
             Event::Stop(_) => {}
+        }
+    }
+
+    /// Has the engine know what the edge showed of its connections, before it decides what is asked next.
+    fn tell_of_edge(&mut self) {
+        let apart = self.edge.as_ref().is_some_and(|edge| edge.is_apart());
+        if std::mem::replace(&mut self.edge_apart, apart) != apart {
+            self.tell(Input::EdgeApart { apart });
         }
     }
 

@@ -14,7 +14,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -70,6 +70,8 @@ pub(super) struct Http {
     maker: Arc<OnceLock<Option<Client>>>,
     /// When the edge last answered, so that there is a connection.
     answered: Arc<Mutex<Option<Instant>>>,
+    /// Whether the edge, or how it is asked, leaves nothing but HTTP/1.1.
+    is_old: Arc<AtomicBool>,
     base: Url,
     redirects: bool,
     options: EdgeOptions,
@@ -105,6 +107,7 @@ impl Http {
             spare,
             maker: Arc::default(),
             answered: Arc::default(),
+            is_old: Arc::new(AtomicBool::new(is_old(base, &options))),
             base: base.clone(),
             redirects,
             options,
@@ -152,6 +155,11 @@ impl Http {
         Self::new(&self.base, self.redirects, EdgeOptions { http, ..self.options.clone() })
     }
 
+    /// Returns whether what is asked at once has a connection for each request, and could not share one.
+    pub(super) fn is_apart(&self) -> bool {
+        self.is_old.load(Ordering::Relaxed)
+    }
+
     pub(super) fn options(&self) -> &EdgeOptions {
         &self.options
     }
@@ -169,6 +177,9 @@ impl Http {
         };
         let answer = timeout(limit, exchange).await;
         let answer = answer.unwrap_or(Err(Failure::Stalled { waited: limit, got: 0 }))?;
+        // Where the connection that was shared is slow, one for each answer is what is wanted.
+        let is_old = answer.version() <= Version::HTTP_11 && !self.spread.is_apart();
+        self.is_old.store(is_old, Ordering::Relaxed);
         let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
         *answered = Some(Instant::now());
         Ok(answer)

@@ -228,6 +228,16 @@ impl Edge {
         }
     }
 
+    /// Returns whether what is asked at once has a connection for each request because the edge can do no better, as far
+    /// as is known.
+    pub(crate) fn is_apart(&self) -> bool {
+        match &self.backend {
+            Backend::Directory(_) => false,
+            Backend::Public(edge) => edge.remote().http().is_apart(),
+            Backend::S3(edge) => edge.remote().http().is_apart(),
+        }
+    }
+
     /// Asks how long a blob is, in bytes; see [`EdgeBackend::size`]. Of one that lies in a pack the index tells.
     pub async fn size(&self, hash: &Hash) -> Result<u64, EdgeError> {
         let known = || self.indexed(hash).map(|entry| entry.size);

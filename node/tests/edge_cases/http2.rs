@@ -1,8 +1,10 @@
 //! What is new where an edge offers HTTP/2: one connection for what is read at once, and what that can end in.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use blobmesh_node::config::EdgeConfig;
+use blobmesh_node::Node;
+use blobmesh_node::config::{EdgeConfig, NodeConfig};
 use blobmesh_node::control::api::Trouble;
 use blobmesh_node::edge::{Edge, EdgeError, EdgeOptions, Reach};
 use futures::future::join_all;
@@ -15,7 +17,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use crate::edge_support::blobs::{Blob, collect};
+use crate::edge_support::blobs::{Blob, GROUP, collect};
 use crate::edge_support::place::{Place, quick};
 use crate::edge_support::tls::{acceptor, certificate_file};
 
@@ -53,6 +55,43 @@ async fn ranges_read_at_once_share_a_connection_where_the_edge_can_do_that() {
     assert_eq!(connections_of_four_ranges(&place).await, 4);
     let old = place.front().seen().iter().all(|parts| parts.version == Version::HTTP_11);
     assert!(old, "an edge that offers no more is spoken to in HTTP/1.1");
+}
+
+/// Has a node without neighbours get blobs of three ranges and a half; returns of how many it asked for all that the
+/// first request was not for at once.
+async fn asked_for_all_the_rest(place: &Place) -> usize {
+    let home = tempfile::tempdir().expect("a directory");
+    let config = NodeConfig {
+        listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
+        mdns: false,
+        adverts: false,
+        open: true,
+        ..NodeConfig::new(home.path().join("home"))
+    };
+    let edge = Some(Arc::new(place.edge.clone()));
+    let node = Node::start_with_edge(config, edge).await.expect("a node");
+    let mut streams = 0;
+    for len in 14_680_064..14_680_067 {
+        let blob = Blob::of_len(len);
+        blob.seed(&place.root).await;
+        assert_eq!(node.read(blob.hash(), 16 << 20).await.expect("got"), blob.bytes);
+        // The last group came beside the list.
+        let rest = format!("bytes=8388608-{}", (len - 1) / GROUP * GROUP - 1);
+        let seen = place.front().seen();
+        let asked = |uri: &str| uri.ends_with(&blob.hash().sharded_path());
+        let mut ranges = seen.iter().filter(|parts| asked(parts.uri.path()));
+        streams += usize::from(ranges.any(|parts| parts.headers["range"] == rest));
+    }
+    streams
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lone_node_asks_for_all_the_rest_at_once_where_ranges_would_be_connections() {
+    assert_eq!(asked_for_all_the_rest(&Place::public_h2().await).await, 0);
+    // Not where the connection is slow, as on a machine that is busy: of three, one is enough.
+    let old = Place::public_behind(&["http/1.1"]).await;
+    assert!(asked_for_all_the_rest(&old).await > 0, "the first answer tells");
+    assert!(asked_for_all_the_rest(&Place::public().await).await > 0);
 }
 
 #[tokio::test]
