@@ -60,11 +60,6 @@ const OWNER_PATIENCE_PART: u32 = 32;
 const OWNERS_MOST: u32 = 4;
 /// Peers that give less than half of what the edge would, and that for longer than this, are slow.
 const SLIP: Duration = Duration::from_millis(500);
-/// Of more nodes than one knows each begins to ask the edge within this time, at random: so those who come later have heard
-/// of what the first of them claim.
-const TURN: Duration = Duration::from_millis(250);
-/// How soon a node looks again whether a crowd that brought as much as it can has room.
-const CROWD_LOOK: Duration = Duration::from_millis(250);
 /// Bytes a second that the edge is thought to give before it gave any.
 const EDGE_RATE_UNKNOWN: u64 = 8 << 20;
 
@@ -243,10 +238,8 @@ impl Resolver {
         let mut beside = claimed.clone();
         if peers.is_crowded(&shell.config) {
             let crowd = running.crowd(shell);
-            let turn = *running.herd.turn.get_or_insert_with(|| shell.now + shell.jitter(TURN));
-            if turn > shell.now || crowd.is_busy(shell.now) {
+            if let Some(at) = running.waits_for_crowd(&crowd, shell) {
                 running.herd.dry = true;
-                let at = if turn > shell.now { turn } else { shell.now + CROWD_LOOK };
                 self.plan_herd(hash, at, shell);
                 return false;
             }

@@ -46,6 +46,12 @@ const CROWD_PATIENCE: Duration = Duration::from_secs(3);
 /// come together.
 const RUMOUR_PATIENCE: Duration = Duration::from_secs(20);
 
+/// Of more nodes than one knows each begins to ask the edge within this time, at random: so those who come later have heard
+/// of what the first of them claim.
+const TURN: Duration = Duration::from_millis(250);
+/// How soon a node looks again whether a crowd that brought as much as it can has room.
+const CROWD_LOOK: Duration = Duration::from_millis(250);
+
 /// Is what a neighbour heard that somebody brings.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rumoured {
@@ -85,7 +91,7 @@ pub(super) struct Crowd {
 
 impl Crowd {
     /// Returns whether it brings as much as it can.
-    pub(super) fn is_busy(&self, now: Time) -> bool {
+    fn is_busy(&self, now: Time) -> bool {
         self.brings.len() >= CROWD_RANGES_MAX && self.is_believed(now)
     }
 
@@ -164,6 +170,15 @@ impl Resolution {
         }
         let brings = self.herd.rumours.heard.values().map(|rumour| rumour.groups.clone()).collect();
         Crowd { brings, believed_until }
+    }
+
+    /// Returns when to look again whether it is our turn to ask the edge; none if it is.
+    pub(super) fn waits_for_crowd(&mut self, crowd: &Crowd, shell: &mut Shell) -> Option<Time> {
+        let turn = *self.herd.turn.get_or_insert_with(|| shell.now + shell.jitter(TURN));
+        if turn > shell.now {
+            return Some(turn);
+        }
+        crowd.is_busy(shell.now).then(|| shell.now + CROWD_LOOK)
     }
 }
 
