@@ -37,7 +37,7 @@ const STAGED_BYTES_MAX: u64 = 256 << 20;
 /// On how many threads names are given at most.
 const NAMING_THREADS_MAX: usize = 4;
 /// Up to how many blobs are synced one by one. To sync the whole file system takes less for more of them, but waits for
-/// whatever others have written to it: 200 MB of theirs make it 0.1 s, where a hundred blobs take 0.03 s.
+/// whatever others have written to it.
 const SYNCED_SINGLY_MAX: usize = 256;
 /// How many syncs go on at once.
 const SYNCING_THREADS: usize = 8;

@@ -25,7 +25,7 @@ use super::sys::read_cached;
 use super::{Added, Inner, Store};
 
 /// Which blobs of those that come together lie in the index all the same: they would be mostly padding in a pack. Longer
-/// ones cost the index twice their length on disk, and more of the memory than it is given: 100,000 of up to 4 KiB, 0.2 GiB.
+/// ones cost the index up to twice their length on disk, and many of them more of the memory than it is given.
 const IN_INDEX_MAX: usize = 1 << 10;
 
 /// Says what came of reading a small blob.

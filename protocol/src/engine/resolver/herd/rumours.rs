@@ -2,13 +2,13 @@
 //!
 //! A site may have more nodes than one has places for neighbours, and claims are told to neighbours alone. So who hears a claim
 //! there tells a few others who want the blob, once, and they do the same (rumour mongering that stops at the first hearing;
-//! Demers et al., *Epidemic Algorithms for Replicated Database Maintenance*, PODC 1987). With [`FANOUT`] others each, 98 of
-//! 100 nodes hear of it (the root of z = 1 - e^(-4z)) within a few words' time, however many they are.
+//! Demers et al., *Epidemic Algorithms for Replicated Database Maintenance*, PODC 1987). With [`FANOUT`] others each, 997 of
+//! 1,000 nodes hear of it (the root of z = 1 - e^(-6z)) within a few words' time, however many they are.
 //!
 //! Anybody may make a rumour up. So rumours keep a node from the edge only as long as the crowd brings it something: after
 //! [`CROWD_PATIENCE`] without anything it asks for a range all the same, and if nothing comes then either, those of
-//! [`RUMOUR_PATIENCE`] are forgotten, and who told them is not believed again in this get. A node that has room for more
-//! neighbours has all others as neighbours; it tells and believes none.
+//! [`RUMOUR_PATIENCE`] are forgotten, and who told them is not believed again in this get. A node that has many
+//! places free knows all others; it tells and believes none.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -29,7 +29,7 @@ use crate::wire::message::Message;
 const FANOUT: usize = 6;
 /// How many a neighbour hears that is about to ask the edge: of all its neighbours together it hears of nearly all.
 const SEEKER_RUMOURS: usize = 4;
-/// The most that are remembered of one blob; further ones are passed over. Each is 64 bytes.
+/// The most that are remembered of one blob; further ones are passed over. Each is 104 bytes.
 const RUMOURS_MAX: usize = 512;
 /// The most neighbours that are remembered as those who told of what did not come.
 const DISTRUSTED_MAX: usize = 256;
