@@ -71,26 +71,9 @@ fn beside_a_holder() -> (Rig, PeerId) {
     (rig, holder)
 }
 
-fn take_edge(rig: &mut Rig) -> Vec<(FetchId, Option<Range<u64>>)> {
-    take_asked(rig, Source::Edge)
-}
-
-/// Takes what a source was asked for.
-fn take_asked(rig: &mut Rig, of: Source) -> Vec<(FetchId, Option<Range<u64>>)> {
-    let mut asked = Vec::new();
-    rig.outputs.retain(|output| match output {
-        Output::Fetch { fetch, source, groups, .. } if *source == of => {
-            asked.push((*fetch, groups.clone()));
-            false
-        }
-        _ => true,
-    });
-    asked
-}
-
 /// Takes the one range that the edge was asked for.
 fn take_range(rig: &mut Rig) -> (FetchId, Range<u64>) {
-    let asked = take_edge(rig);
+    let asked = rig.take_fetches(Source::Edge);
     let [(fetch, Some(groups))] = &asked[..] else { panic!("one range: {asked:?}") };
     (*fetch, groups.clone())
 }
@@ -127,7 +110,7 @@ fn edge_is_asked_after_neighbours_were_told_and_listened_to() {
     assert_eq!(rig.take_messages(peer(1)).last(), Some(&seeks()));
     assert_eq!(rig.take_messages(peer(2)).last(), Some(&seeks()));
     rig.pass(PAUSE / 2 - MS);
-    assert!(take_edge(&mut rig).is_empty(), "not before half of the pause");
+    assert!(rig.take_fetches(Source::Edge).is_empty(), "not before half of the pause");
     rig.pass(PAUSE / 2 + MS);
     let (fetch, range) = take_range(&mut rig);
     assert_eq!(range, 0..FIRST);
@@ -151,9 +134,12 @@ fn what_a_neighbour_claims_is_left_to_it_as_long_as_it_says_so() {
         rig.pass(Config::default().claim_ttl / 4);
         rig.say(peer(1), claims(&[EVERYTHING]));
     }
-    assert!(take_edge(&mut rig).is_empty(), "ten seconds, and it goes on");
+    assert!(rig.take_fetches(Source::Edge).is_empty(), "ten seconds, and it goes on");
     rig.pass(Duration::from_secs(9));
-    assert!(take_edge(&mut rig).is_empty(), "it held for ten seconds, and so for ten more");
+    assert!(
+        rig.take_fetches(Source::Edge).is_empty(),
+        "it held for ten seconds, and so for ten more"
+    );
     rig.pass(Duration::from_secs(1));
     assert_eq!(take_range(&mut rig).1, 0..FIRST, "it says nothing any more");
 }
@@ -168,9 +154,9 @@ fn claim_that_brought_something_for_long_is_waited_for_as_long_again() {
         rig.pass(Duration::from_secs(1));
     }
     rig.pass(Duration::from_millis(6_900));
-    assert!(take_edge(&mut rig).is_empty(), "it brought groups for eight seconds");
+    assert!(rig.take_fetches(Source::Edge).is_empty(), "it brought groups for eight seconds");
     rig.pass(Duration::from_millis(200));
-    assert!(!take_edge(&mut rig).is_empty());
+    assert!(!rig.take_fetches(Source::Edge).is_empty());
 }
 
 #[test]
@@ -196,7 +182,7 @@ fn claim_is_told_again_the_more_rarely_the_longer_it_holds() {
 fn claim_that_brings_nothing_ends_though_it_is_told_again() {
     let (mut rig, _) = cold(2);
     for _ in 0..6 {
-        assert!(take_edge(&mut rig).is_empty());
+        assert!(rig.take_fetches(Source::Edge).is_empty());
         rig.say(peer(1), claims(&[(0, RANGE)]));
         rig.pass(Config::default().claim_patience / 6);
     }
@@ -209,9 +195,9 @@ fn claim_ends_with_its_owner_or_when_it_is_taken_back() {
         let (mut rig, _) = cold(2);
         rig.say(peer(1), claims(&[(0, RANGE)]));
         rig.pass(PAUSE);
-        assert!(take_edge(&mut rig).is_empty());
+        assert!(rig.take_fetches(Source::Edge).is_empty());
         rig.tell(ends);
-        assert_eq!(take_edge(&mut rig).len(), 1);
+        assert_eq!(rig.take_fetches(Source::Edge).len(), 1);
     }
 }
 
@@ -271,9 +257,9 @@ fn claim_that_was_overheard_before_the_blob_was_wanted_is_waited_for() {
     rig.pass(10 * MS);
     rig.get(hash(1));
     rig.pass(Config::default().claim_ttl / 2);
-    assert_eq!(take_edge(&mut rig), []);
+    assert_eq!(rig.take_fetches(Source::Edge), []);
     rig.pass(Config::default().claim_ttl);
-    assert_eq!(take_edge(&mut rig).len(), 1, "its owner fell silent");
+    assert_eq!(rig.take_fetches(Source::Edge).len(), 1, "its owner fell silent");
 }
 
 #[test]
@@ -291,7 +277,7 @@ fn claim_that_was_taken_back_or_is_old_or_of_one_who_left_is_not_waited_for() {
         end(&mut rig);
         rig.get(hash(1));
         rig.pass(PAUSE);
-        assert_eq!(take_edge(&mut rig).len(), 1, "case {case}");
+        assert_eq!(rig.take_fetches(Source::Edge).len(), 1, "case {case}");
     }
 }
 
@@ -323,7 +309,7 @@ fn of_two_whom_the_edge_gave_something_one_keeps_the_range() {
         rig.tell(Input::Progress { fetch, bytes: GROUP_LEN, groups: range.start..1, size: SIZE });
         rig.end(fetch, FetchOutcome::Failed { detail: "cut".to_owned() });
         rig.pass(5_000 * MS);
-        let (fetch, _) = take_edge(&mut rig).pop().expect("asked again");
+        let (fetch, _) = rig.take_fetches(Source::Edge).pop().expect("asked again");
         let runs = vec![(0, GROUPS)];
         rig.say(other, Message::Claims { hash: hash(1), seeks: false, done: 1, runs });
         !rig.take_stop(fetch)
@@ -337,9 +323,9 @@ fn partners_that_are_silent_for_a_moment_cost_the_edge_nothing() {
     let mut rig = holding(GROUPS - 16, 2);
     rig.say(peer(1), groups(&[(0, GROUPS)]));
     rig.pass(400 * MS);
-    assert_eq!(take_edge(&mut rig), []);
+    assert_eq!(rig.take_fetches(Source::Edge), []);
     rig.pass(400 * MS);
-    assert_eq!(take_edge(&mut rig).len(), 1, "longer than a moment");
+    assert_eq!(rig.take_fetches(Source::Edge).len(), 1, "longer than a moment");
 }
 
 #[test]
@@ -348,9 +334,9 @@ fn what_a_neighbour_claims_is_left_to_it_though_partners_are_slow() {
     rig.say(peer(1), groups(&[(0, GROUPS)]));
     rig.say(peer(2), claims(&[(GROUPS - 16, 16)]));
     rig.pass(1_400 * MS);
-    assert_eq!(take_edge(&mut rig), []);
+    assert_eq!(rig.take_fetches(Source::Edge), []);
     rig.pass(Config::default().claim_ttl);
-    assert_eq!(take_edge(&mut rig).len(), 1, "its lease is over");
+    assert_eq!(rig.take_fetches(Source::Edge).len(), 1, "its lease is over");
 }
 
 #[test]
@@ -378,7 +364,7 @@ fn lone_node_asks_for_more_ranges_at_once_where_they_are_quick_and_for_each_grou
         rig.pass(took);
         give(&mut rig, first, 16..range.end);
         rig.end(first, FetchOutcome::Part);
-        let more = take_edge(&mut rig);
+        let more = rig.take_fetches(Source::Edge);
         assert_eq!(more.len() + 1, at_once, "{more:?}");
         let mut groups: Vec<u64> = range.chain(second).collect();
         groups.extend(more.iter().flat_map(|(_, groups)| groups.clone().expect("a range")));
@@ -397,7 +383,7 @@ fn lone_node_asks_for_the_next_range_before_the_last_two_end_together() {
     // Nothing is known of the edge's speed, and a range less than both of them is still to come.
     give(&mut rig, first, 1..range.end - RANGE / 2);
     give(&mut rig, second, next.start..next.start + RANGE / 2);
-    assert!(take_edge(&mut rig).is_empty(), "a whole range");
+    assert!(rig.take_fetches(Source::Edge).is_empty(), "a whole range");
     give(&mut rig, second, next.start + RANGE / 2..next.start + RANGE / 2 + 1);
     assert_eq!(take_range(&mut rig).1, next.end..next.end + RANGE);
 }
@@ -439,13 +425,13 @@ fn connection_to_the_edge_is_made_when_all_holders_pause_and_before_it_is_asked(
         rig.pass(10 * MS);
     }
     assert_eq!(take_prepared(&mut rig), 0);
-    while take_edge(&mut rig).is_empty() && take_prepared(&mut rig) == 0 {
+    while rig.take_fetches(Source::Edge).is_empty() && take_prepared(&mut rig) == 0 {
         rig.pass(MS);
     }
     rig.pass(10 * MS);
-    assert!(take_edge(&mut rig).is_empty(), "it is asked later");
+    assert!(rig.take_fetches(Source::Edge).is_empty(), "it is asked later");
     rig.pass(100 * MS);
-    assert!(!take_edge(&mut rig).is_empty());
+    assert!(!rig.take_fetches(Source::Edge).is_empty());
     assert_eq!(take_prepared(&mut rig), 0, "once is enough");
 }
 
@@ -507,7 +493,7 @@ fn edge_without_a_list_is_claimed_whole() {
     rig.tell(Input::Unlisted { fetch });
     assert_eq!(take_claims(&mut rig, peer(1)), [[EVERYTHING]]);
     rig.tell(Input::Progress { fetch, bytes: SIZE, groups: 0..GROUPS, size: SIZE });
-    assert!(take_edge(&mut rig).is_empty());
+    assert!(rig.take_fetches(Source::Edge).is_empty());
     rig.end(fetch, FetchOutcome::Complete { size: SIZE });
     assert_eq!(rig.take_end(want).expect("ended").0, Ok(()));
 }
@@ -519,7 +505,7 @@ fn words_that_break_the_rules_or_are_of_nothing_wanted_change_nothing() {
         let (mut rig, _) = cold(1);
         rig.say(peer(1), claims(runs));
         rig.pass(PAUSE);
-        assert_eq!(take_edge(&mut rig).len(), 1, "{runs:?}");
+        assert_eq!(rig.take_fetches(Source::Edge).len(), 1, "{runs:?}");
     }
     let mut rig = Rig::listening(config());
     rig.neighbour(1, &[]);
@@ -551,7 +537,7 @@ fn lan_that_gives_bytes_late_lets_the_edge_go() {
     rig.tell(Input::Progress { fetch: lan, bytes: GROUP_LEN, groups: 0..1, size: SIZE });
     assert!(rig.take_stop(edge));
     rig.pass(PAUSE);
-    assert!(take_edge(&mut rig).is_empty(), "the holder is quick now");
+    assert!(rig.take_fetches(Source::Edge).is_empty(), "the holder is quick now");
 }
 
 #[test]
@@ -589,7 +575,7 @@ fn edge_helps_holders_that_are_much_slower_than_it_would_be() {
         rig.pass(80 * MS);
         give(&mut rig, lan, group..group + 1);
     }
-    let asked = take_edge(&mut rig);
+    let asked = rig.take_fetches(Source::Edge);
     let behind = |groups: &Option<Range<u64>>| groups.as_ref().is_some_and(|run| run.start >= 3);
     assert!(!asked.is_empty() && asked.iter().all(|(_, groups)| behind(groups)), "{asked:?}");
 }
@@ -597,16 +583,16 @@ fn edge_helps_holders_that_are_much_slower_than_it_would_be() {
 #[test]
 fn edge_that_helps_slow_holders_is_not_let_go_by_what_they_give() {
     let (mut rig, slow) = beside_a_holder();
-    let mut lan = take_asked(&mut rig, Source::Peer(slow));
+    let mut lan = rig.take_fetches(Source::Peer(slow));
     for group in 0..8 {
         rig.pass(80 * MS);
         // From the middle on it is asked for ranges, as the edge brings others.
-        lan.extend(take_asked(&mut rig, Source::Peer(slow)));
+        lan.extend(rig.take_fetches(Source::Peer(slow)));
         let (fetch, groups) = lan.last().cloned().expect("asked");
         let at = groups.map_or(group, |groups| groups.start + group);
         give(&mut rig, fetch, at..at + 1);
     }
-    let asked = take_edge(&mut rig);
+    let asked = rig.take_fetches(Source::Edge);
     assert!(!asked.is_empty() && lan.len() > 1, "{asked:?}, {lan:?}");
     // It gave nothing yet, either.
     assert!(asked.into_iter().all(|(edge, _)| !rig.take_stop(edge)));
@@ -632,7 +618,7 @@ fn at_the_end_the_edge_brings_all_that_slow_holders_still_do() {
     // It gives nothing more, and the edge a range in 50 ms.
     let (mut brought, mut requests) = (GroupSet::new(GROUPS), 0);
     for _ in 0..100 {
-        for (edge, groups) in take_edge(&mut rig) {
+        for (edge, groups) in rig.take_fetches(Source::Edge) {
             rig.pass(50 * MS);
             requests += 1;
             let groups = groups.expect("a range");
@@ -660,14 +646,14 @@ fn edge_stays_out_where_holders_are_quick_enough() {
         rig.pass(10 * MS);
         give(&mut rig, lan, group..group + 1);
     }
-    assert!(take_edge(&mut rig).is_empty());
+    assert!(rig.take_fetches(Source::Edge).is_empty());
 }
 
 #[test]
 fn claim_told_in_other_words_lasts_no_longer() {
     let (mut rig, _) = cold(2);
     for n in 0..6 {
-        assert!(take_edge(&mut rig).is_empty());
+        assert!(rig.take_fetches(Source::Edge).is_empty());
         rig.say(peer(1), claims(&[(0, RANGE + n)]));
         rig.pass(Config::default().claim_patience / 6);
     }

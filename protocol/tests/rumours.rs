@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use blobmesh_protocol::Config;
 use blobmesh_protocol::blob::{GROUP_LEN, GroupSet};
-use blobmesh_protocol::engine::{Input, LookResult, Output, Source};
-use blobmesh_protocol::id::{FetchId, PeerId};
+use blobmesh_protocol::engine::{Input, LookResult, Output};
+use blobmesh_protocol::id::PeerId;
 use blobmesh_protocol::wire::message::Message;
 use support::{MS, Rig, hash, peer};
 
@@ -83,19 +83,6 @@ fn take_rumours(rig: &mut Rig) -> Vec<(PeerId, PeerId, (u64, u64))> {
     told
 }
 
-/// Takes the ranges that the edge was asked for.
-fn take_edge(rig: &mut Rig) -> Vec<(FetchId, Range<u64>)> {
-    let mut asked = Vec::new();
-    rig.outputs.retain(|output| match output {
-        Output::Fetch { fetch, source: Source::Edge, groups: Some(groups), .. } => {
-            asked.push((*fetch, groups.clone()));
-            false
-        }
-        _ => true,
-    });
-    asked
-}
-
 /// Says that strangers bring all ranges but for those of `free`.
 fn all_claimed_but(rig: &mut Rig, by: u8, free: Range<u64>) {
     for (n, first) in (0..GROUPS).step_by(64).enumerate() {
@@ -141,7 +128,7 @@ fn node_with_room_for_more_neighbours_tells_and_believes_no_rumour() {
     all_claimed_but(&mut rig, 2, 0..0);
     assert_eq!(take_rumours(&mut rig), []);
     rig.pass(TURN);
-    assert!(!take_edge(&mut rig).is_empty(), "all there are would be neighbours");
+    assert!(!rig.take_ranges_of_edge().is_empty(), "all there are would be neighbours");
 }
 
 #[test]
@@ -162,7 +149,7 @@ fn what_somebody_far_away_brings_is_not_asked_for() {
     let spread: Vec<(u64, u64)> = vec![(1_280, GROUPS - 1_280)];
     rig.say(peer(2), groups(&spread));
     rig.pass(TURN * 2);
-    let asked = take_edge(&mut rig);
+    let asked = rig.take_ranges_of_edge();
     let [(_, range)] = &asked[..] else { panic!("one range: {asked:?}") };
     assert_eq!(*range, 640..704);
 }
@@ -175,7 +162,7 @@ fn nobody_joins_a_crowd_that_brings_as_much_as_it_can() {
             rig.say(peer(1), rumour(STRANGER, (n + 1) * RANGE, RANGE));
         }
         rig.pass(TURN * 2);
-        assert_eq!(!take_edge(&mut rig).is_empty(), asks, "{ranges} ranges");
+        assert_eq!(!rig.take_ranges_of_edge().is_empty(), asks, "{ranges} ranges");
     }
 }
 
@@ -184,9 +171,9 @@ fn crowd_that_brings_nothing_is_believed_for_a_while_and_who_told_of_it_not_agai
     let mut rig = among(PLACES);
     all_claimed_but(&mut rig, 1, 0..0);
     rig.pass(PATIENCE - TURN);
-    assert_eq!(take_edge(&mut rig), []);
+    assert_eq!(rig.take_ranges_of_edge(), []);
     rig.pass(TURN * 3);
-    let mut asked = take_edge(&mut rig);
+    let mut asked = rig.take_ranges_of_edge();
     assert_eq!(asked.len(), 1, "it is asked all the same");
     take_rumours(&mut rig);
     let first = (64..).step_by(64).find(|first| *first != asked[0].1.start).expect("another");
@@ -194,7 +181,7 @@ fn crowd_that_brings_nothing_is_believed_for_a_while_and_who_told_of_it_not_agai
     assert_eq!(take_rumours(&mut rig).len(), FANOUT, "it may still come");
     rig.pass(RUMOUR_PATIENCE);
     (1..=PLACES).for_each(|n| rig.say(peer(n), groups(&[])));
-    asked.extend(take_edge(&mut rig));
+    asked.extend(rig.take_ranges_of_edge());
     let is_free = |first: &u64| asked.iter().all(|(_, range)| !range.contains(first));
     let first = (64..).step_by(64).find(is_free).expect("one that is not asked for");
     rig.say(peer(1), rumour(OTHER, first, 64));
@@ -213,7 +200,7 @@ fn of_two_far_apart_who_claim_the_same_one_at_most_lets_go() {
         }
         rig.get(hash(1));
         rig.pass(MS * 10);
-        let asked = take_edge(&mut rig);
+        let asked = rig.take_ranges_of_edge();
         let [(fetch, _)] = asked[..] else { panic!("the first range: {asked:?}") };
         rig.say(peer(1), rumour(owner, 0, 128));
         rig.take_stop(fetch)

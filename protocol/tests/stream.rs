@@ -42,22 +42,9 @@ fn apart(neighbours: u8) -> Rig {
     rig
 }
 
-/// Takes what the edge was asked for.
-fn take_edge(rig: &mut Rig) -> Vec<(FetchId, Range<u64>)> {
-    let mut asked = Vec::new();
-    rig.outputs.retain(|output| match output {
-        Output::Fetch { fetch, source: Source::Edge, groups: Some(groups), .. } => {
-            asked.push((*fetch, groups.clone()));
-            false
-        }
-        _ => true,
-    });
-    asked
-}
-
 /// Takes the one range that the edge was asked for.
 fn take_range(rig: &mut Rig) -> (FetchId, Range<u64>) {
-    let asked = take_edge(rig);
+    let asked = rig.take_ranges_of_edge();
     let [(fetch, groups)] = &asked[..] else { panic!("one range: {asked:?}") };
     (*fetch, groups.clone())
 }
@@ -104,12 +91,15 @@ fn lone_node_asks_for_all_the_rest_at_once_and_for_nothing_beside_it() {
         let (first, range) = take_range(&mut rig);
         assert_eq!(range, 0..FIRST);
         give(&mut rig, first, range, QUICK);
-        assert!(take_edge(&mut rig).is_empty(), "another connection would take the link from it");
+        assert!(
+            rig.take_ranges_of_edge().is_empty(),
+            "another connection would take the link from it"
+        );
         rig.end(first, FetchOutcome::Part);
         let (stream, groups) = take_range(&mut rig);
         assert_eq!(groups, FIRST..GROUPS);
         give(&mut rig, stream, groups, QUICK);
-        assert!(take_edge(&mut rig).is_empty());
+        assert!(rig.take_ranges_of_edge().is_empty());
         rig.end(stream, FetchOutcome::Complete { size: SIZE });
         assert_eq!(rig.engine.resolutions(), 0);
     }
@@ -130,7 +120,7 @@ fn connection_that_is_slow_gets_another_beside_it_and_no_more() {
     let (first, range) = take_range(&mut rig);
     // A range in less than a second, and the next one in more.
     give(&mut rig, first, 0..RANGE, 240 * MS);
-    assert!(take_edge(&mut rig).is_empty());
+    assert!(rig.take_ranges_of_edge().is_empty());
     give(&mut rig, first, RANGE..FIRST - BLOCK, 400 * MS);
     let (_, second) = take_range(&mut rig);
     assert_eq!(second, FIRST..FIRST + RANGE);
@@ -144,7 +134,7 @@ fn stream_that_becomes_slow_is_cut_at_the_end_of_a_range() {
     let (mut rig, stream, groups) = streaming();
     let slow_from = groups.start + 4 * RANGE;
     give(&mut rig, stream, groups.start..slow_from, QUICK);
-    assert!(take_edge(&mut rig).is_empty());
+    assert!(rig.take_ranges_of_edge().is_empty());
     give(&mut rig, stream, slow_from..slow_from + BLOCK, Duration::from_secs(2));
     let (_, second) = take_range(&mut rig);
     assert_eq!(second, slow_from + RANGE..slow_from + 2 * RANGE);
@@ -168,7 +158,7 @@ fn stream_is_cut_when_a_neighbour_fetches_the_blob_too_and_the_rest_left_unclaim
     );
     give(&mut rig, stream, cut.start + BLOCK..cut.end, QUICK);
     assert!(rig.take_stop(stream));
-    let asked = take_edge(&mut rig);
+    let asked = rig.take_ranges_of_edge();
     assert!(asked.iter().all(|(_, range)| range.end - range.start <= RANGE), "{asked:?}");
 }
 
@@ -203,7 +193,7 @@ fn stream_that_breaks_is_taken_up_where_it_was() {
     rig.end(stream, FetchOutcome::Failed { detail: "cut".to_owned() });
     let asked = (0..100).find_map(|_| {
         rig.pass(10 * MS);
-        take_edge(&mut rig).pop()
+        rig.take_ranges_of_edge().pop()
     });
     assert_eq!(asked.expect("asked again").1, broke..GROUPS);
 }
@@ -215,7 +205,7 @@ fn stream_that_was_cut_and_brings_the_last_groups_of_all_tells_that_the_blob_is_
     rig.say(peer(1), fetches_too());
     let others = groups.start + RANGE..GROUPS;
     rig.pass(Duration::from_secs(1));
-    let ranges = take_edge(&mut rig);
+    let ranges = rig.take_ranges_of_edge();
     let (other, _) = ranges.first().cloned().expect("the rest is asked for beside it");
     give(&mut rig, other, others, QUICK);
     give(&mut rig, stream, groups.start + BLOCK..groups.start + RANGE, QUICK);

@@ -1,5 +1,6 @@
 //! One engine under test, driven by hand in virtual time.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use blobmesh_protocol::engine::receipt::Receipt;
@@ -169,6 +170,25 @@ impl Rig {
             Output::Fetch { fetch, source, .. } if *source == from => Some(*fetch),
             _ => None,
         })
+    }
+
+    /// Takes the fetches that a source was asked for, in order, and the groups of each; none where it is all of them.
+    pub fn take_fetches(&mut self, of: Source) -> Vec<(FetchId, Option<Range<u64>>)> {
+        let mut asked = Vec::new();
+        self.outputs.retain(|output| match output {
+            Output::Fetch { fetch, source, groups, .. } if *source == of => {
+                asked.push((*fetch, groups.clone()));
+                false
+            }
+            _ => true,
+        });
+        asked
+    }
+
+    /// Takes the ranges that the edge was asked for.
+    pub fn take_ranges_of_edge(&mut self) -> Vec<(FetchId, Range<u64>)> {
+        let asked = self.take_fetches(Source::Edge).into_iter();
+        asked.map(|(fetch, groups)| (fetch, groups.expect("a range"))).collect()
     }
 
     /// Takes a small request that is out to `to` about `of`, and whether its blob is kept.
