@@ -235,7 +235,8 @@ impl Resolver {
         }
         let (mut claimed, mut ends_at) = running.herd.live(true, shell);
         claimed.sort_unstable_by_key(|groups| groups.start);
-        let mut beside = claimed.clone();
+        // What a crowd is said to bring that brings nothing.
+        let mut doubtful = Vec::new();
         if peers.is_crowded(&shell.config) {
             let crowd = running.crowd(shell);
             if let Some(at) = running.waits_for_crowd(&crowd, shell) {
@@ -243,16 +244,19 @@ impl Resolver {
                 self.plan_herd(hash, at, shell);
                 return false;
             }
-            beside = united(&claimed, &crowd.brings);
             if crowd.is_believed(shell.now) {
                 ends_at = ends_at.min(crowd.believed_until);
-                claimed.clone_from(&beside);
+                claimed = united(&claimed, &crowd.brings);
+            } else {
+                doubtful = crowd.brings;
             }
         }
         let Some(swarm) = &running.swarm else { return false };
-        // What nobody brings goes before what a crowd is said to bring that brings nothing.
-        let free = swarm.pieces.pick_unclaimed(groups_max, &beside);
-        let free = free.or_else(|| swarm.pieces.pick_unclaimed(groups_max, &claimed));
+        let free = swarm.pieces.pick_unclaimed(groups_max, &united(&claimed, &doubtful));
+        let free = match free {
+            None if !doubtful.is_empty() => swarm.pieces.pick_unclaimed(groups_max, &claimed),
+            free => free,
+        };
         let before_us = free.as_ref().map_or(0, |(_, before_us)| *before_us);
         let since = *running.herd.leaves_since.get_or_insert(shell.now);
         let until = since + running.herd.patience_with(before_us);
