@@ -98,13 +98,11 @@ impl EdgeBody {
         }
     }
 
-    /// Returns whether the rest would better be asked for anew: this connection turned out to be slow, and what is
-    /// asked for now gets one of its own.
-    pub(crate) fn is_left_behind(&self) -> bool {
+    /// Decides whether the rest is to be asked for anew: this connection turned out to be slow, and what is asked for
+    /// now gets one of its own.
+    pub(crate) fn leaves(&self) -> bool {
         match &self.inner {
-            Inner::Remote { body, .. } => {
-                self.left > 0 && self.ahead.is_empty() && body.is_left_behind()
-            }
+            Inner::Remote { body, .. } => self.left > 0 && self.ahead.is_empty() && body.leaves(),
             Inner::File { .. } | Inner::Memory { .. } => false,
         }
     }

@@ -166,23 +166,49 @@ impl Http {
 
     /// Sends a request without a body and returns the head of whatever answer comes.
     pub(super) async fn send(&self, request: Request) -> Result<Response, Failure> {
-        let limit = self.options.connect_timeout + self.options.first_byte_timeout;
-        let exchange = async {
-            match &self.three {
-                _ if self.spread.is_apart() => self.send_apart(request).await,
-                // In a box, since it is large, and every get would have room for it.
-                Some(three) => Box::pin(self.send_by_http3(three, request)).await,
-                None => self.told(self.together.execute(request).await),
-            }
-        };
-        let answer = timeout(limit, exchange).await;
-        let answer = answer.unwrap_or(Err(Failure::Stalled { waited: limit, got: 0 }))?;
+        let answer = if self.spread.is_apart() {
+            self.in_time(self.send_apart(request)).await.flatten()
+        } else {
+            self.in_turn(self.send_together(request)).await
+        }?;
         // Where the connection that was shared is slow, one for each answer is what is wanted.
         let is_old = answer.version() <= Version::HTTP_11 && !self.spread.is_apart();
         self.is_old.store(is_old, Ordering::Relaxed);
         let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
         *answered = Some(Instant::now());
         Ok(answer)
+    }
+
+    /// Waits for the head of an answer.
+    async fn in_time<T>(&self, exchange: impl Future<Output = T>) -> Result<T, Failure> {
+        let limit = self.options.connect_timeout + self.options.first_byte_timeout;
+        timeout(limit, exchange).await.map_err(|_| Failure::Stalled { waited: limit, got: 0 })
+    }
+
+    /// Waits for the head of an answer as long as the connection that is shared brings others: it may have megabytes to
+    /// carry first, of which the edge has rid itself. Their rate is for those to judge who read them.
+    async fn in_turn(
+        &self,
+        exchange: impl Future<Output = Result<Response, Failure>>,
+    ) -> Result<Response, Failure> {
+        let mut exchange = std::pin::pin!(exchange);
+        loop {
+            let before = self.spread.shared_bytes();
+            match self.in_time(&mut exchange).await {
+                Ok(answer) => return answer,
+                Err(late) if self.spread.shared_bytes() == before => return Err(late),
+                Err(_) => debug!("the answer is waited for behind others"),
+            }
+        }
+    }
+
+    /// Sends a request over the connection that is shared, if the edge can do that.
+    async fn send_together(&self, request: Request) -> Result<Response, Failure> {
+        match &self.three {
+            // In a box, since it is large, and every get would have room for it.
+            Some(three) => Box::pin(self.send_by_http3(three, request)).await,
+            None => self.told(self.together.execute(request).await),
+        }
     }
 
     /// Sends a request over a connection of its own, if the edge can do that.
@@ -312,9 +338,10 @@ impl Body {
         Self { pace, got: 0, expected, reading: None }
     }
 
-    /// Returns whether the rest would better be asked for anew, over a connection of its own.
-    pub(super) fn is_left_behind(&self) -> bool {
-        self.reading.as_ref().is_some_and(Reading::is_left_behind)
+    /// Decides whether the rest is to be asked for anew, over a connection of its own.
+    pub(super) fn leaves(&self) -> bool {
+        let left = self.expected.saturating_sub(self.got);
+        self.reading.as_ref().is_some_and(|reading| reading.leaves(left))
     }
 
     /// Returns the next bytes, `None` at the end. Dropping the call loses no bytes.
@@ -587,6 +614,39 @@ mod tests {
         let failure = http.send(request(&http, "first")).await.expect_err("nobody listens");
         assert!(
             matches!(failure, Failure::Unreachable { reach: Reach::Connect, .. }),
+            "{failure:?}"
+        );
+    }
+
+    /// Waits for a head that takes 20 s, while an answer that is read gives a byte each second.
+    async fn beside(http: &Http, shared: bool) -> Result<Response, Failure> {
+        let mut reading = Spread::reading(&http.spread, shared);
+        let read = async {
+            loop {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                reading.moved(1, Duration::from_secs(1));
+            }
+        };
+        let exchange = async {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            Ok(Response::from(hyper::Response::new(Vec::new())))
+        };
+        tokio::select! {
+            answer = http.in_turn(exchange) => answer,
+            () = read => Err(Failure::Stalled { waited: Duration::ZERO, got: 0 }),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn head_is_waited_for_as_long_as_its_connection_brings_others() {
+        let options = EdgeOptions::default();
+        let limit = options.connect_timeout + options.first_byte_timeout;
+        let base = Url::parse("https://edge.example/").expect("a URL");
+        let http = Http::new(&base, false, options).expect("a client");
+        beside(&http, true).await.expect("it comes behind them");
+        let failure = beside(&http, false).await.expect_err("another connection says nothing");
+        assert!(
+            matches!(failure, Failure::Stalled { waited, .. } if waited == limit),
             "{failure:?}"
         );
     }

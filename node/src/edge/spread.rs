@@ -3,8 +3,13 @@
 //! Over HTTP/2 and 3 it shares one: a single flow, which does not compete with itself and is never idle between two ranges.
 //! Where packets get lost that flow is slow for what the link could carry, and several are several times as fast.
 //! Loss cannot be told from a slow link here but by trying. So where the one connection brings less than
-//! [`RATE_FAIR`] for a while, reads go over connections of their own; if these bring not much more together, the
-//! link is slow, and reads share a connection again. An edge whose HTTP/2 breaks is spoken to in HTTP/1.1, too.
+//! [`RATE_FAIR`] for a while, what is asked for from then on goes over connections of its own, beside what is read
+//! already; if that brings not much more together, the link is slow, and reads share a connection again. An edge
+//! whose HTTP/2 breaks is spoken to in HTTP/1.1, too.
+//!
+//! An answer that is let go has the link carry bytes for nothing: all that the edge has handed to its kernel by then,
+//! megabytes where the link is slow. So answers are read to their end where they began, but for one whose end is
+//! [`REST_MAX`] off: while several connections are tried one such answer leaves, and the others when it was right.
 //!
 //! Only what is read for [`WINDOW`] and longer is judged, and only while whoever reads waits for bytes.
 
@@ -23,6 +28,8 @@ const WINDOW: Duration = Duration::from_secs(2);
 const RATE_FAIR: u64 = 4 << 20;
 /// How many times as much several connections must bring to be kept, in percent.
 const GAIN_PERCENT_MIN: u64 = 130;
+/// An answer that takes no longer than this to its end is read where it began.
+const REST_MAX: Duration = Duration::from_secs(30);
 /// How long a decision holds. To try the other way costs a get a few round trips, and the edge a request a range.
 const KEEP: Duration = Duration::from_secs(600);
 
@@ -38,6 +45,8 @@ pub(super) struct Reading {
     spread: Arc<Spread>,
     /// Whether it came over a connection that others may share.
     shared: bool,
+    since: Instant,
+    bytes: u64,
 }
 
 impl Spread {
@@ -52,10 +61,17 @@ impl Spread {
         self.state().choice.is_apart(Instant::now())
     }
 
+    /// Returns how many bytes of bodies the connection that is shared has brought; it starts again from 0 where there
+    /// are more than can be counted.
+    pub(super) fn shared_bytes(&self) -> u64 {
+        self.state().shared_bytes
+    }
+
     /// Begins to count an answer.
     pub(super) fn reading(this: &Arc<Self>, shared: bool) -> Reading {
-        this.state().began(shared, Instant::now());
-        Reading { spread: Arc::clone(this), shared }
+        let since = Instant::now();
+        this.state().began(shared, since);
+        Reading { spread: Arc::clone(this), shared, since, bytes: 0 }
     }
 
     /// Takes in how an exchange broke: an edge that breaks the rules of HTTP/2, or says that we do, is spared it. That
@@ -85,13 +101,25 @@ impl Spread {
 
 impl Reading {
     /// Takes in that bytes came, and how long they were waited for.
-    pub(super) fn moved(&self, bytes: u64, waited: Duration) {
-        self.spread.state().moved(bytes, waited, Instant::now());
+    pub(super) fn moved(&mut self, bytes: u64, waited: Duration) {
+        self.bytes = self.bytes.saturating_add(bytes);
+        let mut state = self.spread.state();
+        if self.shared {
+            state.shared_bytes = state.shared_bytes.wrapping_add(bytes);
+        }
+        state.moved(bytes, waited, Instant::now());
     }
 
-    /// Returns whether the rest would come over a connection of its own if it were asked for now.
-    pub(super) fn is_left_behind(&self) -> bool {
-        self.shared && self.spread.is_apart()
+    /// Decides whether the `left` bytes to come are to be asked for anew, which gives them a connection of their own.
+    pub(super) fn leaves(&self, left: u64) -> bool {
+        let now = Instant::now();
+        self.shared && self.takes_long(left, now) && self.spread.state().leaves(now)
+    }
+
+    /// Returns whether so many bytes take longer than [`REST_MAX`] at the rate of those that came.
+    fn takes_long(&self, left: u64, now: Instant) -> bool {
+        let took = (now - self.since).as_millis();
+        u128::from(left) * took > u128::from(self.bytes) * REST_MAX.as_millis()
     }
 
     /// See [`Spread::broken_by`].
@@ -112,7 +140,9 @@ struct State {
     /// Answers that are read now over the shared connection, and over one of their own.
     sharing: usize,
     single: usize,
-    /// What came since the way that is judged is the only one.
+    /// What the connection that is shared has brought in all.
+    shared_bytes: u64,
+    /// What came since the way that is chosen can be judged.
     since: Instant,
     bytes: u64,
     waited: Duration,
@@ -125,6 +155,7 @@ impl Default for State {
             choice: Choice::default(),
             sharing: 0,
             single: 0,
+            shared_bytes: 0,
             since: Instant::now(),
             bytes,
             waited,
@@ -134,18 +165,18 @@ impl Default for State {
 
 impl State {
     fn began(&mut self, shared: bool, now: Instant) {
-        let before = self.is_pure(now);
+        let before = self.can_be_judged(now);
         *self.of(shared) += 1;
-        if before.is_none() || before != self.is_pure(now) {
+        if before != self.can_be_judged(now) {
             self.restart(now);
         }
     }
 
     fn ended(&mut self, shared: bool, now: Instant) {
-        let before = self.is_pure(now);
+        let before = self.can_be_judged(now);
         let count = self.of(shared);
         *count = count.saturating_sub(1);
-        if before != self.is_pure(now) {
+        if before != self.can_be_judged(now) {
             self.restart(now);
         }
     }
@@ -161,16 +192,29 @@ impl State {
         let rate = self.bytes.saturating_mul(1000) / millis.max(1);
         // A reader with other things to do says nothing of the edge.
         let is_edges = self.waited >= took / 2;
-        if is_edges && self.is_pure(now) == Some(true) {
+        if is_edges && self.can_be_judged(now) {
             self.choice.judge(rate, now);
         }
         self.restart(now);
     }
 
-    /// Returns whether all that is read comes the way that is chosen; none where nothing is read.
-    fn is_pure(&mut self, now: Instant) -> Option<bool> {
-        let others = if self.choice.is_apart(now) { self.sharing } else { self.single };
-        (self.sharing + self.single > 0).then_some(others == 0)
+    /// Returns whether what comes says how good the way is that was chosen: nothing but the connection that is shared,
+    /// or others, beside which it may have answers to end.
+    fn can_be_judged(&self, now: Instant) -> bool {
+        if self.choice.is_apart(now) {
+            self.single > 0
+        } else {
+            self.single == 0 && self.sharing > 0
+        }
+    }
+
+    /// Decides whether an answer whose end is far leaves the connection that is shared: one to try others, all once
+    /// these are better.
+    fn leaves(&mut self, now: Instant) -> bool {
+        let is_needed = !self.choice.is_trial() || !self.choice.has_left && self.single == 0;
+        let leaves = self.choice.is_apart(now) && is_needed;
+        self.choice.has_left |= leaves;
+        leaves
     }
 
     fn of(&mut self, shared: bool) -> &mut usize {
@@ -189,6 +233,8 @@ struct Choice {
     apart_until: Option<Instant>,
     /// What the shared connection brought a second, while others are tried against it.
     against: Option<u64>,
+    /// Whether an answer has left the connection that is shared to try them.
+    has_left: bool,
     /// Until when the other way is not tried again.
     rests_until: Option<Instant>,
     /// Whether somebody else decided, for what is shared.
@@ -200,11 +246,16 @@ impl Choice {
         self.apart_until.is_some_and(|until| now < until)
     }
 
+    /// Returns whether connections of their own have yet to show that they bring more.
+    fn is_trial(&self) -> bool {
+        self.against.is_some()
+    }
+
     fn set_apart(&mut self, now: Instant) {
         if self.is_fixed {
             return;
         }
-        (self.apart_until, self.against) = (Some(now + KEEP), None);
+        (self.apart_until, self.against, self.has_left) = (Some(now + KEEP), None, false);
     }
 
     fn set_together(&mut self, now: Instant) {
@@ -261,14 +312,56 @@ mod tests {
         assert!(!state.choice.is_apart(now), "it is early to say");
         let now = read(&mut state, now, RATE_FAIR - 1, 1);
         assert!(state.choice.is_apart(now));
-        // What is still read over the slow one does not speak for the new ones.
-        state.began(false, now);
+        // As long as there is no other the slow one says nothing.
         let now = read(&mut state, now, 0, 5);
         assert!(state.choice.is_apart(now));
-        state.ended(true, now);
+        state.began(false, now);
         let now = read(&mut state, now, RATE_FAIR * 13 / 10, 20);
         assert!(state.choice.is_apart(now));
         assert!(!state.choice.is_apart(now + KEEP), "the link may have changed");
+    }
+
+    /// Begins to read over a connection that is slow, until others are tried.
+    fn on_trial(state: &mut State, start: Instant, readers: usize) -> Instant {
+        (0..readers).for_each(|_| state.began(true, start));
+        let now = read(state, start, 1_000, 2);
+        assert!(state.choice.is_trial());
+        now
+    }
+
+    #[test]
+    fn one_answer_leaves_a_slow_connection_and_the_others_once_that_was_right() {
+        let (mut state, start) = (State::default(), Instant::now());
+        let now = on_trial(&mut state, start, 3);
+        assert_eq!([(); 3].map(|()| state.leaves(now)), [true, false, false]);
+        state.ended(true, now);
+        state.began(false, now);
+        let now = read(&mut state, now, 1_300, 2);
+        assert_eq!([(); 2].map(|()| state.leaves(now)), [true, true]);
+    }
+
+    #[test]
+    fn no_answer_leaves_where_it_does_no_good_or_a_new_one_tries_it() {
+        let (mut state, start) = (State::default(), Instant::now());
+        let now = on_trial(&mut state, start, 3);
+        state.began(false, now);
+        assert!(!state.leaves(now), "one that was asked for meanwhile tries it");
+        let now = read(&mut state, now, 1_299, 2);
+        assert!(!state.choice.is_apart(now));
+        assert!(!state.leaves(now));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answer_is_read_where_it_began_unless_its_end_is_far() {
+        let spread = Arc::new(Spread::new(false));
+        let mut reading = Spread::reading(&spread, true);
+        tokio::time::advance(WINDOW).await;
+        reading.moved(2_000, WINDOW);
+        assert!(spread.state().choice.is_trial());
+        assert!(!reading.leaves(30_000), "1,000 a second bring that in time");
+        assert!(reading.leaves(30_001));
+        let alone = Spread::reading(&spread, false);
+        assert!(!alone.leaves(u64::MAX), "it has a connection of its own");
     }
 
     #[test]
@@ -284,6 +377,7 @@ mod tests {
         state.began(true, now);
         let now = read(&mut state, now, 1_000, 300);
         assert!(!state.choice.is_apart(now));
+        assert!(!state.choice.is_trial());
         let now = read(&mut state, now, 1_000, 310);
         assert!(state.choice.is_apart(now), "the link may have changed");
     }

@@ -212,7 +212,7 @@ impl<P: Report> Fetch<'_, P> {
         while index < run.end {
             let len = group_len(size, index);
             while held.len() < len {
-                if body.is_left_behind() && body.range != (0..size) {
+                if body.range != (0..size) && body.leaves() {
                     let from = index * GROUP_LEN + len_u64(&held);
                     body = sink.attend(self.taken_up(&body, from)).await??;
                 }
