@@ -2,7 +2,7 @@
 //!
 //! Only the fields that experiments judge are read: new fields and lines may appear at any time.
 
-use std::{path::Path, time::Duration};
+use std::{fs::File, io::Write as _, path::Path, time::Duration};
 
 use serde::{
     Deserialize,
@@ -178,9 +178,18 @@ impl Home<'_> {
         match self.run(words, b"", limit) {
             Err(Error::Late { .. }) => Ok(None),
             Ok(finished) if finished.status.success() => answer_of(&finished).map(Some),
-            Ok(_failed) => Ok(None),
+            Ok(failed) => self.log_failure(&failed).map(|()| None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Keeps why a command failed, beside what its node logs: the experiment goes on, and counts it.
+    fn log_failure(&self, failed: &Finished) -> Result<(), Error> {
+        let path = self.file(".failed");
+        let log = File::options().append(true).create(true).open(&path);
+        let written =
+            log.and_then(|mut log| writeln!(log, "{}: {}", failed.command, failed.stderr));
+        written.map_err(Error::file("write", &path))
     }
 
     /// Adds files, in one command.
