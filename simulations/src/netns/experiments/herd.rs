@@ -20,12 +20,12 @@ use rustix::process::Signal;
 
 use super::{
     Experiment, Trial, lan,
-    office::{self, Cost, EDGE_FLAGS, Edge, Ended, Original, Stretch},
+    office::{self, Cost, Edge, Ended, Original, Stretch},
     specs::{self, LATE_SHARE, NODES_PROCESSOR_S, PROCESSOR_LOAD, RELAY_PROCESSOR_S, WRONG_BYTES},
 };
 use crate::{
     netns::{
-        edge::Served,
+        edge::{self, Served},
         error::Error,
         lab::Topology,
         metric::{Bound, MetricSpec, share},
@@ -469,12 +469,15 @@ impl Herd {
     }
 }
 
-/// Starts the nodes, and waits until they know each other or are to know nobody.
+/// Starts the nodes, and waits until they know each other or are to know nobody. The edge speaks HTTP/2, as R2 and most others
+/// do: where each request is a connection, a lone node makes four of them, and a herd one for each range.
 fn start<'a>(trial: &Trial<'a, '_>, want: &Want) -> Result<Vec<Node<'a>>, Error> {
+    let flags = office::tls_flags(&edge::certificate(trial.setting)?);
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     if want.is_mesh {
-        return lan::start_with(trial, want.hosts.clone(), want.suffix, &EDGE_FLAGS);
+        return lan::start_with(trial, want.hosts.clone(), want.suffix, &flags);
     }
-    let flags = [&EDGE_FLAGS[..], &["--no-mdns"]].concat();
+    let flags = [&flags[..], &["--no-mdns"]].concat();
     let nodes = want.hosts.clone().map(|host| trial.home(host, want.suffix)?.start(&flags));
     let mut nodes = nodes.collect::<Result<Vec<Node<'a>>, Error>>()?;
     nodes.iter_mut().try_for_each(Node::ready)?;

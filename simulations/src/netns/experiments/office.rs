@@ -173,14 +173,17 @@ impl Rivals {
 
     /// Returns the flags of a node that goes through a door.
     pub(super) fn flags(&self, door: Door) -> Vec<String> {
-        let certificate = self.certificate.display().to_string();
         match door {
             Door::Plain => EDGE_FLAGS.map(str::to_owned).to_vec(),
-            Door::Tls => {
-                ["--edge", door.url(), "--edge-ca", &certificate].map(str::to_owned).to_vec()
-            }
+            Door::Tls => tls_flags(&self.certificate),
         }
     }
+}
+
+/// Returns the flags of a node that knows the edge by its door of TLS and HTTP/2.
+pub(super) fn tls_flags(certificate: &Path) -> Vec<String> {
+    let certificate = certificate.display().to_string();
+    ["--edge", Door::Tls.url(), "--edge-ca", &certificate].map(str::to_owned).to_vec()
 }
 
 /// Returns the version of HTTP that curl is to say it spoke.
