@@ -19,9 +19,9 @@ use super::{Flows, Pipe, PipeId, to_float, to_int};
 /// as much of a processor's time, so what it costs of a simulated second is bounded however many flows there
 /// are: 5 ms with the 80,000 flows of 2,600 nodes.
 const SETTLE_NANOS_PER_FLOW: u64 = 60;
-/// The same, for each flow there is: 2 ms with the 20,000 flows of 1,000 nodes, and nothing to speak of in a
+/// The same, for each flow there is: 4 ms with the 20,000 flows of 1,000 nodes, and nothing to speak of in a
 /// small world. The end of one range and the beginning of the next between the same two nodes fall together then.
-const SETTLE_NANOS_PER_ANY_FLOW: u64 = 100;
+const SETTLE_NANOS_PER_ANY_FLOW: u64 = 200;
 /// The share of its rate that a pipe may carry too much because of changes elsewhere.
 const OVERFULL: f64 = 0.005;
 /// The share of its rate that a full pipe may leave unused because of changes elsewhere.

@@ -1,5 +1,6 @@
 //! The bytes of a transfer: how fast they flow, and what the requester's store and engine hear of them.
 
+use std::f64::consts::SQRT_2;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -194,7 +195,9 @@ impl World {
         let flows = u32::try_from(flows).unwrap_or(u32::MAX);
         let share = (flows / FEW_FLOWS).max(1);
         let time = PROGRESS_TIME.start.saturating_mul(share).min(PROGRESS_TIME.end);
-        let soon = whole_bytes(self.flows.rate(flow) * time.as_secs_f64()).max(1);
+        let soon = self.flows.rate(flow) * time.as_secs_f64();
+        // The nearest power of two is the one below what is half a step of the logarithm more.
+        let soon = whole_bytes(soon * SQRT_2).max(1);
         let least = if flows > MANY_FLOWS { PROGRESS_MOST } else { PROGRESS_BYTES.start };
         let most = PROGRESS_MOST.saturating_mul(u64::from(share)).min(PROGRESS_BYTES.end);
         let step = (1_u64 << soon.ilog2()).clamp(least, most);
