@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     Experiment, Trial, lan,
-    office::{self, EDGE_FLAGS, Edge, Original, median},
+    office::{self, EDGE_FLAGS, Edge, Original, median, slowest_but_one},
     specs::LATE_SHARE,
 };
 use crate::{
@@ -288,13 +288,6 @@ fn exists(getter: &Home<'_>, held: &[Original]) -> Result<(f64, f64), Error> {
     Ok((took.as_secs_f64(), share(right.count() as u64, 1)))
 }
 
-/// Returns the last but one of some figures in their order; NaN of fewer, and with one that is no number.
-fn slowest_but_one(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    let index = figures.len().checked_sub(2);
-    index.and_then(|index| figures.get(index)).copied().unwrap_or(f64::NAN)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -312,12 +305,5 @@ mod tests {
         assert!(gets.judge(None, |tier| tier.lan).is_nan());
         assert_eq!((gets.right, gets.all), (1, 3));
         assert!(!LAN_P50_MS.bound.unwrap().holds(median(vec![0.5, f64::NAN])));
-    }
-
-    #[test]
-    fn slowest_but_one_of_a_hundred_is_the_99th() {
-        let figures = (1..=100).rev().map(f64::from).collect();
-        assert!((slowest_but_one(figures) - 99.0).abs() < 1e-9);
-        assert!(slowest_but_one(vec![1.0]).is_nan());
     }
 }

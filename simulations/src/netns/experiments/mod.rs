@@ -24,6 +24,7 @@ pub mod impairment;
 mod lan;
 pub mod lan_against_edge;
 mod office;
+pub mod prefetch;
 pub mod remote_git;
 pub mod resume;
 mod specs;
@@ -46,6 +47,7 @@ pub static CATALOGUE: &[&Experiment] = &[
     &edge_loss::EXPERIMENT,
     &http3::EXPERIMENT,
     &lan_against_edge::EXPERIMENT,
+    &prefetch::EXPERIMENT,
     &remote_git::EXPERIMENT,
 ];
 

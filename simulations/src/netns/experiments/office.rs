@@ -255,6 +255,13 @@ pub(super) fn median(mut figures: Vec<f64>) -> f64 {
     figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
+/// Returns the last but one of some figures in their order; NaN of fewer, and with one that is no number.
+pub(super) fn slowest_but_one(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    let index = figures.len().checked_sub(2);
+    index.and_then(|index| figures.get(index)).copied().unwrap_or(f64::NAN)
+}
+
 /// Returns a time in milliseconds.
 pub(super) fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1_000.0
@@ -270,5 +277,12 @@ mod tests {
         assert!((median(vec![4.0, 1.0, 2.0, 3.0]) - 3.0).abs() < 1e-9);
         assert!(median(vec![1.0, f64::NAN, 2.0]).is_nan());
         assert!(median(Vec::new()).is_nan());
+    }
+
+    #[test]
+    fn slowest_but_one_of_a_hundred_is_the_99th() {
+        let figures = (1..=100).rev().map(f64::from).collect();
+        assert!((slowest_but_one(figures) - 99.0).abs() < 1e-9);
+        assert!(slowest_but_one(vec![1.0]).is_nan());
     }
 }
