@@ -63,8 +63,7 @@ async fn serve_stream(
     let mut admission = PeerAdmission { peer, events };
     if small::provider::is_of_small(first.kind) {
         let (io, with) = (io.into_inner(), (store, lanes.upload()));
-        // As much as there may be.
-        let offer = || lanes.offer(peer, u64::MAX);
+        let offer = || lanes.offer_small(peer);
         return small::provider::serve(io, first, with, admission, offer).await;
     }
     if first.kind == DELTA_REQUEST {

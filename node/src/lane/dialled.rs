@@ -1,7 +1,6 @@
 //! The requester's end of a lane: a blocking socket and the TLS over it.
 //!
-//! The socket is read in large pieces and the records in them are decrypted one after another, which
-//! the buffered interface of the TLS library would read 16 KiB at a time.
+//! The socket is read in large pieces, and the [records](Records) in them are decrypted one after another.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -9,9 +8,8 @@ use std::time::{Duration, Instant};
 
 use blobmesh_protocol::PeerId;
 use rustls::client::UnbufferedClientConnection;
-use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
 
-use super::tls::proven_peer;
+use super::records::{Reached, Records, io_error};
 use super::wait::{self, Patience};
 use crate::transfer::FetchError;
 
@@ -25,13 +23,11 @@ const ADDRESSES_MAX: usize = 4;
 /// Is an open lane, or one in the middle of its handshake.
 pub(super) struct Dialled {
     tcp: TcpStream,
-    tls: UnbufferedClientConnection,
+    records: Records,
     /// What came and is not decrypted: the bytes from `start` to `end`.
     incoming: Vec<u8>,
     start: usize,
     end: usize,
-    /// What is encrypted and not sent.
-    outgoing: Vec<u8>,
     /// What is to be encrypted once the handshake is over.
     queued: Vec<u8>,
 }
@@ -47,15 +43,6 @@ pub(super) enum Received {
     End,
 }
 
-/// Says where a look at what came has ended.
-enum Reached {
-    /// Bytes are missing, and the handshake is not over.
-    Handshake,
-    /// Bytes are missing, and what was queued is sent.
-    Traffic,
-    End,
-}
-
 impl Dialled {
     /// Connects to the lane port of a peer and shakes hands; the peer's key is proven when it returns.
     pub(super) fn open(
@@ -68,15 +55,14 @@ impl Dialled {
         wait::prepare(&tcp)?;
         let mut lane = Self {
             tcp,
-            tls,
+            records: Records::new(tls),
             incoming: vec![0; INCOMING_LEN],
             start: 0,
             end: 0,
-            outgoing: Vec::new(),
             queued: Vec::new(),
         };
         lane.shake_hands(patience)?;
-        if proven_peer(&lane.tls) != Some(peer) {
+        if lane.records.peer() != Some(peer) {
             return Err(ErrorKind::PermissionDenied.into());
         }
         Ok(lane)
@@ -97,9 +83,19 @@ impl Dialled {
         }
     }
 
+    /// Sends what is queued, and returns the socket, its TLS, and what came and is not decrypted.
+    pub(super) fn into_parts(
+        mut self,
+        patience: Patience<'_>,
+    ) -> Result<(TcpStream, Records, Vec<u8>), FetchError> {
+        self.advance(patience, |_| Err(FetchError::Short))?;
+        let rest = self.incoming.get(self.start..self.end).unwrap_or_default().to_vec();
+        Ok((self.tcp, self.records, rest))
+    }
+
     /// Returns whether everything that came was taken, and everything queued was sent.
     pub(super) fn is_quiet(&self) -> bool {
-        self.start == self.end && self.queued.is_empty() && self.outgoing.is_empty()
+        self.start == self.end && self.queued.is_empty() && self.records.outgoing.is_empty()
     }
 
     /// Queues bytes to be sent with the next [`receive`](Self::receive).
@@ -145,85 +141,17 @@ impl Dialled {
         Ok(len)
     }
 
-    /// Works off what came, answers what TLS wants answered, and sends what is queued.
-    #[expect(
-        clippy::wildcard_enum_match_arm,
-        reason = "the library may add states; they end a lane"
-    )]
+    /// Works off what came, and sends what TLS wants answered and what is queued.
     fn advance(
         &mut self,
         patience: Patience<'_>,
-        mut take: impl FnMut(&[u8]) -> Result<(), FetchError>,
+        take: impl FnMut(&[u8]) -> Result<(), FetchError>,
     ) -> Result<Reached, FetchError> {
-        loop {
-            let came = self.incoming.get_mut(self.start..self.end).unwrap_or_default();
-            let UnbufferedStatus { mut discard, state, .. } = self.tls.process_tls_records(came);
-            let reached = match state.map_err(tls_error)? {
-                ConnectionState::ReadTraffic(mut traffic) => {
-                    while let Some(record) = traffic.next_record() {
-                        let record = record.map_err(tls_error)?;
-                        discard += record.discard;
-                        take(record.payload)?;
-                    }
-                    None
-                }
-                ConnectionState::EncodeTlsData(mut data) => {
-                    encode(&mut self.outgoing, |room| match data.encode(room) {
-                        Ok(len) => Ok(len),
-                        Err(EncodeError::InsufficientSize(need)) => Err(Some(need.required_size)),
-                        Err(EncodeError::AlreadyEncoded) => Err(None),
-                    })?;
-                    None
-                }
-                ConnectionState::TransmitTlsData(data) => {
-                    send(&mut self.tcp, &mut self.outgoing, patience)?;
-                    data.done();
-                    None
-                }
-                ConnectionState::WriteTraffic(mut traffic) => {
-                    if self.queued.is_empty() {
-                        Some(Reached::Traffic)
-                    } else {
-                        let queued = std::mem::take(&mut self.queued);
-                        encode(&mut self.outgoing, |room| match traffic.encrypt(&queued, room) {
-                            Ok(len) => Ok(len),
-                            Err(EncryptError::InsufficientSize(need)) => {
-                                Err(Some(need.required_size))
-                            }
-                            Err(EncryptError::EncryptExhausted) => Err(None),
-                        })?;
-                        send(&mut self.tcp, &mut self.outgoing, patience)?;
-                        None
-                    }
-                }
-                ConnectionState::BlockedHandshake => Some(Reached::Handshake),
-                _ => Some(Reached::End),
-            };
-            self.start += discard;
-            if let Some(reached) = reached {
-                return Ok(reached);
-            }
-        }
-    }
-}
-
-/// Appends what `write` puts into the room it is given, after it has said how much it needs.
-fn encode(
-    outgoing: &mut Vec<u8>,
-    mut write: impl FnMut(&mut [u8]) -> Result<usize, Option<usize>>,
-) -> Result<(), FetchError> {
-    let filled = outgoing.len();
-    let mut room = 0;
-    loop {
-        outgoing.resize(filled + room, 0);
-        match write(outgoing.get_mut(filled..).unwrap_or_default()) {
-            Ok(len) => {
-                outgoing.truncate(filled + len);
-                return Ok(());
-            }
-            Err(Some(needed)) if needed > room => room = needed,
-            Err(_) => return Err(io_error(ErrorKind::InvalidData.into())),
-        }
+        let came = self.incoming.get_mut(self.start..self.end).unwrap_or_default();
+        let (done, reached) = self.records.advance(came, &mut self.queued, take)?;
+        self.start += done;
+        send(&mut self.tcp, &mut self.records.outgoing, patience)?;
+        Ok(reached)
     }
 }
 
@@ -256,13 +184,4 @@ fn connect(host: &str, port: u16, patience: Patience<'_>) -> io::Result<TcpStrea
         }
     }
     Err(last)
-}
-
-fn io_error(error: io::Error) -> FetchError {
-    FetchError::Stream(error.into())
-}
-
-/// A broken handshake or record says nothing about the peer: anybody on the way can break it.
-fn tls_error(error: rustls::Error) -> FetchError {
-    io_error(io::Error::new(ErrorKind::InvalidData, error))
 }

@@ -31,7 +31,7 @@ use crate::transfer::{FetchError, Meter, StreamError};
 
 /// How long a lane may take from the first packet to the end of its handshake. A port that a firewall
 /// drops packets for must not cost a get its patience.
-const OPEN_TIMEOUT: Duration = Duration::from_millis(800);
+pub(super) const OPEN_TIMEOUT: Duration = Duration::from_millis(800);
 /// How long a lane may be silent. The engine has given up its fetch long before.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Over how long a lane's load is measured.

@@ -5,7 +5,8 @@
 //! dialled ([`listen`]), [`serve`] answers requests, and [`fetch`] asks for ranges over one or several
 //! lanes at once. Whatever fails here, the blob stream of the swarm still works: callers fall back to it.
 //!
-//! Lanes block, each on a thread of the runtime's pool for blocking work. Their number, their memory and
+//! Lanes block, each on a thread of the runtime's pool for blocking work, but for the requester's end of those on which
+//! one small blob after another is asked for ([`quick`]). Their number, their memory and
 //! their waits have bounds here; whether a peer is served at all is the engine's decision.
 //!
 //! **Invariants.** No byte of a blob leaves or enters a lane before both keys are proven and a token was
@@ -18,7 +19,9 @@ mod dialled;
 mod fetch;
 mod listen;
 mod packs;
+mod quick;
 mod receive;
+mod records;
 mod serve;
 #[cfg(test)]
 mod tests;
@@ -39,6 +42,7 @@ use tokio::sync::Semaphore;
 
 pub(crate) use fetch::{Door, LaneEnd, Work};
 pub(crate) use packs::PackLane;
+pub(crate) use quick::{QuickLane, QuickReader, QuickWriter};
 pub(crate) use receive::Run;
 pub(crate) use serve::{Admission, Slot};
 pub(crate) use warm::WarmLane;
@@ -59,6 +63,8 @@ const PENDING_MAX: usize = 32;
 /// How many fetches use lanes at once; more go over blob streams. Each costs three threads, and 300 KiB
 /// for each lane beside the common buffers.
 const FETCHES_MAX: usize = 32;
+/// How many neighbours have a quick lane at once; others are asked on streams. Each costs a socket and some 130 KiB.
+const QUICK_MAX: usize = 16;
 /// How many lanes one fetch opens at most: one thread decrypts and checks while another does the same.
 const OF_FETCH_MAX: usize = 2;
 /// How long a peer's lanes are not tried again when none could be opened.
@@ -102,6 +108,7 @@ struct Shared {
     port: Option<u16>,
     pending: Arc<Semaphore>,
     fetches: Arc<Semaphore>,
+    quick: Arc<Semaphore>,
     avoided: Mutex<HashMap<PeerId, Instant>>,
     warm: Mutex<Warm>,
     /// Set while somebody looks after the warm lanes.
@@ -150,6 +157,7 @@ impl Lanes {
             port,
             pending: Arc::new(Semaphore::new(PENDING_MAX)),
             fetches: Arc::new(Semaphore::new(FETCHES_MAX)),
+            quick: Arc::new(Semaphore::new(QUICK_MAX)),
             avoided: Mutex::default(),
             warm: Mutex::default(),
             is_kept: AtomicBool::new(false),
@@ -172,6 +180,12 @@ impl Lanes {
             }
         }
         Some(LaneOffer { port, tokens }).filter(LaneOffer::is_valid)
+    }
+
+    /// Makes an offer for a peer's small requests, as long as half of all lanes are left to long blobs.
+    pub(crate) fn offer_small(&self, peer: PeerId) -> Option<LaneOffer> {
+        let open = lock(&self.0.accepted).lanes.len();
+        if open < ACCEPTED_MAX / 2 { self.offer(peer, u64::MAX) } else { None }
     }
 
     /// Returns the bound of what is served.

@@ -132,9 +132,9 @@ impl<A: Admission> Service<'_, A> {
             }
             Err(None) => return Err(ServeError::Worker),
         };
-        let mut answers = Answers::default();
+        let (mut answers, few) = (Answers::default(), small::are_few(requests.len()));
         while !requests.is_empty() {
-            answers.read_passing(self.store, &mut requests)?;
+            answers.read_together(self.store, &mut requests, few)?;
             let raw_len = answers.bundle(bundler);
             let len = answers.frames.len();
             if !self.upload.wait(len, || !self.stop.load(Ordering::Relaxed)) {

@@ -11,8 +11,8 @@ use blobmesh_protocol::wire::small::Packs;
 use blobmesh_protocol::{Hash, PeerId};
 use tempfile::TempDir;
 use tokio::io::{DuplexStream, duplex};
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
 use super::keeper::Keeper;
@@ -33,19 +33,26 @@ const SOON: Duration = Duration::from_secs(20);
 struct Gate {
     admits: bool,
     asked: Arc<AtomicUsize>,
+    sent: Arc<AtomicUsize>,
+    held_up: Arc<Mutex<()>>,
 }
 
-struct Held;
+/// Counts the bytes that were sent on a lane.
+struct Held(Option<Arc<AtomicUsize>>);
 
 impl Slot for Held {
-    fn sent(&mut self, _: u64) {}
+    fn sent(&mut self, bytes: u64) {
+        if let Some(sent) = &self.0 {
+            sent.fetch_add(usize::try_from(bytes).expect("short"), Ordering::Relaxed);
+        }
+    }
 }
 
 impl provider::Admission for Gate {
     type Slot = Held;
 
     async fn admit(&mut self) -> Result<Held, Option<Duration>> {
-        Ok(Held)
+        Ok(Held(None))
     }
 }
 
@@ -54,14 +61,15 @@ impl lane::Admission for Gate {
 
     fn admit(&mut self) -> Result<Held, Option<Duration>> {
         self.asked.fetch_add(1, Ordering::Relaxed);
+        drop(self.held_up.blocking_lock());
         // One who is not admitted because the node stops loses the lane.
-        if self.admits { Ok(Held) } else { Err(None) }
+        if self.admits { Ok(Held(Some(Arc::clone(&self.sent)))) } else { Err(None) }
     }
 }
 
 /// Leads over one pipe, and to the lanes of a peer on this machine.
 struct OnePipe {
-    pipe: tokio::sync::Mutex<Option<DuplexStream>>,
+    pipe: Mutex<Option<DuplexStream>>,
     lanes: Lanes,
     peer: PeerId,
 }
@@ -85,10 +93,17 @@ impl Way for OnePipe {
 /// A getter and a holder that offers it lanes.
 struct Pair {
     queue: mpsc::Sender<Request>,
+    line: Arc<Line<DuplexStream>>,
     ends: mpsc::Receiver<End>,
     getter: Store,
     /// How often somebody asked for something on a lane.
     asked: Arc<AtomicUsize>,
+    /// The bytes of blobs that were sent on a lane.
+    sent: Arc<AtomicUsize>,
+    /// What is asked for on a lane is not answered while it is locked.
+    held_up: Arc<Mutex<()>>,
+    /// Serves the stream.
+    serving: AbortHandle,
     next: u64,
     _tasks: JoinSet<()>,
     _dirs: [TempDir; 2],
@@ -129,17 +144,19 @@ impl Pair {
         let mut tasks = JoinSet::new();
         let (theirs, ours) =
             (Identity::generate().expect("random"), Identity::generate().expect("random"));
-        let gate = Gate { admits, asked: Arc::default() };
+        let gate =
+            Gate { admits, asked: Arc::default(), sent: Arc::default(), held_up: Arc::default() };
         let (mut listeners, port) = lane::bind(&[IpAddr::from([127, 0, 0, 1])], 0).expect("a port");
         let offering = lanes(&theirs, port);
         let (listener, door) = (listeners.pop().expect("one address"), gate.clone());
         tasks.spawn(offering.clone().accept(listener, holder.clone(), move |_| door.clone()));
         let (near, far) = duplex(1 << 16);
         let (asker, asked) = (ours.peer(), Arc::clone(&gate.asked));
-        tasks.spawn(async move {
+        let (sent, held_up) = (Arc::clone(&gate.sent), Arc::clone(&gate.held_up));
+        let serving = tasks.spawn(async move {
             let mut io = FrameIo::new(far);
             let first = io.read().await.expect("read").expect("a frame");
-            let (upload, offer) = (UploadRate::default(), || offering.offer(asker, u64::MAX));
+            let (upload, offer) = (UploadRate::default(), || offering.offer_small(asker));
             let with = (&holder, &upload);
             provider::serve(io.into_inner(), first, with, gate, offer).await.ok();
         });
@@ -151,8 +168,41 @@ impl Pair {
         let peer = theirs.peer();
         let way = OnePipe { pipe: Some(near).into(), lanes: lanes(&ours, None), peer };
         let line = Arc::new(Line::default());
-        tasks.spawn(requester::run(way, (peer, packs), (requests, line), keeper, recorder));
-        Self { queue, ends, getter, asked, next: 0, _tasks: tasks, _dirs: [held_dir, dir] }
+        let asked_by = (requests, Arc::clone(&line));
+        tasks.spawn(requester::run(way, (peer, packs), asked_by, keeper, recorder));
+        let (_tasks, _dirs) = (tasks, [held_dir, dir]);
+        Self { queue, line, ends, getter, asked, sent, held_up, serving, next: 0, _tasks, _dirs }
+    }
+
+    /// Asks for one blob, by whatever way is open.
+    async fn ask(&mut self, hash: Hash, keep: bool) {
+        self.next += 1;
+        let request = Request { fetch: FetchId(self.next), hash, keep };
+        if !self.line.write(request) {
+            self.queue.send(request).await.expect("the requester runs");
+        }
+    }
+
+    async fn end(&mut self) -> End {
+        let end = timeout(SOON, self.ends.recv());
+        end.await.expect("in time").expect("the requester runs")
+    }
+
+    /// Reads one blob after another until something was asked for on a lane.
+    async fn read_until_a_lane(&mut self, blobs: &[Vec<u8>]) {
+        let read = async {
+            let mut some = blobs.iter().cycle();
+            while self.asked_on_lane() == 0 {
+                self.read(some.next().expect("endless")).await;
+            }
+        };
+        timeout(SOON, read).await.expect("a lane is asked on");
+    }
+
+    async fn read(&mut self, blob: &[u8]) {
+        self.ask(Hash::of(blob), false).await;
+        let end = self.end().await;
+        assert_eq!(end.bytes.as_deref(), Some(blob), "{end:?}");
     }
 
     /// Gets blobs and returns how each ended.
@@ -227,4 +277,76 @@ async fn what_a_broken_lane_owes_comes_over_the_stream() {
     timeout(SOON, broken).await.expect("a lane is tried");
     pair.get(&hashes).await;
     assert_eq!(pair.asked_on_lane(), 1, "it is not tried again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn single_blobs_come_over_a_quick_lane_once_there_is_one() {
+    let mut blobs: Vec<Vec<u8>> = (0..40).map(blob).collect();
+    blobs.push(blob(41).iter().copied().cycle().take(64 << 10).collect());
+    let mut pair = Pair::new(&blobs, true, Packs::Coded);
+    pair.read_until_a_lane(&blobs).await;
+    let before = pair.sent.load(Ordering::Relaxed);
+    for blob in &blobs {
+        pair.read(blob).await;
+    }
+    let all = blobs.iter().map(Vec::len).sum::<usize>();
+    let counted = async {
+        while pair.sent.load(Ordering::Relaxed) - before < all {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(SOON, counted).await.expect("all were sent on the lane");
+    let kept = blobs.last().expect("some");
+    pair.ask(Hash::of(kept), true).await;
+    assert_eq!(pair.end().await.outcome, FetchOutcome::Complete { size: 64 << 10 });
+    pair.ask(Hash::of(b"nobody"), false).await;
+    assert_eq!(pair.end().await.outcome, FetchOutcome::Absent);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_reads_at_once_come_over_a_quick_lane() {
+    let blobs: Vec<Vec<u8>> = (0..300).map(blob).collect();
+    let mut pair = Pair::new(&blobs, true, Packs::Coded);
+    pair.read_until_a_lane(&blobs).await;
+    for _ in 0..3 {
+        for blob in &blobs {
+            pair.ask(Hash::of(blob), false).await;
+        }
+        for _ in &blobs {
+            let End { hash, bytes, .. } = pair.end().await;
+            assert_eq!(bytes.map(|bytes| Hash::of(&bytes)), Some(hash));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_broken_quick_lane_owes_comes_over_the_stream() {
+    let blobs: Vec<Vec<u8>> = (0..40).map(blob).collect();
+    let mut pair = Pair::new(&blobs, false, Packs::Plain);
+    pair.read_until_a_lane(&blobs).await;
+    for blob in &blobs {
+        pair.read(blob).await;
+    }
+    assert_eq!(pair.asked_on_lane(), 1, "it is not tried again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_quick_lane_owes_fails_with_the_session() {
+    let blobs: Vec<Vec<u8>> = (0..40).map(blob).collect();
+    let mut pair = Pair::new(&blobs, true, Packs::Plain);
+    let held_up = Arc::clone(&pair.held_up);
+    let stopped = held_up.lock().await;
+    let lost = async {
+        let mut some = blobs.iter().cycle();
+        while pair.asked_on_lane() == 0 {
+            pair.ask(Hash::of(some.next().expect("endless")), false).await;
+            // The last one is not answered.
+            drop(timeout(Duration::from_millis(100), pair.ends.recv()).await);
+        }
+    };
+    timeout(SOON, lost).await.expect("a lane is asked on");
+    pair.serving.abort();
+    let end = pair.end().await;
+    assert!(matches!(end.outcome, FetchOutcome::Failed { .. }), "{end:?}");
+    drop(stopped);
 }

@@ -51,6 +51,11 @@ pub(crate) trait Admission: Send {
     fn admit(&mut self) -> impl Future<Output = Result<Self::Slot, Option<Duration>>> + Send;
 }
 
+/// Returns whether so many requests are a few, of which each may be worth more than all of many.
+pub(crate) fn are_few(requests: usize) -> bool {
+    requests <= AT_ONCE_REQUESTS
+}
+
 /// Returns whether a first frame makes a blob stream one of small requests.
 pub(crate) fn is_of_small(kind: u8) -> bool {
     matches!(kind, SMALL_REQUEST | SMALL_PACK | CODED_PACK)
@@ -185,7 +190,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin, A: Admission> Service<S, A> {
     /// written, and how long it was before it was compressed.
     async fn read(&mut self, store: &Store) -> Result<(Vec<u8>, usize), ServeError> {
         let mut answers = Answers::default();
-        let few = self.asked.requests.len() <= AT_ONCE_REQUESTS;
+        let few = are_few(self.asked.requests.len());
         self.asked.requests.retain(|request| !answers.push_at_once(store, request, few));
         self.bundler.set_codecs(self.asked.codecs);
         let mut len = answers.frames.len();
@@ -319,17 +324,21 @@ impl Answers {
         self.sent = 0;
     }
 
-    /// Appends the answers to some of the requests, of which there are so many that none of the blobs is worth to be
-    /// kept in memory.
+    /// Appends the answers to some of the requests that came together; `few` says that they are so few that they are
+    /// looked for in memory first, and that their blobs are worth to be kept there.
     ///
     /// # Errors
     /// Where the store is closed.
-    pub(crate) fn read_passing(
+    pub(crate) fn read_together(
         &mut self,
         store: &Store,
         requests: &mut VecDeque<SmallRequest>,
+        few: bool,
     ) -> Result<(), ServeError> {
-        self.read(store, requests, false)
+        if few {
+            requests.retain(|request| !self.push_at_once(store, request, true));
+        }
+        self.read(store, requests, few)
     }
 
     /// Appends the answers to some of the requests; `keep` says whether the blobs may be kept in memory.

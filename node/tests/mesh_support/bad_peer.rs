@@ -15,7 +15,9 @@ use blobmesh_protocol::wire::lane::{LaneOffer, LaneToken, TAKES_LANE};
 use blobmesh_protocol::wire::message::{
     AskResult, BlobHead, BlobRequest, Hello, LANE_OFFER, LANE_OPEN, Message, REQUEST, body_len_max,
 };
-use blobmesh_protocol::wire::small::{SMALL_REQUEST, SmallAnswer, SmallRequest, SmallResult};
+use blobmesh_protocol::wire::small::{
+    SMALL_PACK, SMALL_REQUEST, SmallAnswer, SmallPack, SmallRequest, SmallResult,
+};
 use blobmesh_protocol::{Hash, PeerId};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -428,11 +430,21 @@ async fn serve(script: Arc<Script>, stream: Stream) {
     said.say(&mut frames.stream).await.ok();
 }
 
+/// Reads a small request, or the one in a pack that asks for a lane: this peer offers none.
+fn small_request(frame: &Frame) -> SmallRequest {
+    if frame.kind != SMALL_PACK {
+        return frame.decode().expect("a node asks well");
+    }
+    let pack: SmallPack = frame.decode().expect("a node asks well");
+    let request = pack.requests().and_then(|mut requests| requests.next());
+    request.expect("a node asks for something")
+}
+
 /// Answers small requests in turn, until one answer ends the stream.
 async fn serve_small(script: &Script, mut frames: Frames<Stream>, first: Frame) {
     let mut next = Some(first);
     while let Some(frame) = next {
-        let request: SmallRequest = frame.decode().expect("a node asks well");
+        let request = small_request(&frame);
         script.log.send_modify(|seen| seen.requested_small.push(request.hash));
         let said = match script.blobs.get(&request.hash) {
             Some(blob) => (script.conduct.small)(&request, blob),
