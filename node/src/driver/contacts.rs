@@ -4,7 +4,7 @@
 //! stands, named ones for ever with growing pauses, shown ones as long as they are shown. Identity is
 //! proven by the handshake; what mDNS says is a hint.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use blobmesh_protocol::PeerId;
@@ -25,6 +25,9 @@ const PROVEN_TIME: Duration = Duration::from_secs(30);
 const REFUSED_PAUSE: Duration = Duration::from_secs(180);
 /// How many peers are remembered that were linked, or that rest after a short link.
 const PEERS_MAX: usize = 512;
+/// How long after one address of a peer the next one is dialled: a neighbour has answered by then, and a second connection
+/// to it would be made only to be closed.
+const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(50);
 /// The first pause before a named peer is dialled again.
 const REDIAL_INITIAL: Duration = Duration::from_millis(250);
 /// The longest pause before a named peer is dialled again.
@@ -84,14 +87,25 @@ enum State {
 
 impl Contacts {
     pub(super) fn new(peers: &[String], discovers: bool, now: Instant) -> Self {
-        let named = |address: &String| Named {
-            address: address.clone(),
-            peer: convert::peer_of_address(address).ok().flatten(),
-            state: State::Due(now),
-            failures: 0,
-        };
+        let mut named: Vec<Named> = Vec::new();
+        for address in peers {
+            let peer = convert::peer_of_address(address).ok().flatten();
+            let same = |other: &&mut Named| {
+                bare(&other.address) == bare(address)
+                    && (other.peer.is_none() || peer.is_none() || other.peer == peer)
+            };
+            match named.iter_mut().find(same) {
+                Some(same) if same.peer.is_some() => {}
+                // The one that names the peer proves whom it leads to.
+                Some(same) => (same.address, same.peer) = (address.clone(), peer),
+                None => {
+                    let state = State::Due(now);
+                    named.push(Named { address: address.clone(), peer, state, failures: 0 });
+                }
+            }
+        }
         Self {
-            named: peers.iter().map(named).collect(),
+            named,
             shown: BTreeMap::new(),
             waiting: Vec::new(),
             peers: BTreeMap::new(),
@@ -101,18 +115,26 @@ impl Contacts {
         }
     }
 
-    /// Returns the named addresses to dial now.
+    /// Returns the named addresses to dial now: of each peer one at a time, as long as it may still answer there.
     pub(super) fn due(&mut self, now: Instant) -> Vec<String> {
+        let late = |named: &Named| matches!(named.state, State::Dialling(since) if now - since > DIAL_TIME);
+        self.named.iter_mut().filter(|named| late(named)).for_each(|named| named.fail(now));
+        let begun = |named: &Named| match named.state {
+            State::Dialling(since) if now - since < NEXT_ADDRESS_AFTER => named.peer,
+            State::Due(_) | State::Dialling(_) | State::Linked => None,
+        };
+        let mut begun: BTreeSet<PeerId> = self.named.iter().filter_map(begun).collect();
         let mut due = Vec::new();
         for named in &mut self.named {
-            let late = matches!(named.state, State::Dialling(since) if now - since > DIAL_TIME);
-            if late {
-                named.fail(now);
+            if !matches!(named.state, State::Due(at) if at <= now) {
+                continue;
             }
-            if matches!(named.state, State::Due(at) if at <= now) {
-                named.state = State::Dialling(now);
-                due.push(named.address.clone());
+            if named.peer.is_some_and(|peer| !begun.insert(peer)) {
+                named.state = State::Due(now + NEXT_ADDRESS_AFTER);
+                continue;
             }
+            named.state = State::Dialling(now);
+            due.push(named.address.clone());
         }
         due
     }
@@ -291,8 +313,16 @@ mod tests {
 
     const ADDRESS: &str = "/ip4/192.0.2.7/tcp/4001";
 
+    const OTHER: &str = "/ip4/192.0.2.8/tcp/4001";
+
     fn peer() -> PeerId {
         PeerId::from_bytes([1; 32])
+    }
+
+    /// A peer that addresses can name: its id is a key.
+    fn real_peer() -> (PeerId, String) {
+        let peer = crate::identity::Identity::generate().expect("random").peer();
+        (peer, convert::peer_text(&peer))
     }
 
     #[tokio::test]
@@ -312,6 +342,32 @@ mod tests {
         assert!(contacts.due(second + REDIAL_MAX).is_empty());
         contacts.unlinked(peer(), second);
         assert_eq!(contacts.due(second + REDIAL_MAX).len(), 1);
+    }
+
+    #[tokio::test]
+    async fn peer_is_dialled_at_one_address_after_another() {
+        let start = Instant::now();
+        let (peer, id) = real_peer();
+        let (first, second) = (format!("{ADDRESS}/p2p/{id}"), format!("{OTHER}/p2p/{id}"));
+        // The same address twice is one, and the peer that it names is kept.
+        let named = [ADDRESS.to_owned(), first.clone(), ADDRESS.to_owned(), second.clone()];
+        let mut contacts = Contacts::new(&named, false, start);
+        assert_eq!(contacts.due(start), vec![first]);
+        assert_eq!(contacts.next(), Some(start + NEXT_ADDRESS_AFTER));
+        let then = start + NEXT_ADDRESS_AFTER;
+        assert_eq!(contacts.due(then), vec![second]);
+        assert!(!contacts.settle(then), "nobody has answered");
+        contacts.linked(peer, then);
+        assert!(contacts.settle(then));
+        assert!(contacts.due(then + DIAL_TIME + DIAL_TIME).is_empty());
+    }
+
+    #[tokio::test]
+    async fn other_peers_are_dialled_at_once_also_where_one_was_before() {
+        let start = Instant::now();
+        let (_, id) = real_peer();
+        let named = [format!("{ADDRESS}/p2p/{id}"), OTHER.to_owned()];
+        assert_eq!(Contacts::new(&named, false, start).due(start), named);
     }
 
     #[tokio::test]
