@@ -6,7 +6,7 @@
 
 use std::io::Read;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use blobmesh_node::Node;
 use blobmesh_node::control::api::{Answer, Event, Exchange, Failure, Request, Trouble};
@@ -23,6 +23,9 @@ use crate::signals::Signals;
 
 /// How long a node of this process may take to end.
 const SHUTDOWN_WITHIN: Duration = Duration::from_secs(8);
+
+/// How long a connection without a request is good for one: a node closes it after 5 s.
+const FRESH_FOR: Duration = Duration::from_secs(1);
 
 /// The bytes read from stdin at a time.
 const INPUT_PIECE_LEN: usize = 256 << 10;
@@ -45,7 +48,11 @@ pub(crate) struct Session {
 }
 
 enum Server {
-    Running(PathBuf),
+    Running {
+        socket: PathBuf,
+        /// The connection by which it was found, and when. A connection carries one request.
+        found_by: Option<(Client, Instant)>,
+    },
     Own(Node),
 }
 
@@ -57,8 +64,8 @@ impl Session {
     pub(crate) async fn open(settings: &Settings, need: Need) -> Result<Self, CommandError> {
         let signals = Signals::new()?;
         let socket = settings.node.socket_path();
-        let server = if Client::connect(&socket).await?.is_some() {
-            Server::Running(socket)
+        let server = if let Some(client) = Client::connect(&socket).await? {
+            Server::Running { socket, found_by: Some((client, Instant::now())) }
         } else {
             match need {
                 Need::RunningNode => {
@@ -74,7 +81,7 @@ impl Session {
 
     /// Returns whether a running node serves.
     pub(crate) fn is_running(&self) -> bool {
-        matches!(self.server, Server::Running(_))
+        matches!(self.server, Server::Running { .. })
     }
 
     /// Has one request served and shows its progress. SIGINT and SIGTERM cancel it.
@@ -147,13 +154,19 @@ impl Session {
 }
 
 impl Server {
-    async fn serve(&self, request: Request, exchange: Exchange) -> Result<Answer, Failure> {
+    async fn serve(&mut self, request: Request, exchange: Exchange) -> Result<Answer, Failure> {
         match self {
-            // A connection carries one request.
-            Self::Running(socket) => match Client::connect(socket).await? {
-                Some(client) => client.call(request, exchange).await,
-                None => Err(Failure::new(Trouble::NoNode, "the running node has ended")),
-            },
+            Self::Running { socket, found_by } => {
+                let fresh = found_by.take().filter(|(_, found)| found.elapsed() < FRESH_FOR);
+                let client = match fresh {
+                    Some((client, _)) => Some(client),
+                    None => Client::connect(socket).await?,
+                };
+                match client {
+                    Some(client) => client.call(request, exchange).await,
+                    None => Err(Failure::new(Trouble::NoNode, "the running node has ended")),
+                }
+            }
             Self::Own(node) => node.service().handle(request, exchange).await,
         }
     }

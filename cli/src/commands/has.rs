@@ -29,11 +29,14 @@ pub(super) async fn run(context: &Context, args: &HashesArgs) -> Result<(), Comm
     let request = Request::Has { hashes: hashes.clone() };
     let answer = context.ask(Need::Store, request, "has").await?;
     let Answer::Has { sizes } = answer else { return Err(unexpected(&answer)) };
-    for (hash, bytes) in hashes.iter().zip(&sizes) {
+    let rows = || hashes.iter().zip(&sizes);
+    let texts = rows().map(|(hash, bytes)| {
         let held = bytes.map_or_else(|| "absent".to_owned(), size);
-        context.printer.answer(format!("{hash}  {held}"))?;
-        context.printer.line("has", &Has { hash, has: bytes.is_some(), size: *bytes })?;
-    }
+        format!("{hash}  {held}")
+    });
+    let bodies =
+        rows().map(|(hash, bytes)| ("has", Has { hash, has: bytes.is_some(), size: *bytes }));
+    context.printer.lines(texts, bodies)?;
     let absent: Vec<&String> = hashes
         .iter()
         .zip(&sizes)

@@ -18,6 +18,8 @@ use crate::tree::closure;
 
 /// How often progress is told.
 pub(super) const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+/// Of how many blobs at once the files are looked for that the index does not know; of more its word is enough.
+const LOOKED_FOR_MAX: usize = 64;
 
 impl Inner {
     pub(super) async fn add(
@@ -83,6 +85,9 @@ impl Inner {
     pub(super) async fn has(&self, hashes: &[String]) -> Result<Answer, Failure> {
         let hashes = parse_all(hashes)?;
         let sizes = compute::store(&self.store, move |store| {
+            if hashes.len() > LOOKED_FOR_MAX {
+                return store.sizes(&hashes);
+            }
             let size = |hash: &Hash| Ok(store.find(hash)?.map(|found| found.size));
             hashes.iter().map(size).collect()
         });
