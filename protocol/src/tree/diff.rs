@@ -68,25 +68,55 @@ pub fn diff<S: TreeSource>(
     new: Manifest,
     source: &mut S,
 ) -> Result<Vec<Change>, DiffError<S::Error>> {
-    let mut walk = Walk { source, path: Vec::new(), changes: Vec::new() };
-    let mut open = vec![Open::of(0, old.entries, new.entries)];
-    while let Some(directory) = open.last_mut() {
-        walk.path.truncate(directory.path_len);
-        let Some((old, new)) = directory.next() else {
-            open.pop();
-            continue;
-        };
-        if let Some((old, new)) = walk.compare(old, new)? {
-            if open.len() >= TREE_DEPTH_MAX && !(old.is_empty() && new.is_empty()) {
-                return Err(DiffError::Depth);
+    difference(old, new, source).collect()
+}
+
+/// Returns the same, found as it is asked for: what is held are the directories on the way to the last change, and not
+/// what came before. It ends with the first error.
+pub fn difference<S: TreeSource>(
+    old: Manifest,
+    new: Manifest,
+    source: &mut S,
+) -> Difference<'_, S> {
+    let open = vec![Open::of(0, old.entries, new.entries)];
+    Difference { source, path: Vec::new(), open }
+}
+
+/// Finds what differs between two trees: see [`difference`].
+#[derive(Debug)]
+pub struct Difference<'a, S> {
+    source: &'a mut S,
+    /// The path of the last entry.
+    path: Vec<u8>,
+    /// The directories from the root to it.
+    open: Vec<Open>,
+}
+
+impl<S: TreeSource> Iterator for Difference<'_, S> {
+    type Item = Result<Change, DiffError<S::Error>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while let Some(directory) = self.open.last_mut() {
+            self.path.truncate(directory.path_len);
+            let Some((old, new)) = directory.next() else {
+                self.open.pop();
+                continue;
+            };
+            match self.compare(old, new) {
+                Ok(None) => {}
+                Ok(Some(change)) => return Some(Ok(change)),
+                Err(error) => {
+                    self.open.clear();
+                    return Some(Err(error));
+                }
             }
-            open.push(Open::of(walk.path.len(), old, new));
         }
+        None
     }
-    Ok(walk.changes)
 }
 
 /// Is a directory of both trees that is being compared.
+#[derive(Debug)]
 struct Open {
     path_len: usize,
     old: std::iter::Peekable<std::vec::IntoIter<Entry>>,
@@ -113,20 +143,13 @@ impl Open {
     }
 }
 
-struct Walk<'a, S> {
-    source: &'a mut S,
-    path: Vec<u8>,
-    changes: Vec<Change>,
-}
-
-impl<S: TreeSource> Walk<'_, S> {
-    /// Compares what stands under one name, and returns what is below it, where that is to be compared, too.
-    #[expect(clippy::type_complexity, reason = "two lists of entries, or none")]
+impl<S: TreeSource> Difference<'_, S> {
+    /// Compares what stands under one name, and goes into it where there is something to be compared.
     fn compare(
         &mut self,
         old: Option<Entry>,
         new: Option<Entry>,
-    ) -> Result<Option<(Vec<Entry>, Vec<Entry>)>, DiffError<S::Error>> {
+    ) -> Result<Option<Change>, DiffError<S::Error>> {
         let Some(name) = old.as_ref().or(new.as_ref()).map(|entry| entry.name.clone()) else {
             return Ok(None);
         };
@@ -142,17 +165,21 @@ impl<S: TreeSource> Walk<'_, S> {
             return Err(DiffError::Path);
         }
         let items = (old.as_ref().map(Item::of), new.as_ref().map(Item::of));
-        let below = match (&items.0, &items.1) {
-            (Some(Item::Dir), _) | (_, Some(Item::Dir)) => {
-                Some((self.below(old)?, self.below(new)?))
-            }
-            _ => None,
-        };
-        if items.0 != items.1 {
-            let path = self.path.as_slice().into();
-            self.changes.push(Change { path, old: items.0, new: items.1 });
+        if items.0 == Some(Item::Dir) || items.1 == Some(Item::Dir) {
+            self.enter(old, new)?;
         }
-        Ok(below)
+        let path = || self.path.as_slice().into();
+        Ok((items.0 != items.1).then(|| Change { path: path(), old: items.0, new: items.1 }))
+    }
+
+    /// Goes into the last entry.
+    fn enter(&mut self, old: Option<Node>, new: Option<Node>) -> Result<(), DiffError<S::Error>> {
+        let (old, new) = (self.below(old)?, self.below(new)?);
+        if self.open.len() >= TREE_DEPTH_MAX && !(old.is_empty() && new.is_empty()) {
+            return Err(DiffError::Depth);
+        }
+        self.open.push(Open::of(self.path.len(), old, new));
+        Ok(())
     }
 
     /// Returns the entries of a directory; none of anything else.
@@ -324,6 +351,21 @@ mod tests {
         assert_eq!(listing.len(), 103);
         assert_eq!(told(&listing[..3]), ["empty ->dir", "full ->dir", "full/f000 ->4"]);
         assert_eq!(diff(tree.clone(), tree, &mut source), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn what_differs_is_found_as_it_is_asked_for_and_ends_with_an_error() {
+        let mut source = Sealed::default();
+        let tree = root(vec![source.dir("a", many("a")), source.dir("b", many("b"))]);
+        let mut found = difference(Manifest::default(), tree.clone(), &mut source);
+        assert!(found.by_ref().take(101).all(|change| change.is_ok()), "a, and all in it");
+        assert_eq!(found.source.loads, 1, "b was not asked for");
+        assert_eq!(found.open.len(), 2, "the root and a");
+        assert_eq!(found.by_ref().count(), 101);
+        source.manifests.clear();
+        let mut found = difference(Manifest::default(), tree, &mut source);
+        assert!(matches!(found.next(), Some(Err(DiffError::Load(_)))));
+        assert!(found.next().is_none());
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub mod source;
 
 pub use check::{CheckError, Reason, Rules, UnsafeEntry, check, check_directory};
 pub use codec::ManifestError;
-pub use diff::{Change, DiffError, Item, diff};
+pub use diff::{Change, DiffError, Difference, Item, diff, difference};
 pub use manifest::{Entry, Manifest, Node, Sealed, Totals};
 pub use name::{Name, NameError};
 pub use source::{LoadError, TreeSource};
