@@ -52,7 +52,7 @@ mod linux {
     use crate::service::deltas::Delta;
     use crate::service::many::{List, Row, TakeRow};
     use crate::service::{len_u64, parse, trees};
-    use crate::store::{Hold, Store, StoreError};
+    use crate::store::{HeldSet, Store, StoreError};
     use crate::tree::closure::{Part, level_below};
     use crate::tree::{self, CheckedOut, Supply};
 
@@ -82,7 +82,7 @@ mod linux {
                 node: self,
                 deadline: timeout_ms.map(|ms| began + Duration::from_millis(ms)),
                 list: List::new(self, Tally::new(&exchange.events)),
-                holds: Vec::new(),
+                held: Vec::new(),
                 deltas: Vec::new(),
             };
             let manifests = pull.manifests(root).await?;
@@ -101,7 +101,7 @@ mod linux {
             };
             let (blobs, tier) = (pull.list.taker.fetched, pull.list.tier);
             // The list has ended, and others need its share; what it has brought stays held.
-            let Pull { holds, list, deltas, .. } = pull;
+            let Pull { held, list, deltas, .. } = pull;
             drop((list, missing));
             let (copied, by_delta) = self.tell_deltas(deltas);
             let tier = TierBytes { local: 0, lan: tier.lan + by_delta, ..tier };
@@ -109,7 +109,7 @@ mod linux {
                 Ok((work, done)) => end_early(work, done, exchange).await?,
                 Err(wanted) => self.check_out(root, dir, wanted, exchange).await?,
             };
-            drop(holds);
+            drop(held);
             let (find_s, fetch_s) = (found.as_secs_f64(), (fetched - found).as_secs_f64());
             let seconds = began.elapsed().as_secs_f64();
             let report =
@@ -138,21 +138,59 @@ mod linux {
         node: &'a Inner,
         deadline: Option<Instant>,
         list: List<'a, Tally<'a>>,
-        /// Keep what was got, or was there, from eviction.
-        holds: Vec<Hold>,
+        /// Keep what was got, or was there, from eviction: one set of each level of manifests, and one of the files.
+        held: Vec<HeldSet>,
         /// What was made of older versions.
         deltas: Vec<(Hash, Delta)>,
     }
 
-    /// Is what the store does not hold of some blobs.
+    /// Is what the store does not hold of some blobs: of a hundred thousand there are the hashes, and no paths.
+    #[derive(Debug, Default)]
     struct Missing {
         /// Taken by whoever gets them.
         hashes: Vec<Hash>,
         count: usize,
         /// How many bytes they have, as far as the tree says.
         bytes: u64,
-        /// Those that are long enough for an older version to be of use.
+        /// Those that are long enough for an older version to be of use, [`DELTAS_MAX`] at most.
         long: Vec<Part>,
+    }
+
+    impl Missing {
+        /// Holds those of some parts of a tree that were not met before, and looks which of them are not in the store.
+        ///
+        /// # Errors
+        /// `UnsafeTree` where the tree lies about the length of one that is.
+        fn look(
+            &mut self,
+            store: &Store,
+            held: &mut HeldSet,
+            parts: &[Part],
+        ) -> Result<(), Failure> {
+            // First the hold, then the look: between them nobody can evict.
+            let new: Vec<&Part> = parts.iter().filter(|part| held.insert(part.hash)).collect();
+            let hashes: Vec<Hash> = new.iter().map(|part| part.hash).collect();
+            for (part, found) in new.into_iter().zip(store.sizes(&hashes)?) {
+                match (found, part.size) {
+                    (None, _) => self.add(part),
+                    (Some(found), Some(size)) if found != size => {
+                        let (path, hash) = (part.path.clone(), part.hash);
+                        return Err(tree::CheckoutError::Length { path, hash, size, found }.into());
+                    }
+                    (Some(_), _) => {}
+                }
+            }
+            Ok(())
+        }
+
+        fn add(&mut self, part: &Part) {
+            self.hashes.push(part.hash);
+            self.count += 1;
+            self.bytes = self.bytes.saturating_add(part.size.unwrap_or(0));
+            if part.size >= Some(DELTA_LEN_MIN) && self.long.len() < DELTAS_MAX {
+                self.long.push(part.clone());
+            }
+        }
     }
 
     impl Pull<'_> {
@@ -180,18 +218,33 @@ mod linux {
         /// Checks the tree, and returns the blobs of its files that are missing.
         async fn missing_files(&mut self, root: Hash) -> Result<Missing, Failure> {
             let store = self.node.store.clone();
-            let parts = compute::run(move || tree::files_of(&store, &root)).await??;
+            let look = move || -> Result<_, Failure> {
+                let (mut held, mut missing) = (store.hold([]), Missing::default());
+                tree::each_file(&store, &root, |some| missing.look(&store, &mut held, &some))?;
+                Ok((held, missing))
+            };
+            let (held, missing) = compute::run(look).await??;
             self.list.taker.begin("fetch", true);
-            Ok(self.missing(parts).await?.1)
+            self.held.push(held);
+            Ok(missing)
         }
 
         /// Gets those of a tree's blobs that the store does not hold, and returns all of them.
         async fn get(&mut self, parts: Vec<Part>, what: &str) -> Result<Vec<Part>, Failure> {
-            let (parts, mut missing) = self.missing(parts).await?;
-            match self.fetch(&mut missing, None).await? {
-                true => Ok(parts),
-                false => Err(self.list.taker.failure(&parts, missing.count, what)),
+            let store = self.node.store.clone();
+            let look = move || -> Result<_, Failure> {
+                let (mut held, mut missing) = (store.hold([]), Missing::default());
+                missing.look(&store, &mut held, &parts)?;
+                Ok((parts, held, missing))
+            };
+            let (parts, held, mut missing) = compute::run(look).await??;
+            self.held.push(held);
+            if self.fetch(&mut missing, None).await? {
+                return Ok(parts);
             }
+            let mut lost = Lost::of(&self.list.taker.failed);
+            lost.find(parts);
+            Err(self.list.taker.failure(lost, missing.count, what))
         }
 
         /// Gets the files that are missing; of long ones there may be older versions in a directory.
@@ -205,17 +258,16 @@ mod linux {
                 return Ok(());
             }
             // Their paths were not kept: a hundred thousand take more memory than all else.
-            let store = self.node.store.clone();
-            let parts = compute::run(move || tree::files_of(&store, &root)).await??;
-            Err(self.list.taker.failure(&parts, missing.count, "files"))
-        }
-
-        /// Holds some of a tree's blobs, and returns them, and which of them the store does not hold.
-        async fn missing(&mut self, parts: Vec<Part>) -> Result<(Vec<Part>, Missing), Failure> {
-            let store = self.node.store.clone();
-            let (parts, hold, missing) = compute::run(move || missing_of(&store, parts)).await??;
-            self.holds.push(hold);
-            Ok((parts, missing))
+            let (store, mut lost) = (self.node.store.clone(), Lost::of(&self.list.taker.failed));
+            let find = move || -> Result<_, Failure> {
+                tree::each_file(&store, &root, |some| -> Result<(), Failure> {
+                    lost.find(some);
+                    Ok(())
+                })?;
+                Ok(lost)
+            };
+            let lost = compute::run(find).await??;
+            Err(self.list.taker.failure(lost, missing.count, "files"))
         }
 
         /// Gets missing blobs; says whether all came. In `older` there may be older versions of them.
@@ -386,39 +438,29 @@ mod linux {
         (blob, made)
     }
 
-    /// Holds blobs of a tree, and looks which of them are not in the store.
-    ///
-    /// # Errors
-    /// `UnsafeTree` where the tree lies about the length of one that is.
-    fn missing_of(store: &Store, parts: Vec<Part>) -> Result<(Vec<Part>, Hold, Missing), Failure> {
-        let hashes: Vec<Hash> = parts.iter().map(|part| part.hash).collect();
-        // First the hold, then the look: between them nobody can evict.
-        let hold = store.hold(hashes.iter().copied());
-        let mut missing = Missing { hashes: Vec::new(), count: 0, bytes: 0, long: Vec::new() };
-        for (part, found) in parts.iter().zip(store.sizes(&hashes)?) {
-            match (found, part.size) {
-                (None, size) => {
-                    missing.hashes.push(part.hash);
-                    missing.count += 1;
-                    missing.bytes = missing.bytes.saturating_add(size.unwrap_or(0));
-                    if size >= Some(DELTA_LEN_MIN) {
-                        missing.long.push(part.clone());
-                    }
-                }
-                (Some(found), Some(size)) if found != size => {
-                    let (path, hash) = (part.path.clone(), part.hash);
-                    return Err(tree::CheckoutError::Length { path, hash, size, found }.into());
-                }
-                (Some(_), _) => {}
-            }
-        }
-        Ok((parts, hold, missing))
-    }
-
     fn not_loaded(error: LoadError<StoreError>) -> Failure {
         match error {
             LoadError::Manifest { hash, source } => trees::refused(&hash, &source),
             LoadError::Source { source, .. } => Failure::new(source.kind(), describe(&source)),
+        }
+    }
+
+    /// Says where a tree has the first of some blobs that did not come.
+    struct Lost {
+        failed: HashSet<Hash>,
+        first: Vec<Part>,
+    }
+
+    impl Lost {
+        fn of(failed: &HashSet<Hash>) -> Self {
+            Self { failed: failed.clone(), first: Vec::new() }
+        }
+
+        /// Looks for them among parts of the tree, each once.
+        fn find(&mut self, parts: Vec<Part>) {
+            let wanted = PATHS_TOLD_MAX - self.first.len();
+            let lost = parts.into_iter().filter(|part| self.failed.remove(&part.hash));
+            self.first.extend(lost.take(wanted));
         }
     }
 
@@ -502,7 +544,7 @@ mod linux {
         }
 
         /// Says what could not be got of `all` missing blobs of a tree, with the first paths of it.
-        fn failure(&mut self, parts: &[Part], all: usize, what: &str) -> Failure {
+        fn failure(&mut self, lost: Lost, all: usize, what: &str) -> Failure {
             let failed = self.failed.len();
             let why = self.why.take();
             let kind = why.as_ref().map_or(Trouble::Other, |why| why.kind);
@@ -512,8 +554,7 @@ mod linux {
                 format!("{failed} of the {all} missing {what} of the tree did not come")
             };
             let mut failure = Failure::new(kind, message);
-            let lost = parts.iter().filter(|part| self.failed.contains(&part.hash));
-            for part in lost.take(PATHS_TOLD_MAX) {
+            for part in &lost.first {
                 let path = if part.path.is_empty() { b"." } else { &part.path[..] };
                 failure =
                     failure.cause(format!("{}: blob {}", tree::shown(path), part.hash.fmt_short()));
@@ -556,6 +597,36 @@ mod linux {
         fn rest(&mut self) {
             self.supply.iter().for_each(|supply| supply.came(&self.came));
             self.came.clear();
+        }
+    }
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        fn part(number: usize, size: u64) -> Part {
+            let path = number.to_string().into_bytes();
+            Part { hash: Hash::of(&path), path, size: Some(size) }
+        }
+
+        #[test]
+        fn of_what_is_missing_there_are_hashes_and_few_paths() {
+            let mut missing = Missing::default();
+            (0..=DELTAS_MAX).for_each(|number| missing.add(&part(number, DELTA_LEN_MIN)));
+            missing.add(&part(DELTAS_MAX + 1, DELTA_LEN_MIN - 1));
+            assert_eq!((missing.count, missing.hashes.len()), (DELTAS_MAX + 2, DELTAS_MAX + 2));
+            assert_eq!(missing.long.len(), DELTAS_MAX);
+        }
+
+        #[test]
+        fn first_paths_are_told_of_what_did_not_come_each_blob_once() {
+            let parts: Vec<Part> = (0..20).map(|number| part(number, 1)).collect();
+            let failed = parts[3..].iter().map(|part| part.hash).collect();
+            let mut lost = Lost::of(&failed);
+            let again = Part { path: b"again".to_vec(), ..part(3, 1) };
+            lost.find([&parts[..5], &[again]].concat());
+            lost.find(parts[5..].to_vec());
+            let paths: Vec<_> = lost.first.iter().map(|part| part.path.clone()).collect();
+            assert_eq!(paths, ["3", "4", "5", "6", "7"].map(|path| path.as_bytes().to_vec()));
         }
     }
 }

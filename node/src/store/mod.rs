@@ -61,7 +61,7 @@ pub use self::partial::{CHECKPOINT_BYTES, Partial};
 pub use self::read::BlobReader;
 pub use self::run::CheckedRun;
 pub use self::small::SmallRead;
-pub(crate) use self::space::Hold;
+pub(crate) use self::space::HeldSet;
 pub(crate) use self::sys::read_exact_at;
 
 use self::catalog::{Catalog, Located};
@@ -310,9 +310,12 @@ impl Store {
         Ok(self.inner.find_row(hash)?.map(|row| self.inner.info(hash, &row)))
     }
 
-    /// Keeps blobs from eviction until the hold is dropped, whether they are in the store yet or come later.
-    pub(crate) fn hold(&self, hashes: impl IntoIterator<Item = Hash>) -> Hold {
-        Hold::take(&self.inner.leases, hashes)
+    /// Returns a set of blobs that are kept from eviction until it is dropped, whether they are in the store yet or come
+    /// later.
+    pub(crate) fn hold(&self, hashes: impl IntoIterator<Item = Hash>) -> HeldSet {
+        let mut held = HeldSet::new(&self.inner.leases);
+        held.extend(hashes);
+        held
     }
 
     /// Returns the lengths of blobs in their order, as [`find`](Self::find) does; none of one that is not in

@@ -181,22 +181,9 @@ fn end_use(counts: &mut HashMap<Hash, u64>, hash: &Hash) {
     }
 }
 
-/// Is one use of many blobs, ended when dropped.
-#[derive(Debug)]
-pub(crate) struct Hold {
-    _leases: Vec<Lease>,
-}
-
-impl Hold {
-    pub(super) fn take(leases: &Arc<Leases>, hashes: impl IntoIterator<Item = Hash>) -> Self {
-        let take = |hash| Lease::take(leases, hash);
-        Self { _leases: hashes.into_iter().map(take).collect() }
-    }
-}
-
 /// Is one use of each of a growing set of blobs, all ended when it is dropped.
 #[derive(Debug)]
-pub(super) struct HeldSet {
+pub(crate) struct HeldSet {
     leases: Arc<Leases>,
     hashes: HashSet<Hash>,
 }
@@ -207,12 +194,19 @@ impl HeldSet {
     }
 
     /// Takes a blob in; false if it was in before.
-    pub(super) fn insert(&mut self, hash: Hash) -> bool {
+    pub(crate) fn insert(&mut self, hash: Hash) -> bool {
         let new = self.hashes.insert(hash);
         if new {
             *lock(&self.leases.counts).entry(hash).or_default() += 1;
         }
         new
+    }
+
+    /// Takes blobs in.
+    pub(super) fn extend(&mut self, hashes: impl IntoIterator<Item = Hash>) {
+        for hash in hashes {
+            self.insert(hash);
+        }
     }
 
     /// Lets a blob go.

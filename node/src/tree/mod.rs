@@ -23,7 +23,7 @@ pub use checkout::{
 };
 #[cfg(target_os = "linux")]
 pub(crate) use checkout::{
-    Supply, check_target, checkout_meanwhile, files_of, older_versions, open_older, shown,
+    Supply, check_target, checkout_meanwhile, each_file, older_versions, open_older, shown,
 };
 #[cfg(target_os = "linux")]
 pub use ways::{Stop, WayCounts};

@@ -10,7 +10,7 @@ use crate::edge::packs::{
     MEMBER_BYTES_MAX, PACK_BYTES_MAX, PACKED_BYTES_MAX, Presence, packed_len,
 };
 use crate::service::len_u64;
-use crate::store::{Hold, Store, StoreError};
+use crate::store::{HeldSet, Store, StoreError};
 use crate::tree::closure::{self, Part, level_below};
 
 /// Is one blob to be pushed.
@@ -56,7 +56,7 @@ impl Job {
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) jobs: Vec<Job>,
-    _hold: Hold,
+    _held: HeldSet,
 }
 
 impl Plan {
@@ -73,12 +73,12 @@ impl Plan {
             }
         }
         jobs.insert(0, lone);
-        let hold = store.hold(met);
+        let held = store.hold(met);
         for item in jobs.iter_mut().flat_map(Job::items) {
             let found = store.find(&item.hash)?.ok_or(StoreError::Absent { hash: item.hash })?;
             item.size = found.size;
         }
-        Ok(Self { jobs, _hold: hold })
+        Ok(Self { jobs, _held: held })
     }
 }
 
@@ -103,7 +103,12 @@ fn job_of_tree(store: &Store, root: Hash, met: &mut HashSet<Hash>) -> Result<Job
 /// Returns the files of a tree in the order of their paths.
 #[cfg(target_os = "linux")]
 fn in_order(store: &Store, root: &Hash) -> Result<Vec<Hash>, Failure> {
-    Ok(crate::tree::files_of(store, root)?.into_iter().map(|part| part.hash).collect())
+    let mut files = Vec::new();
+    crate::tree::each_file(store, root, |some| -> Result<(), Failure> {
+        files.extend(some.into_iter().map(|part| part.hash));
+        Ok(())
+    })?;
+    Ok(files)
 }
 
 /// Returns none: only checkouts know the order.

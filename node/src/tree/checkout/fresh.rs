@@ -3,49 +3,62 @@
 //! What is being made lies in a directory named after the target's name, which is locked while somebody works on it.
 //! Whoever finds it unlocked removes it: it was left behind by a process that was killed.
 
-use std::borrow::Cow;
 use std::io;
 
 use blobmesh_protocol::Hash;
-use blobmesh_protocol::tree::Change;
+use blobmesh_protocol::tree::Item;
 
 use super::error::CheckoutError;
-use super::stage::{Maker, Staged};
-use super::state::{self, State};
+use super::load::Manifests;
+use super::now;
+use super::stage::{Maker, Staged, staged_of};
+use super::state::{self, StateWriter};
 use super::target::Target;
-use super::{now, rows_of};
-use crate::tree::beneath::{Dir, Replace};
+use crate::tree::beneath::{Dir, Replace, Stamp};
 
-/// Makes the tree whose listing `changes` is at a target where nothing is; says whether something that was left behind
-/// was removed.
+/// Tells what came of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Made {
+    /// How many files and symbolic links there are.
+    pub(super) leaves: u64,
+    /// Whether something that was left behind was removed.
+    pub(super) cleared: bool,
+}
+
+/// Makes a tree that was checked at a target where nothing is. However large it is, only a part of its listing is in
+/// memory.
 pub(super) fn make(
     target: &Target,
     root: &Hash,
-    changes: Vec<Change>,
+    manifests: &mut Manifests<'_>,
     maker: &Maker<'_>,
-) -> Result<bool, CheckoutError> {
-    let (stage, removed) = Stage::begin(target)?;
-    let staged: Vec<Staged<'_>> = changes
-        .iter()
-        .filter_map(|change| {
-            let item = change.new.as_ref()?;
-            Some(Staged { at: Cow::Borrowed(&change.path), path: &change.path, item })
-        })
-        .collect();
-    let stamps = maker.make(&stage.dir, &staged)?;
-    // A long listing is not kept twice.
-    drop(staged);
-    let state = State { root: *root, noted: now(), rows: rows_of(changes, stamps) };
-    let remember = || -> io::Result<()> {
-        stage.dir.make_dir(state::DIR)?;
-        state.save(&stage.dir.open_below(state::DIR)?)
-    };
-    remember().map_err(CheckoutError::io("write", state::DIR))?;
+) -> Result<Made, CheckoutError> {
+    let (stage, cleared) = Stage::begin(target)?;
+    let remembered =
+        |result: io::Result<()>| result.map_err(CheckoutError::io("write", state::DIR));
+    remembered(stage.dir.make_dir(state::DIR))?;
+    let own = stage.dir.open_below(state::DIR).map_err(CheckoutError::io("open", state::DIR))?;
+    let mut state = StateWriter::begin(&own).map_err(CheckoutError::io("write", state::DIR))?;
+    let (mut leaves, mut links) = (0, 0);
+    manifests.list(root, |changes| {
+        let staged = staged_of(changes);
+        let stamps = maker.make_all_but_symlinks(&stage.dir, &staged)?;
+        for (Staged { path, item, .. }, stamp) in staged.iter().zip(stamps) {
+            leaves += u64::from(**item != Item::Dir);
+            links += u64::from(matches!(item, Item::Symlink { .. }));
+            remembered(state.push(path, item, &stamp.unwrap_or(Stamp::NONE)))?;
+        }
+        Ok(())
+    })?;
+    if links > 0 {
+        manifests.list(root, |changes| maker.make_symlinks(&stage.dir, &staged_of(changes)))?;
+    }
+    remembered(state.finish(root, now()))?;
     if maker.stop.is_wanted() {
         return Err(CheckoutError::Stopped);
     }
     stage.publish()?;
-    Ok(removed)
+    Ok(Made { leaves, cleared })
 }
 
 /// Is a directory that becomes the checkout's, or is removed.

@@ -30,20 +30,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use blobmesh_protocol::Hash;
-use blobmesh_protocol::tree::{Change, Item, Manifest, diff};
+use blobmesh_protocol::tree::{Change, Item};
 
 use self::load::Manifests;
 use self::stage::{Maker, size_of};
-use self::state::{Row, State};
+use self::state::State;
 use self::target::{Found, Target};
-use super::beneath::{Dir, Stamp};
+use super::beneath::Dir;
 use super::ways::{Stop, WayCounts, Ways};
 use crate::store::Store;
 
 pub use self::error::CheckoutError;
 pub(crate) use self::error::shown;
 pub use self::load::SourceError;
-pub(crate) use self::load::files_of;
+pub(crate) use self::load::each_file;
 pub(crate) use self::supply::Supply;
 
 /// How many paths are named at most that are in the way.
@@ -108,8 +108,8 @@ impl Progress {
         (self.done.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed))
     }
 
-    fn begin(&self, changes: &[Change]) {
-        self.total.store(bytes_of(changes), Ordering::Relaxed);
+    fn begin(&self, bytes: u64) {
+        self.total.store(bytes, Ordering::Relaxed);
     }
 
     fn add(&self, bytes: u64) {
@@ -155,18 +155,17 @@ pub(crate) fn checkout_meanwhile(
 fn check_out(root: &Hash, dir: &Path, maker: &Maker<'_>) -> Result<CheckedOut, CheckoutError> {
     let target = Target::at(dir, maker.store.dir())?;
     let mut manifests = Manifests::of(maker.store);
-    let manifest = manifests.checked(root)?;
+    let totals = manifests.check(root)?;
     let ((counts, bytes), recovered, left) = match &target.found {
         Found::Nothing => {
-            let changes = diff(Manifest::default(), manifest, &mut manifests)?;
-            drop(manifests);
-            maker.check_blobs(&changes)?;
-            maker.progress.begin(&changes);
-            let sums = (switch::count(&changes), bytes_of(&changes));
-            let removed = fresh::make(&target, root, changes, maker)?;
-            (sums, removed.then_some(Recovered::Undone), Vec::new())
+            maker.check_tree(root, &mut manifests)?;
+            maker.progress.begin(totals.bytes);
+            let made = fresh::make(&target, root, &mut manifests, maker)?;
+            let recovered = made.cleared.then_some(Recovered::Undone);
+            (((made.leaves, 0, 0), totals.bytes), recovered, Vec::new())
         }
         Found::Dir(dir) => {
+            let manifest = manifests.load_root(root)?;
             let done = switch::switch(&target, dir, root, manifest, &mut manifests, maker)?;
             let sums = (switch::count(&done.changes), bytes_of(&done.changes));
             (sums, done.recovered, done.left)
@@ -216,15 +215,6 @@ pub(crate) fn open_older(dir: &Path, path: &[u8]) -> io::Result<File> {
 fn bytes_of(changes: &[Change]) -> u64 {
     let new = changes.iter().filter_map(|change| change.new.as_ref());
     new.fold(0, |sum, item| sum.saturating_add(size_of(item)))
-}
-
-/// Returns the rows of a tree that was made from nothing.
-fn rows_of(changes: Vec<Change>, stamps: Vec<Option<Stamp>>) -> Vec<Row> {
-    let row = |(change, stamp): (Change, Option<Stamp>)| {
-        let Change { path, new, .. } = change;
-        Some(Row { path, item: new?, stamp: stamp.unwrap_or(Stamp::NONE) })
-    };
-    changes.into_iter().zip(stamps).filter_map(row).collect()
 }
 
 /// Returns the moment, in nanoseconds since 1970.

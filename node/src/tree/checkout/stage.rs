@@ -14,7 +14,7 @@ use blobmesh_protocol::blob::group_count;
 use blobmesh_protocol::tree::{Change, Item};
 
 use super::error::CheckoutError;
-use super::load::check_blobs;
+use super::load::{Lacking, Manifests};
 use super::state::{name_of, parent_of};
 use super::supply::Supply;
 use super::{Options, Progress, pool};
@@ -72,14 +72,39 @@ impl<'a> Maker<'a> {
     /// Checks that the store has every blob that `changes` ask for, unless some are on their way: then it was looked
     /// which of them are there.
     pub(super) fn check_blobs(&self, changes: &[Change]) -> Result<(), CheckoutError> {
-        match self.supply {
-            Some(_) => Ok(()),
-            None => check_blobs(self.store, changes, self.stop),
+        let lacking = Lacking::default();
+        if self.supply.is_none() {
+            lacking.look(self.store, changes, self.stop)?;
         }
+        lacking.end()
+    }
+
+    /// Does the same for all of a tree.
+    pub(super) fn check_tree(
+        &self,
+        root: &Hash,
+        manifests: &mut Manifests<'_>,
+    ) -> Result<(), CheckoutError> {
+        let lacking = Lacking::default();
+        if self.supply.is_none() {
+            manifests.list(root, |changes| lacking.look(self.store, changes, self.stop))?;
+        }
+        lacking.end()
     }
 
     /// Makes entries, each directory before what is in it, and returns how the files look, in the order of `items`.
     pub(super) fn make(
+        &self,
+        root: &Dir,
+        items: &[Staged<'_>],
+    ) -> Result<Vec<Option<Stamp>>, CheckoutError> {
+        let stamps = self.make_all_but_symlinks(root, items)?;
+        self.make_symlinks(root, items)?;
+        Ok(stamps)
+    }
+
+    /// Does the same, and leaves out symbolic links: they come after all files.
+    pub(super) fn make_all_but_symlinks(
         &self,
         root: &Dir,
         items: &[Staged<'_>],
@@ -91,7 +116,6 @@ impl<'a> Maker<'a> {
         for (index, stamp) in made.into_iter().flatten() {
             stamps[index] = Some(stamp);
         }
-        self.make_symlinks(root, items)?;
         Ok(stamps)
     }
 
@@ -104,6 +128,10 @@ impl<'a> Maker<'a> {
             while open.last().is_some_and(|(path, _)| *path != parent) {
                 open.pop();
             }
+            if open.is_empty() && !parent.is_empty() {
+                // It was made before these items.
+                open.push((parent, root.open_below(parent).map_err(fail())?));
+            }
             let above = open.last().map_or(root, |(_, dir)| dir);
             above.make_dir(name_of(&staged.at)).map_err(fail())?;
             let dir = above.open_below(name_of(&staged.at)).map_err(fail())?;
@@ -115,7 +143,12 @@ impl<'a> Maker<'a> {
         Ok(())
     }
 
-    fn make_symlinks(&self, root: &Dir, items: &[Staged<'_>]) -> Result<(), CheckoutError> {
+    /// Makes the symbolic links among some entries.
+    pub(super) fn make_symlinks(
+        &self,
+        root: &Dir,
+        items: &[Staged<'_>],
+    ) -> Result<(), CheckoutError> {
         let mut here = Here::new(root);
         for staged in items {
             let Item::Symlink { target } = staged.item else { continue };
@@ -343,6 +376,15 @@ fn pieces_of(items: &[Staged<'_>]) -> Vec<Vec<usize>> {
         parent = Some(parent_of(&staged.at));
     }
     pieces
+}
+
+/// Returns what is to be made where there was nothing.
+pub(super) fn staged_of<'a>(changes: &'a [Change]) -> Vec<Staged<'a>> {
+    let staged = |change: &'a Change| {
+        let Change { path, new, .. } = change;
+        Some(Staged { at: Cow::Borrowed(&path[..]), path, item: new.as_ref()? })
+    };
+    changes.iter().filter_map(staged).collect()
 }
 
 /// Returns the bytes of a file; none of anything else.

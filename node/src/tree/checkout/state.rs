@@ -4,7 +4,9 @@
 //! stamp is still what it was has not been touched since, and may be replaced; any other is hashed before it is called
 //! changed. Damage is found by the hash at the end.
 
-use std::io::{self, Read as _, Write as _};
+use std::fs::File;
+use std::io::{self, BufWriter, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::FileExt as _;
 
 use blobmesh_protocol::Hash;
 use blobmesh_protocol::tree::{
@@ -21,6 +23,8 @@ const STATE: &[u8] = b"state";
 const STATE_BEGUN: &[u8] = b"state.begun";
 
 const MAGIC: &[u8; 8] = b"BMSTATE\x01";
+/// Magic, root, time and number of rows.
+const HEADER_LEN: usize = 56;
 /// What a row takes at least: kind, length of the path, a path of one byte.
 const ROW_LEN_MIN: usize = 4;
 
@@ -129,20 +133,59 @@ impl State {
 
     /// Writes a state under another name, in one step.
     pub(super) fn save_as(&self, own: &Dir, name: &[u8]) -> io::Result<()> {
-        write_whole(own, STATE_BEGUN, name, &self.encode())
+        let mut writer = StateWriter::begin(own)?;
+        self.rows.iter().try_for_each(|row| writer.push(&row.path, &row.item, &row.stamp))?;
+        writer.finish_as(&self.root, self.noted, name)
+    }
+}
+
+/// Writes a state row by row, so that one of a large tree is never in memory.
+#[derive(Debug)]
+pub(super) struct StateWriter<'a> {
+    own: &'a Dir,
+    file: BufWriter<File>,
+    rows: u64,
+    row: Vec<u8>,
+}
+
+impl<'a> StateWriter<'a> {
+    pub(super) fn begin(own: &'a Dir) -> io::Result<Self> {
+        let mut file = BufWriter::new(create_anew(own, STATE_BEGUN)?);
+        // What stands there is known at the end.
+        file.write_all(&[0; HEADER_LEN])?;
+        Ok(Self { own, file, rows: 0, row: Vec::new() })
     }
 
-    fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(64 + 128 * self.rows.len());
-        out.extend_from_slice(MAGIC);
-        out.extend_from_slice(self.root.as_bytes());
-        out.extend_from_slice(&self.noted.to_le_bytes());
-        out.extend_from_slice(&u64::try_from(self.rows.len()).unwrap_or(u64::MAX).to_le_bytes());
-        for row in &self.rows {
-            encode_row(row, &mut out);
-        }
-        sealed(out)
+    /// Appends an entry; each directory comes before what is in it, and nothing twice.
+    pub(super) fn push(&mut self, path: &[u8], item: &Item, stamp: &Stamp) -> io::Result<()> {
+        self.row.clear();
+        encode_row(path, item, stamp, &mut self.row);
+        self.rows += 1;
+        self.file.write_all(&self.row)
     }
+
+    /// Has the state replace what the directory remembers, in one step.
+    pub(super) fn finish(self, root: &Hash, noted: i64) -> io::Result<()> {
+        self.finish_as(root, noted, STATE)
+    }
+
+    fn finish_as(self, root: &Hash, noted: i64, name: &[u8]) -> io::Result<()> {
+        let mut file = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.write_all_at(&header(root, noted, self.rows), 0)?;
+        let seal = hash_of(&file, &Stop::default())?;
+        file.seek(SeekFrom::End(0))?;
+        file.write_all(seal.as_bytes())?;
+        self.own.rename(STATE_BEGUN, self.own, name, Replace::Existing)
+    }
+}
+
+fn header(root: &Hash, noted: i64, rows: u64) -> Vec<u8> {
+    let mut out = Vec::with_capacity(HEADER_LEN);
+    out.extend_from_slice(MAGIC);
+    out.extend_from_slice(root.as_bytes());
+    out.extend_from_slice(&noted.to_le_bytes());
+    out.extend_from_slice(&rows.to_le_bytes());
+    out
 }
 
 impl Row {
@@ -191,13 +234,17 @@ pub(super) fn holds(
 
 /// Writes a file that is whole or not there under its name.
 pub(super) fn write_whole(own: &Dir, begun: &[u8], name: &[u8], bytes: &[u8]) -> io::Result<()> {
+    create_anew(own, begun)?.write_all(bytes)?;
+    own.rename(begun, own, name, Replace::Existing)
+}
+
+/// Makes a file; one that was begun before goes.
+fn create_anew(own: &Dir, begun: &[u8]) -> io::Result<File> {
     match own.remove_file(begun) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = own.create(begun, false)?;
-    file.write_all(bytes)?;
-    own.rename(begun, own, name, Replace::Existing)
+    own.create(begun, false)
 }
 
 /// Returns the directory of a path; nothing for what is in the root.
@@ -215,19 +262,19 @@ const EXECUTABLE: u8 = 1;
 const SYMLINK: u8 = 2;
 const DIRECTORY: u8 = 3;
 
-fn encode_row(row: &Row, out: &mut Vec<u8>) {
-    out.push(match &row.item {
+fn encode_row(path: &[u8], item: &Item, stamp: &Stamp, out: &mut Vec<u8>) {
+    out.push(match item {
         Item::File { executable: false, .. } => FILE,
         Item::File { executable: true, .. } => EXECUTABLE,
         Item::Symlink { .. } => SYMLINK,
         Item::Dir => DIRECTORY,
     });
-    push_bytes(&row.path, out);
-    match &row.item {
+    push_bytes(path, out);
+    match item {
         Item::File { hash, size, .. } => {
             out.extend_from_slice(hash.as_bytes());
             out.extend_from_slice(&size.to_le_bytes());
-            push_stamp(&row.stamp, out);
+            push_stamp(stamp, out);
         }
         Item::Symlink { target } => push_bytes(target, out),
         Item::Dir => {}

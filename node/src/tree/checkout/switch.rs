@@ -15,7 +15,7 @@ use super::plan::{Plan, Planner};
 use super::stage::Maker;
 use super::state::{self, Row, State, path_order};
 use super::target::Target;
-use super::{Recovered, now};
+use super::{Recovered, bytes_of, now};
 use crate::tree::beneath::{Dir, Stamp};
 
 /// Is what a switch came to.
@@ -91,7 +91,7 @@ impl Switch<'_> {
             planner.add_unclean(&mut changes)?;
         }
         self.maker.check_blobs(&changes)?;
-        self.maker.progress.begin(&changes);
+        self.maker.progress.begin(bytes_of(&changes));
         let plan = planner.plan(&changes)?;
         if plan.in_the_way > 0 {
             let (path, count) = (self.target.path.clone(), plan.in_the_way);

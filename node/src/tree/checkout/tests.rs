@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use blobmesh_protocol::tree::{Entry, Name, Node};
+use blobmesh_protocol::tree::{Entry, Manifest, Name, Node, diff};
 
 use super::load::Manifests;
 use super::plan::Planner;
@@ -87,6 +87,29 @@ impl Room {
         }
     }
 
+    /// Puts a tree of directories `0000` and so on, each with so many entries that `node` makes.
+    fn put_wide(
+        &self,
+        dirs: usize,
+        each: usize,
+        node: impl Fn(usize, usize) -> (String, Node),
+    ) -> Hash {
+        let entry = |(name, node): (String, Node)| {
+            let name = Name::new(name.as_bytes()).expect("a name");
+            Entry { name, node }
+        };
+        let dir = |number: usize| {
+            let entries = (0..each).map(|n| entry(node(number, n))).collect();
+            let sealed = Manifest::new(entries).and_then(Manifest::seal).expect("sealed");
+            if let Some(bytes) = sealed.manifest {
+                self.put(&bytes);
+            }
+            entry((format!("{number:04}"), sealed.node))
+        };
+        let manifest = Manifest::new((0..dirs).map(dir).collect()).expect("a manifest");
+        self.put(&manifest.encode())
+    }
+
     fn check_out(&self, root: &Hash) -> Result<CheckedOut, CheckoutError> {
         let (options, progress) = (Options::default(), Progress::default());
         checkout(&self.store, root, &self.out(), &options, &progress, &Stop::default())
@@ -126,7 +149,8 @@ fn switch_up_to(room: &Room, new: &Hash, steps_done: usize, force: bool) -> usiz
     let own = journal::open_own(&dir).expect("open").expect("free");
     let state = State::load(&own).expect("load").expect("a state");
     let mut manifests = Manifests::of(&room.store);
-    let manifest = manifests.checked(new).expect("safe");
+    manifests.check(new).expect("safe");
+    let manifest = manifests.load_root(new).expect("loaded");
     let changes = diff(state.manifest(), manifest, &mut manifests).expect("a difference");
     let (stop, ways, options, progress) =
         (Stop::default(), Ways::default(), Options::default(), Progress::default());
@@ -253,4 +277,49 @@ fn file_changed_within_the_tick_of_its_stamp_is_not_taken_for_untouched() {
     state.save(&own).expect("save");
     let refused = room.check_out(&new).expect_err("it was changed");
     assert_eq!(refused.details(), ["changed"]);
+}
+
+#[test]
+fn manifests_and_the_listing_of_a_large_tree_are_held_in_parts() {
+    let room = Room::new();
+    let file = |hash| Node::File { hash, size: 0, executable: false };
+    let root = room.put_wide(40, 500, |dir, n| (format!("{dir:04}{n:0200}"), file(Hash::of(b""))));
+    let mut manifests = Manifests::of(&room.store);
+    let totals = manifests.check(&root).expect("safe");
+    assert!(manifests.kept_bytes() <= load::KEPT_BYTES_MAX, "{}", manifests.kept_bytes());
+    assert!(manifests.kept_bytes() > load::KEPT_BYTES_MAX / 2, "the tree has more than is kept");
+    let mut lens = Vec::new();
+    let listed = manifests.list(&root, |changes| {
+        lens.push(changes.len());
+        Ok(())
+    });
+    listed.expect("listed");
+    assert_eq!(lens.iter().sum::<usize>() as u64, totals.entries);
+    assert!(lens.len() > 2 && lens.iter().all(|len| *len <= load::LISTED_MAX), "{lens:?}");
+}
+
+#[test]
+fn tree_longer_than_what_is_listed_at_once_is_made_whole() {
+    let room = Room::new();
+    let link = |target: &[u8]| Node::Symlink { target: target.into() };
+    let deep = || Entry { name: Name::new(b"deep").expect("a name"), node: link(b"../..") };
+    let node = |_, n: usize| match n % 4 {
+        0 => (format!("dir{n:03}"), Node::Dir(vec![deep()])),
+        1 => (format!("link{n:03}"), link(b"file")),
+        _ => {
+            let (hash, executable) = (Hash::of(b""), n % 4 == 2);
+            (format!("file{n:03}"), Node::File { hash, size: 0, executable })
+        }
+    };
+    let root = room.put_wide(101, 100, node);
+    let done = room.check_out(&root).expect("made");
+    assert_eq!(done.added, 101 * 100);
+    let mut found = BTreeMap::new();
+    note(&room.out(), &room.out(), &mut found);
+    assert_eq!(found.len(), 101 * 100);
+    assert_eq!(found.get("0100/dir096/deep").map(String::as_str), Some("->../.."));
+    let own = Dir::open(&room.out()).and_then(|dir| dir.open_below(state::DIR)).expect("open");
+    let state = State::load(&own).expect("load").expect("a state");
+    assert_eq!(state.rows.len(), 101 + 101 * 125);
+    assert_eq!(room.check_out(&root).expect("again").added, 0);
 }
