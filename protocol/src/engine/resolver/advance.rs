@@ -38,6 +38,7 @@ impl Resolver {
         self.fetch_from_edge(hash, peers, shell);
         self.tell_claims(hash, peers, shell);
         self.give_up_if_over(hash, peers, shell);
+        self.give_freed_room(peers, shell);
     }
 
     /// Fetches from the first holder with room, one peer at a time unless those before are late; waits

@@ -52,6 +52,8 @@ pub(crate) struct Resolver {
     asking: Queues,
     /// Fetches from each peer, and the hashes that wait to fetch from it.
     fetching: Queues,
+    /// Peers that have room for another fetch, of which those who wait for it have not been told.
+    freed: Vec<PeerId>,
     /// Small requests out at each neighbour, and the hashes that wait to make one.
     small: Queues,
     /// Claims of blobs that are not resolved here.
@@ -261,6 +263,17 @@ impl Resolver {
     fn fetch_freed(&mut self, source: Source, peers: &mut Peers, shell: &mut Shell) {
         let Source::Peer(peer) = source else { return };
         self.fetching.end(peer);
+        self.give_room_of(peer, peers, shell);
+    }
+
+    /// Lets those go on who wait for room that a fetch left which turned into others, as far as these left it.
+    fn give_freed_room(&mut self, peers: &mut Peers, shell: &mut Shell) {
+        while let Some(peer) = self.freed.pop() {
+            self.give_room_of(peer, peers, shell);
+        }
+    }
+
+    fn give_room_of(&mut self, peer: PeerId, peers: &mut Peers, shell: &mut Shell) {
         while self.fetching.has_room(peer, shell.config.fetches_per_peer_max) {
             let Some(next) = self.fetching.next(peer) else { break };
             self.advance(next, peers, shell);

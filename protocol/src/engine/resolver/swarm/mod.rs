@@ -25,9 +25,9 @@ use pieces::{Have, Pieces, Rules};
 pub(crate) use words::Told;
 pub(super) use words::ranges;
 
-use super::resolution::{Holder, Resolution, Running, Stage};
+use super::resolution::{EdgeState, Holder, Resolution, Running, Stage};
 use super::{Resolver, stop_fetch};
-use crate::blob::{GROUP_LEN, GroupSet, Hash};
+use crate::blob::{GROUP_LEN, GroupSet, Hash, group_count};
 use crate::engine::peers::Peers;
 use crate::engine::receipt::Found;
 use crate::engine::{Shell, Source, Timer};
@@ -73,6 +73,9 @@ impl Resolver {
     /// Keeps the members of a swarm busy.
     pub(super) fn fetch_from_members(&mut self, hash: Hash, shell: &mut Shell) {
         self.take_in_holders(hash, shell);
+        if self.is_left_whole(hash) {
+            return self.have_end_told(hash, shell);
+        }
         if self.goes_on_alone(hash, shell) {
             return;
         }
@@ -106,6 +109,43 @@ impl Resolver {
             swarm.any_wet = members.fold(false, |wet, member| wet | !member.dry);
         }
         self.set_idle(hash, idle, shell.now);
+    }
+
+    /// Returns whether all groups came and no fetch is left that would say so: the one that was about to stalled or broke
+    /// at something that had come from another.
+    fn is_left_whole(&self, hash: Hash) -> bool {
+        self.resolutions.get(&hash).is_some_and(|running| {
+            let whole = running.swarm.as_ref().is_some_and(|swarm| swarm.pieces.whole().is_full());
+            whole && running.fetches.is_empty()
+        })
+    }
+
+    /// Asks who has all for the last group, which is here: so that whoever stores it sees that the blob is whole.
+    fn have_end_told(&mut self, hash: Hash, shell: &mut Shell) {
+        let Some(running) = self.resolutions.get_mut(&hash) else { return };
+        let Some(swarm) = &mut running.swarm else { return };
+        let max = shell.config.fetches_per_peer_max;
+        let waits = |source| running.retries.contains_key(&source);
+        let member = swarm.members.iter().find(|(peer, member)| {
+            let can = matches!(member.have, Have::Whole) && self.fetching.has_room(**peer, max);
+            can && !waits(Source::Peer(**peer))
+        });
+        let member = member.map(|(peer, member)| (*peer, member.found));
+        let count = group_count(swarm.pieces.size());
+        let last = count.saturating_sub(1)..count;
+        let (source, found) = match member {
+            Some((peer, found)) => {
+                swarm.brings(peer, true);
+                (Source::Peer(peer), found)
+            }
+            None if running.edge == EdgeState::Ready && !waits(Source::Edge) => {
+                running.edge = EdgeState::Busy;
+                (Source::Edge, Found::Edge)
+            }
+            None => return,
+        };
+        swarm.pieces.bring(&last, true);
+        self.start_fetch(hash, source, (found, Some(last)), shell);
     }
 
     /// Asks a partner for what it just told of. For all others it is as it was when they were last looked at, so
@@ -443,6 +483,7 @@ impl Resolver {
         if let Some(running) = self.resolutions.get_mut(&hash) {
             stop_fetch(running, fetch, "goes on in ranges", &mut self.fetches, shell);
             self.fetching.end(from);
+            self.freed.push(from);
         }
     }
 
