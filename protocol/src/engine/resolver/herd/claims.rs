@@ -280,6 +280,7 @@ impl Resolver {
             self.range_over(hash, fetch, shell);
             if let Some(running) = self.resolutions.get_mut(&hash) {
                 running.edge = EdgeState::Ready;
+                running.herd.contention.yielded(running.receipt.bytes_edge, shell);
                 running.note(Note::Yielded { peer });
                 stop_fetch(running, fetch, "left to a neighbour", &mut self.fetches, shell);
             }

@@ -15,6 +15,7 @@
 //! it. Where the edge has no list, one brings everything, and the others wait for it.
 
 mod claims;
+mod contention;
 mod names;
 mod rumours;
 mod stream;
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 use claims::Claim;
 pub(crate) use claims::Claimed;
+use contention::Contention;
 pub(crate) use rumours::Rumoured;
 use rumours::Rumours;
 use stream::Pace;
@@ -93,6 +95,7 @@ pub(crate) struct Herd {
     turn: Option<Time>,
     /// Whether there was nothing to ask the edge for, and nothing has changed since.
     dry: bool,
+    contention: Contention,
     /// What the edge takes for a range, lately.
     range_time: Option<Duration>,
     /// How the one request of a lone node goes, where several would be several connections.
@@ -142,6 +145,10 @@ impl Resolver {
                 shell.emit(Output::Send { peer, message });
             }
         }
+        if let Some(until) = running.herd.contention.rests_until(shell.now) {
+            self.plan_herd(hash, until, shell);
+            return false;
+        }
         let pause = shell.config.edge_pause / 2;
         let until = *running
             .herd
@@ -185,6 +192,9 @@ impl Resolver {
         let Some(swarm) = running.swarm.as_ref().filter(|swarm| swarm.proven) else { return };
         if !ready || running.herd.unlisted || running.herd.dry || swarm.pieces.whole().is_full() {
             return;
+        }
+        if let Some(until) = running.herd.contention.rests_until(shell.now) {
+            return self.plan_herd(hash, until, shell);
         }
         let alone = swarm.holders() == 0;
         let (asked, gives) = (running.asks_edge(), running.receipt.bytes_edge > 0);
