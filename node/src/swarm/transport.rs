@@ -80,9 +80,7 @@ where
     let mut yamux = yamux::Config::default();
     yamux.set_max_num_streams(STREAMS_PER_CONNECTION_MAX);
     inner
-        // Whoever dials has one protocol to propose for each step, and goes on without waiting for the answer: two round
-        // trips fewer.
-        .upgrade(Version::V1Lazy)
+        .upgrade(Version::V1)
         .authenticate(noise)
         .multiplex(yamux)
         .timeout(HANDSHAKE_TIMEOUT)

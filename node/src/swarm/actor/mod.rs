@@ -406,9 +406,7 @@ fn build(
     let behaviour = Behaviour::new(keypair, &config.mesh)?;
     let config = libp2p::swarm::Config::with_executor(tasks.executor())
         .with_idle_connection_timeout(IDLE_TIMEOUT)
-        .with_max_negotiating_inbound_streams(NEGOTIATING_IN_MAX)
-        // A stream's first bytes go with its name: a round trip fewer. One that is refused breaks when it is read.
-        .with_substream_upgrade_protocol_override(libp2p::core::upgrade::Version::V1Lazy);
+        .with_max_negotiating_inbound_streams(NEGOTIATING_IN_MAX);
     let local = keypair.public().to_peer_id();
     Ok(libp2p::Swarm::new(transport, behaviour, local, config))
 }
