@@ -101,6 +101,7 @@ impl Resolver {
             return;
         };
         ended.timers.stop(shell);
+        running.end_lost = !matches!(outcome, FetchOutcome::Part);
         let source = ended.source;
         running.judge_name(&ended, Some(&outcome), peers, shell);
         match outcome {

@@ -302,6 +302,7 @@ fn stop_fetch(
     if let Some(stopped) = running.fetch_ended(fetch, why, shell.now) {
         stopped.timers.stop(shell);
     }
+    running.end_lost = true;
     fetches.remove(&fetch);
     shell.emit(Output::StopFetch { fetch });
 }

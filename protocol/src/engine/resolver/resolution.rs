@@ -73,6 +73,8 @@ pub(crate) struct Resolution {
     /// two who contradict each other would be asked in turn for ever.
     pub(crate) is_large: bool,
     pub(crate) troubles: Troubles,
+    /// Whether the last fetch that is over failed or was stopped: it would have said that all has come.
+    pub(crate) end_lost: bool,
     /// Every timer started for this hash but those of fetches, taken back at its end.
     pub(crate) timers: Vec<TimerKey>,
     pub(crate) clock: Clock,
@@ -221,6 +223,7 @@ impl Resolution {
             surveyed: false,
             is_large: false,
             troubles: Troubles::default(),
+            end_lost: false,
             timers: Vec::new(),
             clock: Clock::new(want.started),
             receipt: Receipt::new(hash),

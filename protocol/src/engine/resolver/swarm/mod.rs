@@ -116,7 +116,7 @@ impl Resolver {
     fn is_left_whole(&self, hash: Hash) -> bool {
         self.resolutions.get(&hash).is_some_and(|running| {
             let whole = running.swarm.as_ref().is_some_and(|swarm| swarm.pieces.whole().is_full());
-            whole && running.fetches.is_empty()
+            whole && running.end_lost && running.fetches.is_empty()
         })
     }
 
@@ -145,6 +145,7 @@ impl Resolver {
             None => return,
         };
         swarm.pieces.bring(&last, true);
+        running.end_lost = false;
         self.start_fetch(hash, source, (found, Some(last)), shell);
     }
 
