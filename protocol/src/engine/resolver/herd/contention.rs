@@ -9,6 +9,9 @@ use crate::time::Time;
 
 /// So often in a row one lets go and asks again at once: most are settled by then.
 const FREE: u32 = 4;
+/// A pause is at most this part of the time that a claim counts: longer ones have those who contend come by turns, each when
+/// the claim of the one before has lapsed, at an edge that takes seconds to answer.
+const PAUSES_PER_CLAIM: u32 = 8;
 
 /// Is how often what the edge was asked for was let go since it last gave something.
 #[derive(Debug, Default)]
@@ -27,7 +30,7 @@ impl Contention {
         }
         self.yields = self.yields.saturating_add(1);
         let Some(doublings) = self.yields.checked_sub(FREE + 1) else { return };
-        let (first, most) = (shell.config.edge_pause, shell.config.claim_patience);
+        let (first, most) = (shell.config.edge_pause, shell.config.claim_ttl / PAUSES_PER_CLAIM);
         let pause =
             first.saturating_mul(1_u32.checked_shl(doublings).unwrap_or(u32::MAX)).min(most);
         self.until = Some(shell.now + pause / 2 + shell.jitter(pause / 2));
