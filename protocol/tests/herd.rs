@@ -693,3 +693,24 @@ fn of_two_who_bring_everything_one_lets_go_unless_it_began_long_before() {
         assert_eq!(stopped(1, 2) + stopped(2, 1), lets_go, "after {waits:?}");
     }
 }
+
+#[test]
+fn who_lets_a_range_go_again_and_again_asks_for_it_after_a_pause() {
+    let (mut rig, _) = cold(1);
+    rig.pass(PAUSE);
+    let goes_first =
+        Message::Claims { hash: hash(1), seeks: false, done: 1, runs: vec![(0, FIRST)] };
+    let let_go = |rig: &mut Rig| {
+        let (fetch, _) = take_range(rig);
+        rig.say(peer(1), goes_first.clone());
+        assert!(rig.take_stop(fetch), "it is left to whom the edge gave something");
+        rig.say(peer(1), claims(&[]));
+    };
+    for _ in 0..4 {
+        let_go(&mut rig);
+    }
+    let_go(&mut rig);
+    assert!(rig.take_fetches(Source::Edge).is_empty(), "five times in a row is a circle");
+    rig.pass(PAUSE);
+    take_range(&mut rig);
+}

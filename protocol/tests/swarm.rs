@@ -898,3 +898,45 @@ fn lone_holder_is_asked_for_everything_until_somebody_else_holds_or_fetches_it()
         assert_eq!(rig.take_end(want), None);
     }
 }
+
+#[test]
+fn room_of_a_fetch_that_goes_on_in_ranges_is_for_who_waits_for_it() {
+    let one = Config { asks_one_for_all: true, fetches_per_peer_max: 1, ..lan_config() };
+    let mut rig = Rig::with(one);
+    let holder = rig.neighbour(9, &[hash(1), hash(2)]);
+    let partner = rig.silent_neighbour(1);
+    for n in [1, 2] {
+        rig.get(hash(n));
+        rig.answer(holder, hash(n), HAVE);
+    }
+    let whole = rig.take_fetch(Source::Peer(holder)).expect("a fetch of everything");
+    assert_eq!(rig.take_fetch(Source::Peer(holder)), None, "the second waits for room");
+    give(&mut rig, whole, 0..GROUPS - BLOCK);
+    rig.say(partner, groups_message(true, &[(GROUPS - BLOCK, BLOCK)]));
+    assert!(rig.take_stop(whole), "it goes on in ranges");
+    assert_eq!(take_range(&mut rig).from, partner, "of which none is the holder's");
+    assert!(rig.take_fetch(Source::Peer(holder)).is_some(), "the second has its room");
+}
+
+#[test]
+fn end_that_failed_after_all_came_is_told_by_another() {
+    let mut rig = lan_only();
+    let want = get_from(&mut rig, &[1, 2]);
+    let first = take_range(&mut rig);
+    give(&mut rig, first.fetch, 0..1);
+    let second = take_range(&mut rig);
+    give(&mut rig, second.fetch, 0..GROUPS);
+    let ends = [first, second].map(|asked| asked.fetch);
+    for fetch in ends {
+        if !rig.take_stop(fetch) {
+            rig.end(fetch, FetchOutcome::Failed { detail: "cut".to_owned() });
+        }
+    }
+    assert_eq!(rig.take_end(want), None, "nobody has said that the blob is whole");
+    let again = take_range(&mut rig);
+    assert_eq!(again.groups, GROUPS - 1..GROUPS);
+    rig.pass(10 * MS);
+    assert!(take_ranges(&mut rig).is_empty(), "once is enough");
+    rig.end(again.fetch, FetchOutcome::Complete { size: SIZE });
+    assert_eq!(rig.take_end(want).expect("ended").0, Ok(()));
+}
