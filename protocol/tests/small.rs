@@ -5,6 +5,8 @@
 #[allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 mod support;
 
+use std::time::Duration;
+
 use blobmesh_protocol::engine::receipt::{AskedAnswer, Found, Note, Receipt};
 use blobmesh_protocol::engine::{
     DropReason, FetchOutcome, Input, LookResult, Output, Source, WantError,
@@ -319,6 +321,48 @@ fn neighbour_that_answers_others_is_waited_for() {
     assert_eq!(looks(&rig), 1, "then it was silent for too long");
     rig.look(last, LookResult::Absent);
     assert!(rig.take_fetch(Source::Edge).is_some());
+}
+
+/// Has a neighbour be asked for one blob that it never gives, and for another each 20 ms, which it gives until it is asked
+/// no more; returns the want and the fetch of the first.
+fn passed_over(time: Duration) -> (Rig, WantId, FetchId) {
+    let mut rig = Rig::with(Config { edge: true, provider_search: false, ..Config::default() });
+    let hashes: Vec<Hash> = (0..=255).map(hash).collect();
+    let holder = rig.small_neighbour(1, &hashes);
+    let want = rig.want(hashes[0], None);
+    let kept = small(&mut rig, holder, hashes[0]);
+    let rounds = usize::try_from(time.as_millis() / 20).expect("few");
+    for next in hashes[1..].iter().cycle().take(rounds) {
+        rig.tell(Input::Gone { hash: *next });
+        rig.want(*next, None);
+        let Some((fetch, _)) = rig.take_small(holder, *next) else { break };
+        rig.pass(20 * MS);
+        rig.end(fetch, complete());
+    }
+    (rig, want, kept)
+}
+
+#[test]
+fn neighbour_that_answers_all_but_one_request_does_not_keep_it_from_the_edge() {
+    let stall = Config::default().stall_timeout;
+    let (rig, ..) = passed_over(stall - 20 * MS);
+    assert_eq!(looks(&rig), 0, "it may have had much to answer before");
+    let (mut rig, want, kept) = passed_over(stall + 200 * MS);
+    rig.look(hash(0), LookResult::Absent);
+    let edge = rig.take_fetch(Source::Edge).expect("the edge is asked beside it");
+    rig.complete(edge);
+    assert_eq!(end(&mut rig, want).1.found, Some(Found::Edge));
+    assert!(rig.take_stop(kept));
+}
+
+#[test]
+fn request_that_is_passed_over_for_long_is_given_up() {
+    let stall = Config::default().stall_timeout;
+    let (mut rig, _, kept) = passed_over(9 * stall);
+    assert!(!rig.take_stop(kept));
+    let (mut rig, _, kept) = passed_over(14 * stall);
+    assert!(rig.take_stop(kept));
+    assert_eq!(rig.engine.stats().stalls, 1);
 }
 
 #[test]

@@ -94,6 +94,8 @@ pub(crate) struct Neighbour {
     small_rests_until: Option<Time>,
     /// When it last answered one, or began to have one to answer.
     small_heard: Time,
+    /// How many it has answered.
+    small_answers: u64,
     /// When it was last sent the whole filter because it asked.
     filter_asked: Option<Time>,
     next_ask: u32,
@@ -272,7 +274,20 @@ impl Peers {
         self.neighbours.get(&peer).map_or(Packs::None, |neighbour| neighbour.packs)
     }
 
-    /// Takes in that a neighbour answered a small request, or got one while it had none to answer.
+    /// Takes in that a neighbour answered a small request.
+    pub(crate) fn small_answered(&mut self, peer: PeerId, now: Time) {
+        self.small_heard(peer, now);
+        if let Some(neighbour) = self.get_mut(peer) {
+            neighbour.small_answers += 1;
+        }
+    }
+
+    /// Returns how many small requests a neighbour has answered.
+    pub(crate) fn small_answers(&self, peer: PeerId) -> u64 {
+        self.neighbours.get(&peer).map_or(0, |neighbour| neighbour.small_answers)
+    }
+
+    /// Takes in that a neighbour is heard, or got a small request while it had none to answer.
     pub(crate) fn small_heard(&mut self, peer: PeerId, now: Time) {
         if let Some(neighbour) = self.get_mut(peer) {
             neighbour.small_heard = now;

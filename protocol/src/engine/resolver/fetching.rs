@@ -13,6 +13,9 @@ use crate::id::{FetchId, PeerId};
 
 /// How many times as long as a peer the edge may give nothing.
 const EDGE_STALL_FACTOR: u32 = 4;
+/// How many times as long as it may be silent a neighbour may pass a small request over: many of 64 KiB that were asked for
+/// together are long on a slow way, and single ones overtake them.
+const PASSED_OVER_FACTOR: u32 = 10;
 /// A connection to the edge is made ahead this often at most: a LAN that is always late needs none, or has one.
 const PREPARE_INTERVAL: Duration = Duration::from_secs(10);
 /// Peers that give nothing for this long, all of them, pause.
@@ -163,12 +166,9 @@ impl Resolver {
     ) {
         let Some(running) = self.resolutions.get_mut(&hash) else { return };
         let Some(silent) = running.fetches.get(&fetch).cloned() else { return };
-        let mut silence = shell.now - silent.heard;
-        if let (Some(_), Source::Peer(peer)) = (silent.small, silent.source) {
-            // A neighbour that answers others first is alive.
-            silence = silence.min(peers.small_silence(peer, shell.now).unwrap_or(silence));
-        }
         let most = stall_timeout(silent.source, shell);
+        let passed = most.saturating_mul(PASSED_OVER_FACTOR);
+        let silence = silent.silence(passed, peers, shell.now);
         if silence < most {
             let rest = most - silence;
             running.fetch_timed(fetch, |timers| {
@@ -206,10 +206,7 @@ impl Resolver {
             return;
         };
         // Its source gives another range, or another blob, first: it is not late yet.
-        let mut silence = shell.now - late.heard;
-        if let (Some(_), Source::Peer(peer)) = (late.small, late.source) {
-            silence = silence.min(peers.small_silence(peer, shell.now).unwrap_or(silence));
-        }
+        let silence = late.silence(shell.config.stall_timeout, peers, shell.now);
         let patience = running.herd.first_group_time(late.source, &shell.config);
         if silence < patience {
             let rest = patience - silence;

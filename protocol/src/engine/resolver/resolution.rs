@@ -144,6 +144,8 @@ pub(crate) struct Small {
     pub(crate) alone: bool,
     /// Its row among the questions of the receipt, where it was one.
     pub(crate) asked: Option<usize>,
+    /// How many answers the neighbour has given when all before it are answered.
+    pub(crate) turn: u64,
 }
 
 /// Is what a fetch waits for, taken back at its end: a long blob has many fetches.

@@ -8,7 +8,9 @@
 //! A small request is a question as far as the LAN's time is concerned. While its neighbour answers others it
 //! is waited for; when it has answered nobody for as long as the edge waits for the LAN, or for a source's first
 //! group where it has many to answer, the request is *late*, and everything that is done after a question without
-//! an answer is done beside it. A neighbour at which one failed gets none for a while.
+//! an answer is done beside it. So it is, too, where a neighbour goes on to answer others: one that never answers some would
+//! keep who wants them from the edge for as long as others are asked for. A neighbour at which one failed gets none for a
+//! while.
 
 use std::time::Duration;
 
@@ -19,6 +21,7 @@ use crate::engine::peers::{Lesson, Opinion, Peers};
 use crate::engine::receipt::{Asked, AskedAnswer, Found};
 use crate::engine::{FetchOutcome, Output, Shell, Source, Timer, WantError};
 use crate::id::{FetchId, PeerId};
+use crate::time::Time;
 use crate::wire::small::SMALL_BYTES_MAX;
 
 /// The least time after which a neighbour's silence is looked at again.
@@ -102,10 +105,12 @@ impl Resolver {
     ) {
         let Some(running) = self.resolutions.get_mut(&hash) else { return };
         let (fetch, now) = (shell.next_fetch(), shell.now);
-        let alone = self.small.len(peer) == 0;
+        let before = self.small.len(peer);
+        let alone = before == 0;
         if alone {
             peers.small_heard(peer, now);
         }
+        let turn = peers.small_answers(peer) + u64::try_from(before).unwrap_or(u64::MAX);
         self.small.begin(peer);
         self.fetches.insert(fetch, hash);
         running.fetch_started(fetch, Source::Peer(peer), (found, None), now);
@@ -116,7 +121,7 @@ impl Resolver {
             running.receipt.asked.len() - 1
         });
         if let Some(fetch) = running.fetches.get_mut(&fetch) {
-            fetch.small = Some(Small { opinion, alone, asked });
+            fetch.small = Some(Small { opinion, alone, asked, turn });
         }
         let (stall, late) = (shell.config.stall_timeout, shell.config.first_group_hedge);
         let hedged = running.hedged;
@@ -153,7 +158,7 @@ impl Resolver {
         if answer.is_none_or(|answer| answer == AskedAnswer::Gone) {
             return peers.rest_small(peer, now + shell.config.small_rest);
         }
-        peers.small_heard(peer, now);
+        peers.small_answered(peer, now);
         let lesson = match (small.opinion, answer) {
             (Some(Opinion::Likely), Some(AskedAnswer::Have)) => Lesson::Truth,
             (Some(Opinion::Likely), Some(AskedAnswer::Absent)) => Lesson::Lie,
@@ -268,12 +273,14 @@ impl Resolver {
         shell: &mut Shell,
     ) -> bool {
         let Some(running) = self.resolutions.get_mut(&hash) else { return false };
+        let (now, passed) = (shell.now, shell.config.stall_timeout);
+        let delay = peers.hedge_delay(&shell.config);
         let asked = running.fetches.values().filter(|of| of.small.is_some() && !of.late);
+        let asked = asked.filter(|of| !of.is_passed_over(passed, peers, now));
         let asked = asked.filter_map(|of| of.source.peer());
         let waits = running.stage == Stage::Ahead && running.fetches.is_empty();
         let next = running.candidates.iter().filter(|_| waits).map(|(peer, _)| *peer);
         let busy = asked.chain(next).filter(|peer| self.small.len(*peer) > 0);
-        let (now, delay) = (shell.now, peers.hedge_delay(&shell.config));
         let rest = busy.filter_map(|peer| {
             // One that has many to answer is a source and no longer a question.
             let patience = match self.small.len(peer) {
@@ -304,6 +311,25 @@ impl Resolver {
             let Some(next) = self.small.next(peer) else { break };
             self.advance(next, peers, shell);
         }
+    }
+}
+
+impl Running {
+    /// Returns for how long nothing was heard of it. A neighbour that answers others first is alive, but not for ever: of a
+    /// request that was passed over and is at least `passed` old its own silence counts.
+    pub(super) fn silence(&self, passed: Duration, peers: &Peers, now: Time) -> Duration {
+        let own = now - self.heard;
+        let (Some(_), Source::Peer(peer)) = (self.small, self.source) else { return own };
+        match peers.small_silence(peer, now) {
+            Some(silence) if !self.is_passed_over(passed, peers, now) => own.min(silence),
+            Some(_) | None => own,
+        }
+    }
+
+    /// Returns whether it is a small request of at least this age whose neighbour has answered more than were before it.
+    fn is_passed_over(&self, age: Duration, peers: &Peers, now: Time) -> bool {
+        let (Some(small), Source::Peer(peer)) = (self.small, self.source) else { return false };
+        now - self.started >= age && peers.small_answers(peer) > small.turn
     }
 }
 
