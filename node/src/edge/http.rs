@@ -341,7 +341,7 @@ impl Body {
     /// Decides whether the rest is to be asked for anew, over a connection of its own.
     pub(super) fn leaves(&self) -> bool {
         let left = self.expected.saturating_sub(self.got);
-        self.reading.as_ref().is_some_and(|reading| reading.leaves(left))
+        self.reading.as_ref().is_some_and(|reading| reading.leaves(self.got, left))
     }
 
     /// Returns the next bytes, `None` at the end. Dropping the call loses no bytes.
@@ -358,7 +358,7 @@ impl Body {
                 self.got = self.got.saturating_add(len);
                 self.pace.moved(len);
             }
-            if let Some(reading) = &mut self.reading {
+            if let Some(reading) = &self.reading {
                 reading.moved(len, since.elapsed());
             }
             let judged = self.pace.judge();
@@ -620,7 +620,7 @@ mod tests {
 
     /// Waits for a head that takes 20 s, while an answer that is read gives a byte each second.
     async fn beside(http: &Http, shared: bool) -> Result<Response, Failure> {
-        let mut reading = Spread::reading(&http.spread, shared);
+        let reading = Spread::reading(&http.spread, shared);
         let read = async {
             loop {
                 tokio::time::sleep(Duration::from_secs(1)).await;

@@ -46,7 +46,6 @@ pub(super) struct Reading {
     /// Whether it came over a connection that others may share.
     shared: bool,
     since: Instant,
-    bytes: u64,
 }
 
 impl Spread {
@@ -71,7 +70,7 @@ impl Spread {
     pub(super) fn reading(this: &Arc<Self>, shared: bool) -> Reading {
         let since = Instant::now();
         this.state().began(shared, since);
-        Reading { spread: Arc::clone(this), shared, since, bytes: 0 }
+        Reading { spread: Arc::clone(this), shared, since }
     }
 
     /// Takes in how an exchange broke: an edge that breaks the rules of HTTP/2, or says that we do, is spared it. That
@@ -101,8 +100,7 @@ impl Spread {
 
 impl Reading {
     /// Takes in that bytes came, and how long they were waited for.
-    pub(super) fn moved(&mut self, bytes: u64, waited: Duration) {
-        self.bytes = self.bytes.saturating_add(bytes);
+    pub(super) fn moved(&self, bytes: u64, waited: Duration) {
         let mut state = self.spread.state();
         if self.shared {
             state.shared_bytes = state.shared_bytes.wrapping_add(bytes);
@@ -110,16 +108,13 @@ impl Reading {
         state.moved(bytes, waited, Instant::now());
     }
 
-    /// Decides whether the `left` bytes to come are to be asked for anew, which gives them a connection of their own.
-    pub(super) fn leaves(&self, left: u64) -> bool {
+    /// Decides whether the `left` bytes to come, after `got`, are to be asked for anew, which gives them a connection of
+    /// their own.
+    pub(super) fn leaves(&self, got: u64, left: u64) -> bool {
         let now = Instant::now();
-        self.shared && self.takes_long(left, now) && self.spread.state().leaves(now)
-    }
-
-    /// Returns whether so many bytes take longer than [`REST_MAX`] at the rate of those that came.
-    fn takes_long(&self, left: u64, now: Instant) -> bool {
         let took = (now - self.since).as_millis();
-        u128::from(left) * took > u128::from(self.bytes) * REST_MAX.as_millis()
+        let takes_long = u128::from(left) * took > u128::from(got) * REST_MAX.as_millis();
+        self.shared && takes_long && self.spread.state().leaves(now)
     }
 
     /// See [`Spread::broken_by`].
@@ -354,14 +349,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn answer_is_read_where_it_began_unless_its_end_is_far() {
         let spread = Arc::new(Spread::new(false));
-        let mut reading = Spread::reading(&spread, true);
+        let reading = Spread::reading(&spread, true);
         tokio::time::advance(WINDOW).await;
         reading.moved(2_000, WINDOW);
         assert!(spread.state().choice.is_trial());
-        assert!(!reading.leaves(30_000), "1,000 a second bring that in time");
-        assert!(reading.leaves(30_001));
+        assert!(!reading.leaves(2_000, 30_000), "1,000 a second bring that in time");
+        assert!(reading.leaves(2_000, 30_001));
         let alone = Spread::reading(&spread, false);
-        assert!(!alone.leaves(u64::MAX), "it has a connection of its own");
+        assert!(!alone.leaves(0, u64::MAX), "it has a connection of its own");
     }
 
     #[test]
