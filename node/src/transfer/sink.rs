@@ -174,9 +174,9 @@ impl GroupSink {
         Arc::clone(&self.list)
     }
 
-    /// Waits until everything that came is stored, and completes the blob if `received` says that what
-    /// was wanted came and nothing is missing: returns whether it is whole. A wrong group among what came
-    /// is named before a stream that broke off.
+    /// Waits until everything that came is stored, and completes the blob if nothing is missing: returns whether it is
+    /// whole. Where something is, `received` says whether what was wanted came. A wrong group among what came is named
+    /// before a stream that broke off.
     pub(super) async fn finish(
         mut self,
         received: Result<(), FetchError>,
@@ -277,17 +277,17 @@ fn checkpoint_beside(partial: &Partial) {
     drop(tokio::task::spawn_blocking(move || partial.checkpoint().ok()));
 }
 
-/// Makes a blob of a partial blob that has all its groups, and returns whether it had: where only some were
-/// wanted others may be missing.
+/// Makes a blob of a partial blob that has all its groups, however the last source of them ended, and returns whether it
+/// had: where only some were wanted others may be missing.
 fn complete(
     partial: &Partial,
     received: Result<(), FetchError>,
     wanted: Option<Range<u64>>,
     report: &impl Report,
 ) -> Result<bool, FetchError> {
-    received?;
     let held = partial.held();
     if !held.is_full() {
+        received?;
         let came = wanted.is_some_and(|mut wanted| wanted.all(|group| held.contains(group)));
         return if came { Ok(false) } else { Err(FetchError::Short) };
     }

@@ -174,8 +174,19 @@ async fn fetch_between(from: &TestStore, to: &TestStore, hash: Hash) -> Result<u
     result
 }
 
-/// Fetches from a script: whatever it writes after it has read the request.
+/// Fetches from a script that gives no blob.
 async fn fetch_from_script(to: &TestStore, hash: Hash, script: Vec<u8>) -> FetchError {
+    let (result, stored) = follow_script(to, hash, script).await;
+    assert_eq!(stored, 0);
+    result.expect_err("a misbehaving provider gives no blob")
+}
+
+/// Fetches from a script: whatever it writes after it has read the request. Returns besides how often a blob was stored.
+async fn follow_script(
+    to: &TestStore,
+    hash: Hash,
+    script: Vec<u8>,
+) -> (Result<u64, FetchError>, u32) {
     let (ours, theirs) = duplex(1 << 20);
     let served = tokio::spawn(async move {
         let mut io = FrameIo::new(theirs);
@@ -188,8 +199,8 @@ async fn fetch_from_script(to: &TestStore, hash: Hash, script: Vec<u8>) -> Fetch
     let result =
         requester::fetch(&Pipe::of(ours), hash, &to.store, 1 << 20, Arc::clone(&recorder)).await;
     served.await.expect("no panic");
-    assert_eq!(*recorder.stored.lock().expect("unpoisoned"), 0);
-    result.expect_err("a misbehaving provider gives no blob")
+    let stored = *recorder.stored.lock().expect("unpoisoned");
+    (result, stored)
 }
 
 fn head(size: u64) -> Vec<u8> {
@@ -425,6 +436,19 @@ async fn provider_that_stops_early_is_a_failure_to_be_tried_again() {
     assert!(matches!(error, FetchError::Short), "an end before the last group: {error}");
     let kept = to.store.find_partial(&list.hash()).expect("readable").expect("a partial");
     assert_eq!(kept.held().held(), 1, "what was verified is kept for the next source");
+}
+
+#[tokio::test]
+async fn blob_of_which_all_came_is_whole_though_its_end_did_not() {
+    let bytes = noise(2 * GROUP_BYTES);
+    let list = list_of(&bytes);
+    let groups = [group(1, 0, &bytes[GROUP_BYTES..]), group(0, 0, &bytes[..GROUP_BYTES])].concat();
+    let cut = [head(list.size()), list_frame(&list), groups].concat();
+    let to = TestStore::new();
+    let (result, stored) = follow_script(&to, list.hash(), cut).await;
+    assert_eq!(result.expect("nothing is missing"), list.size());
+    assert_eq!(stored, 1);
+    assert!(to.bytes_of(list.hash()).as_deref() == Some(&bytes[..]));
 }
 
 /// Inner nodes of the tree, passed off as the groups of a shorter blob, merge to the right hash.
