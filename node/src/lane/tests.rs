@@ -250,7 +250,7 @@ async fn only_the_ranges_asked_for_come() {
         let part = group * GROUP..(group + 1) * GROUP;
         assert_eq!(got[part.clone()] == holder.bytes[part], wanted, "{group}");
     }
-    assert_eq!(meter.read().lanes, 1);
+    assert!(meter.read().lanes >= 1, "they came over lanes");
 }
 
 #[tokio::test(flavor = "multi_thread")]
