@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use blobmesh_protocol::{Config, Hash};
 use blobmesh_simulations::fuzz;
-use blobmesh_simulations::outcome::Outcome;
-use blobmesh_simulations::plan::{Canned, Plan};
+use blobmesh_simulations::outcome::{Outcome, SeriesRow};
+use blobmesh_simulations::plan::{Canned, Plan, Source};
 use blobmesh_simulations::world::{Calibration, NodeSpec, RunOptions, World, run_plan};
 
 fn two_nodes(seed: u64) -> Outcome {
@@ -89,4 +89,20 @@ fn another_delay_of_the_engine_gives_another_log() {
         world.log_hash()
     };
     assert_ne!(log_hash(Duration::from_secs(60)), log_hash(Duration::from_secs(61)));
+}
+
+#[test]
+fn time_series_has_the_bytes_of_fetches_that_have_not_ended() {
+    let text = "name = \"slow\"\n[[group]]\nname = \"node\"\ncount = 1\n[edge]\nrate = \"1MB/s\"\n\
+        [[blobs]]\nname = \"image\"\ncount = 1\nsize = \"20MB\"\n\
+        [[workload]]\nname = \"pull\"\nkind = \"pull_set\"\n[metrics]\nevery = \"1s\"\n";
+    let plan = Source::parse("slow.toml", text).and_then(|source| source.plan());
+    let plan = plan.expect("a sound plan");
+    let outcome = run_plan(&plan, &RunOptions::default(), |_| {}).expect("an outcome");
+    let came = |pair: &[SeriesRow]| pair[1].edge_bytes - pair[0].edge_bytes;
+    let amid =
+        outcome.series.windows(2).filter(|pair| (5..15).contains(&(pair[0].at_ns / 1_000_000_000)));
+    let each: Vec<u64> = amid.map(came).collect();
+    assert_eq!(each.len(), 10);
+    assert!(each.iter().all(|bytes| (900_000..=1_000_000).contains(bytes)), "{each:?}");
 }

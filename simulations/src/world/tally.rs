@@ -197,12 +197,7 @@ impl Tally {
 
     /// Counts the bytes of a flow that ended, on both sides.
     pub(super) fn count_bytes(&mut self, to: NodeIndex, from: From, bytes: f64) {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "bytes that were carried are not negative, and far below 2^52"
-        )]
-        let bytes = bytes.round() as u64;
+        let bytes = rounded(bytes);
         match from {
             From::Node(sender) => {
                 self.traffic.blob_bytes += bytes;
@@ -343,10 +338,11 @@ impl World {
     }
 
     pub(super) fn sample(&mut self) {
+        let (from_peers, from_edge) = self.bytes_under_way();
         let row = SeriesRow {
             at_ns: self.now.as_nanos(),
-            lan_bytes: self.tally.traffic.blob_bytes,
-            edge_bytes: self.tally.traffic.edge_bytes,
+            lan_bytes: self.tally.traffic.blob_bytes + from_peers,
+            edge_bytes: self.tally.traffic.edge_bytes + from_edge,
             edge_requests: self.edge.as_ref().map_or(0, |edge| edge.requests),
             gets_done: self.tally.done,
             gets_failed: self.tally.failed,
@@ -363,6 +359,19 @@ impl World {
         if !self.tally.every.is_zero() {
             self.schedule_own(self.now + self.tally.every, Event::Sample);
         }
+    }
+
+    /// Returns the bytes that flows which have not ended have carried, from peers and from the edge.
+    fn bytes_under_way(&self) -> (u64, u64) {
+        let (mut from_peers, mut from_edge) = (0, 0);
+        for (from, flow) in self.transfers.flows() {
+            let bytes = rounded(self.flows.done(self.now, flow));
+            match from {
+                From::Node(_) => from_peers += bytes,
+                From::Edge => from_edge += bytes,
+            }
+        }
+        (from_peers, from_edge)
     }
 
     /// Returns whether everybody has what they wanted.
@@ -578,4 +587,13 @@ fn to_int(count: usize) -> u64 {
 #[expect(clippy::cast_precision_loss, reason = "counts and bytes far below 2^52")]
 fn to_float(count: u64) -> f64 {
     count as f64
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "bytes that were carried are not negative, and far below 2^52"
+)]
+fn rounded(bytes: f64) -> u64 {
+    bytes.round() as u64
 }

@@ -132,6 +132,11 @@ impl Transfers {
         (own == flow).then_some(id)
     }
 
+    /// Returns the flows of all transfers, and where their bytes come from.
+    pub(super) fn flows(&self) -> impl Iterator<Item = (From, FlowId)> {
+        self.running.values().filter_map(|transfer| Some((transfer.from, transfer.flow?)))
+    }
+
     /// Returns the node that a flow's bytes come to.
     pub(super) fn node_of_flow(&self, flow: FlowId) -> Option<NodeIndex> {
         let (own, _, node) = self.by_flow.get(flow.slot).copied().flatten()?;
