@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::SECONDS;
-use crate::outcome::{FetchRow, Outcome};
+use crate::outcome::{FetchRow, Outcome, SeriesRow};
 use crate::plan::{BlobSet, Group, GroupId, Plan, Workload, WorkloadKind};
 
 /// The most that a get may take: the largest blob over a link that is slow and shared, tried again and
@@ -97,17 +97,20 @@ impl<'a> Get<'a> {
 }
 
 fn ended_in_time(get: &Get<'_>) -> Option<String> {
-    let longest = GET_NANOS_MAX.saturating_add(edge_nanos(get.plan));
+    let longest = GET_NANOS_MAX.saturating_add(edge_nanos(get));
     let late = get.row.result == "unfinished" && get.row.took_ns > longest;
     late.then(|| format!("had not ended after {} s", get.row.took_ns / SECONDS))
 }
 
-/// Returns how long the edge needs to give everybody all that it holds: as long as each node takes a copy of
-/// its own, a get may have to wait for that.
-fn edge_nanos(plan: &Plan) -> u64 {
-    let Some(rate) = plan.edge.as_ref().and_then(|edge| edge.rate) else { return 0 };
-    let nodes: usize = plan.groups.iter().map(|group| group.count).sum();
-    let held = plan.blobs.iter().filter(|set| set.on_edge);
+/// Returns how long the edge, or the uplink of a site, needs to give everybody all that the edge holds: as long as each node
+/// takes a copy of its own, a get may have to wait for that.
+fn edge_nanos(get: &Get<'_>) -> u64 {
+    let Some(edge) = &get.plan.edge else { return 0 };
+    let site = get.plan.sites.get(get.group.site.0);
+    let uplink = site.and_then(|site| site.uplink.as_ref()?.down);
+    let Some(rate) = [edge.rate, uplink].into_iter().flatten().min() else { return 0 };
+    let nodes: usize = get.plan.groups.iter().map(|group| group.count).sum();
+    let held = get.plan.blobs.iter().filter(|set| set.on_edge);
     let bytes: u128 = held.map(|set| set.count as u128 * u128::from(set.size.max)).sum();
     let nanos = bytes * nodes as u128 * u128::from(SECONDS) / u128::from(rate.max(1));
     u64::try_from(nanos).unwrap_or(u64::MAX)
@@ -154,11 +157,10 @@ fn is_near(get: &Get<'_>) -> bool {
 /// after the last get had ended.
 fn transfer_left_behind(outcome: &Outcome) -> Option<u64> {
     let pairs = outcome.series.windows(2);
-    let idle = |pair: &&[crate::outcome::SeriesRow]| {
-        pair.iter().all(|row| row.gets_open == 0 && row.transfers_open > 0)
-    };
+    let idle =
+        |pair: &&[SeriesRow]| pair.iter().all(|row| row.gets_open == 0 && row.transfers_open > 0);
     // A node may have wanted, and got, something in between.
-    let same = |pair: &&[crate::outcome::SeriesRow]| match pair {
+    let same = |pair: &&[SeriesRow]| match pair {
         [a, b] => (a.gets_done, a.gets_failed) == (b.gets_done, b.gets_failed),
         _ => false,
     };
