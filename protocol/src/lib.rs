@@ -15,6 +15,7 @@ pub mod engine;
 pub mod filter;
 pub mod id;
 pub mod stats;
+pub mod successors;
 pub mod time;
 pub mod tree;
 pub mod wire;
