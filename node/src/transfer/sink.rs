@@ -8,6 +8,7 @@ use std::time::Duration;
 use blobmesh_protocol::Hash;
 use blobmesh_protocol::blob::{GroupList, group_len};
 use blobmesh_protocol::compress::{Codec, decode_group};
+use blobmesh_protocol::engine::FetchOutcome;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -277,8 +278,8 @@ fn checkpoint_beside(partial: &Partial) {
     drop(tokio::task::spawn_blocking(move || partial.checkpoint().ok()));
 }
 
-/// Makes a blob of a partial blob that has all its groups, however the last source of them ended, and returns whether it
-/// had: where only some were wanted others may be missing.
+/// Makes a blob of a partial blob that has all its groups, however the last source of them ended unless with wrong bytes,
+/// and returns whether it had: where only some were wanted others may be missing.
 fn complete(
     partial: &Partial,
     received: Result<(), FetchError>,
@@ -286,7 +287,9 @@ fn complete(
     report: &impl Report,
 ) -> Result<bool, FetchError> {
     let held = partial.held();
-    if !held.is_full() {
+    let is_wrong = |error: &FetchError| matches!(error.outcome(), FetchOutcome::WrongBytes { .. });
+    if !held.is_full() || received.as_ref().is_err_and(is_wrong) {
+        // Another source may have brought the group of which this one gave wrong bytes.
         received?;
         let came = wanted.is_some_and(|mut wanted| wanted.all(|group| held.contains(group)));
         return if came { Ok(false) } else { Err(FetchError::Short) };
