@@ -158,6 +158,9 @@ pub(crate) struct NodeArgs {
     /// By which HTTP the edge is read: auto, 1, 2 or 3
     #[arg(long, value_name = "VERSION")]
     pub(crate) edge_http: Option<String>,
+    /// The kind of machine this is: office, or ci, which fetches nothing that was not asked for
+    #[arg(long, value_name = "NAME")]
+    pub(crate) profile: Option<String>,
     /// Run without a mesh key, open to everybody who can connect
     #[arg(long)]
     pub(crate) open: bool,

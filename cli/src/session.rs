@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use blobmesh_node::Node;
+use blobmesh_node::config::NodeConfig;
 use blobmesh_node::control::api::{Answer, Event, Exchange, Failure, Request, Trouble};
 use blobmesh_node::control::{Client, EXCHANGE_LEN_MAX, Service};
 use blobmesh_node::mesh::MeshKeyError;
@@ -73,7 +74,7 @@ impl Session {
                     return Err(CommandError::new(Trouble::NoNode, text));
                 }
                 Need::Store => Server::Own(start_offline(settings).await?),
-                Need::Network => Server::Own(start(settings).await?),
+                Need::Network => Server::Own(start_for_one(settings).await?),
             }
         };
         Ok(Self { server, signals })
@@ -191,6 +192,13 @@ fn drain(
 pub(crate) async fn start(settings: &Settings) -> Result<Node, CommandError> {
     ensure_home(&settings.node.home)?;
     Ok(Box::pin(Node::start(settings.node.clone())).await?)
+}
+
+/// Starts a node for one command: too short a time to learn what follows what.
+async fn start_for_one(settings: &Settings) -> Result<Node, CommandError> {
+    ensure_home(&settings.node.home)?;
+    let config = NodeConfig { learn: false, ..settings.node.clone() };
+    Ok(Box::pin(Node::start(config)).await?)
 }
 
 async fn start_offline(settings: &Settings) -> Result<Node, CommandError> {

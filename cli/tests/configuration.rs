@@ -43,6 +43,8 @@ fn wrong_files_are_named_with_their_line() {
         ("[edge]\nurl = \"ftp://host\"\n", 2, "edge.url: "),
         ("[edge]\nhttp = 4\n", 2, "edge.http: it is `auto`, `1`, `2` or `3`"),
         ("[edge]\nhttp = true\n", 2, "edge.http wants \"auto\", \"1\", \"2\" or \"3\""),
+        ("prefetch = \"all\"\n", 1, "prefetch: it is `learned` or `asked`"),
+        ("profile = \"cl\"\n", 1, "profile: it is `office` or `ci`"),
         ("mdns = true\nmdns = false\n", 2, ""),
         ("mdns = \n", 1, ""),
         ("\u{0}", 1, ""),
@@ -100,6 +102,18 @@ fn layers_win_in_rising_order_and_tell_where_a_value_comes_from() {
     assert_eq!(setting(&place, &[env], key), ("\"10GiB\"".into(), env.0.to_owned()));
     let empty = ("BLOBMESH_STORE_BYTES_MAX", "");
     assert_eq!(setting(&place, &[empty], key).1, origin, "an empty variable is none");
+}
+
+#[test]
+fn runner_prefetches_only_what_it_is_asked_to_unless_it_says_otherwise() {
+    let place = Place::new();
+    let key = "prefetch";
+    assert_eq!(setting(&place, &[], key), ("\"learned\"".into(), "default".to_owned()));
+    let ci = ("BLOBMESH_PROFILE", "ci");
+    assert_eq!(setting(&place, &[ci], key), ("\"asked\"".into(), "profile ci".to_owned()));
+    let file = place.file("home/config.toml", "prefetch = \"learned\"\n");
+    let origin = format!("{}:1", file.display());
+    assert_eq!(setting(&place, &[ci], key), ("\"learned\"".into(), origin));
 }
 
 #[test]

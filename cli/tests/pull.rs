@@ -336,3 +336,30 @@ fn running_node_prefetches_by_itself_and_tells_what_it_was_good_for() {
     }
     assert_eq!(savings["spared"], 200_000, "{savings}");
 }
+
+#[test]
+fn what_followed_a_blob_last_time_is_got_ahead_when_it_is_got_again() {
+    let two = Two::start();
+    two.taker.file("home/config.toml", "[store]\nbytes_max = 1000000\n");
+    let [first, then] = [1, 2].map(|byte| two.add_bytes(&[byte; 100_000]).to_hex());
+    let large = two.add_bytes(&[3; 950_000]).to_hex();
+    let get = |hash: &str| assert_eq!(two.taker.run(&["get", hash]).code, Some(exit::DONE.into()));
+    let has = |hash: &str| two.taker.run(&["has", hash]).code == Some(exit::DONE.into());
+    let taker = two.start_taker();
+    [&first, &then, &large].into_iter().for_each(|hash| get(hash));
+    assert!(!has(&first) && !has(&then), "the large one took their room");
+    // What is removed is not got ahead any more.
+    two.taker.run(&["rm", &large]).succeeded();
+    taker.signal(Signal::TERM);
+    taker.end();
+
+    let _taker = two.start_taker();
+    get(&first);
+    // As many looks as take half a minute; the first few are enough.
+    assert!((0..3_000).any(|_| has(&then)), "{:?}", two.taker.run(&["status"]));
+    assert!(!has(&large));
+    get(&then);
+    let why = two.taker.run(&["why", &then]);
+    let because = format!("as it followed {} last time", &first[..10]);
+    assert!(why.succeeded().stdout.contains(&because), "{why:?}");
+}

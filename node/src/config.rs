@@ -47,6 +47,8 @@ pub struct NodeConfig {
     /// How many small requests may be out at one neighbour. Each may bring 64 KiB. None has every blob asked
     /// for first and fetched then, which takes small ones far longer. Default 256.
     pub small_per_peer_max: usize,
+    /// Whether the node learns what its user gets after what, and gets that ahead. Default true.
+    pub learn: bool,
 }
 
 impl NodeConfig {
@@ -82,6 +84,7 @@ impl NodeConfig {
             lane_buffer_bytes_max: Self::LANE_BUFFER_BYTES_MAX_DEFAULT,
             upload_rate_max: None,
             small_per_peer_max: Self::SMALL_PER_PEER_MAX_DEFAULT,
+            learn: true,
         }
     }
 
@@ -103,6 +106,11 @@ impl NodeConfig {
     /// Returns the path of what the edge was spared, by day.
     pub fn savings_path(&self) -> PathBuf {
         self.home.join("savings.json")
+    }
+
+    /// Returns the path of what was got after what.
+    pub fn successors_path(&self) -> PathBuf {
+        self.home.join("successors.json")
     }
 
     /// Returns the path of the identity key, an ed25519 secret in a file of mode 0600.

@@ -19,7 +19,7 @@ use crate::edge::{Edge, EdgeOptions};
 use crate::identity::Identity;
 use crate::lane::{self, LaneConfig, Lanes};
 use crate::mesh::MeshKey;
-use crate::service::{Facts, Ledger, NodeService, Receipts};
+use crate::service::{Facts, NodeService, Records};
 use crate::store::{BlobInfo, OpenReport, Origin, RebuildReason, Store, StoreConfig, StoreError};
 use crate::swarm::{Swarm, SwarmConfig, SwarmError, SwarmEvent, SwarmHandle, convert};
 use crate::transfer::UploadRate;
@@ -37,7 +37,7 @@ struct Network {
     driver: DriverHandle,
     driver_task: JoinHandle<()>,
     discovery: Option<Discovery>,
-    /// Book what the edge was spared, and get ahead what will be wanted.
+    /// Keep records, and get ahead what will be wanted.
     helpers: [JoinHandle<()>; 2],
 }
 
@@ -106,11 +106,10 @@ impl Node {
             bytes_max: config.store_bytes_max,
             addresses,
         };
-        let receipts = Receipts::load(&config.receipts_path()).await;
-        let ledger = Ledger::load(&config.savings_path()).await;
-        let service = NodeService::new(store, edge, Some(handle.clone()), facts, receipts, ledger);
+        let records = Records::load(&config).await;
+        let service = NodeService::new(store, edge, Some(handle.clone()), facts, records);
         let helpers = [
-            tokio::spawn(service.clone().keep_savings()),
+            tokio::spawn(service.clone().keep_records()),
             tokio::spawn(service.clone().keep_prefetching()),
         ];
         let network = Network { swarm, driver: handle, driver_task, discovery, helpers };
@@ -134,9 +133,9 @@ impl Node {
             bytes_max: config.store_bytes_max,
             addresses: Vec::new(),
         };
-        let receipts = Receipts::load(&config.receipts_path()).await;
-        let ledger = Ledger::load(&config.savings_path()).await;
-        let service = NodeService::new(store, edge, None, facts, receipts, ledger);
+        // Without a network nothing is got ahead.
+        let records = Records::load(&NodeConfig { learn: false, ..config }).await;
+        let service = NodeService::new(store, edge, None, facts, records);
         Ok(Self { service, network: None })
     }
 

@@ -15,6 +15,8 @@ pub(crate) enum Key {
     Adverts,
     Open,
     Timeout,
+    Profile,
+    Prefetch,
     StoreBytesMax,
     BlobBytesMax,
     EdgeUrl,
@@ -58,7 +60,7 @@ const fn spec(key: Key, name: &'static str, env: &'static str, shape: Shape) -> 
 pub(crate) const SECRET: &str = "edge.secret_access_key";
 
 /// Every setting.
-pub(crate) const SPECS: [Spec; 16] = [
+pub(crate) const SPECS: [Spec; 18] = [
     spec(Key::Listen, "listen", "BLOBMESH_LISTEN", Shape::List),
     spec(Key::LanePort, "lane_port", "BLOBMESH_LANE_PORT", Shape::Port),
     spec(Key::UploadRateMax, "upload_rate_max", "BLOBMESH_UPLOAD_RATE_MAX", Shape::Text),
@@ -67,6 +69,8 @@ pub(crate) const SPECS: [Spec; 16] = [
     spec(Key::Adverts, "adverts", "BLOBMESH_ADVERTS", Shape::Switch),
     spec(Key::Open, "open", "BLOBMESH_OPEN", Shape::Switch),
     spec(Key::Timeout, "timeout", "BLOBMESH_TIMEOUT", Shape::Text),
+    spec(Key::Profile, "profile", "BLOBMESH_PROFILE", Shape::Text),
+    spec(Key::Prefetch, "prefetch", "BLOBMESH_PREFETCH", Shape::Text),
     spec(Key::StoreBytesMax, "store.bytes_max", "BLOBMESH_STORE_BYTES_MAX", Shape::Size),
     spec(Key::BlobBytesMax, "store.blob_bytes_max", "BLOBMESH_STORE_BLOB_BYTES_MAX", Shape::Size),
     spec(Key::EdgeUrl, "edge.url", "BLOBMESH_EDGE_URL", Shape::Text),
@@ -98,6 +102,8 @@ pub(crate) enum Value {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     Default,
+    /// The profile of this name, where nothing else says.
+    Profile(&'static str),
     /// A line of the configuration file.
     File(PathBuf, usize),
     /// An environment variable.
@@ -110,6 +116,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
+            Self::Profile(name) => write!(f, "profile {name}"),
             Self::File(path, line) => write!(f, "{}:{line}", path.display()),
             Self::Env(name) | Self::Flag(name) => f.write_str(name),
         }

@@ -7,6 +7,7 @@
 mod env;
 mod file;
 mod keys;
+mod profile;
 mod remembered;
 
 use std::ffi::OsString;
@@ -19,6 +20,7 @@ use blobmesh_node::edge::{EdgeHttp, EdgeLocation};
 use serde::Serialize;
 
 use self::keys::{Key, Origin, SPECS, Value, Values, spec_of};
+use self::profile::Profile;
 pub(crate) use self::remembered::remember_peers;
 use crate::address::{parse_listen, parse_peer};
 use crate::args::{GlobalArgs, NodeArgs};
@@ -63,6 +65,8 @@ impl Settings {
         let mut values = file::read(&file, global.config.is_some())?;
         let mut warnings = env::overlay(std::env::vars_os(), &mut values)?;
         let given = overlay_flags(flags, &mut values);
+        let profile = Resolver { values: &values, file: &file }.profile()?;
+        profile.underlay(&mut values);
 
         let resolver = Resolver { values: &values, file: &file };
         let mut settings = Self {
@@ -125,6 +129,7 @@ fn overlay_flags(flags: &NodeArgs, values: &mut Values) -> Vec<&'static str> {
     put(Key::EdgeUrl, "--edge", flags.edge.clone().map(Value::Text));
     put(Key::EdgeCaFile, "--edge-ca", flags.edge_ca.clone().map(Value::Text));
     put(Key::EdgeHttp, "--edge-http", flags.edge_http.clone().map(Value::Text));
+    put(Key::Profile, "--profile", flags.profile.clone().map(Value::Text));
     put(Key::Open, "--open", flags.open.then_some(Value::Switch(true)));
     given
 }
@@ -149,6 +154,7 @@ impl Resolver<'_> {
         node.mdns = self.switch(Key::Mdns).unwrap_or(node.mdns);
         node.adverts = self.switch(Key::Adverts).unwrap_or(node.adverts);
         node.open = self.switch(Key::Open).unwrap_or(node.open);
+        node.learn = self.parsed(Key::Prefetch, parse_prefetch)?.unwrap_or(node.learn);
         let size = |text: &str| parse_size(text).and_then(at_least_one);
         if let Some(bytes) = self.parsed(Key::StoreBytesMax, size)? {
             node.store_bytes_max = bytes;
@@ -167,6 +173,10 @@ impl Resolver<'_> {
         node.edge_ca_file = ca_file.map(|path| self.base(Key::EdgeCaFile).join(path));
         node.edge_http = self.edge_http()?;
         Ok(node)
+    }
+
+    fn profile(&self) -> Result<Profile, CommandError> {
+        Ok(self.parsed(Key::Profile, Profile::parse)?.unwrap_or_default())
     }
 
     fn edge_http(&self) -> Result<EdgeHttp, CommandError> {
@@ -271,7 +281,7 @@ impl Resolver<'_> {
             Some(origin @ Origin::File(..)) => {
                 CommandError::new(Trouble::Configuration, format!("{origin}: {name}: {text}"))
             }
-            Some(Origin::Default) | None => {
+            Some(Origin::Default | Origin::Profile(_)) | None => {
                 CommandError::new(Trouble::Configuration, format!("{name}: {text}"))
             }
         }
@@ -345,6 +355,8 @@ fn default_of(key: Key, node: &NodeConfig) -> Option<String> {
         Key::Mdns => node.mdns.to_string(),
         Key::Adverts => node.adverts.to_string(),
         Key::Open => node.open.to_string(),
+        Key::Profile => shown_text(Profile::default().name()),
+        Key::Prefetch => shown_text("learned"),
         Key::EdgeHttp => shown_text("auto"),
         Key::StoreBytesMax => shown_text(&format!("{}GiB", node.store_bytes_max >> 30)),
         Key::BlobBytesMax => shown_text(&format!("{}GiB", node.blob_bytes_max >> 30)),
@@ -382,6 +394,15 @@ fn parse_rate(text: &str) -> Result<Option<u64>, String> {
     size.filter(|rate| *rate >= RATE_MIN)
         .map(Some)
         .ok_or_else(|| "it is a size of 1MiB/s or more, such as 20MiB/s, or `off`".to_owned())
+}
+
+/// Reads whether anything is got ahead that nobody asked for.
+fn parse_prefetch(text: &str) -> Result<bool, String> {
+    match text.trim() {
+        "learned" => Ok(true),
+        "asked" => Ok(false),
+        _ => Err("it is `learned` or `asked`".to_owned()),
+    }
 }
 
 /// Reads by which HTTP the edge is read.

@@ -1,5 +1,6 @@
 //! Requests that work on the store alone.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -117,6 +118,7 @@ impl Inner {
     pub(super) async fn remove(&self, hashes: &[String], force: bool) -> Result<Answer, Failure> {
         let hashes = parse_all(hashes)?;
         let driver = self.driver.clone();
+        let removed: HashSet<Hash> = hashes.iter().copied().collect();
         let freed = compute::store(&self.store, move |store| {
             for hash in &hashes {
                 match store.find(hash)? {
@@ -135,6 +137,7 @@ impl Inner {
             hashes.iter().map(remove).collect::<Result<Vec<_>, StoreError>>()
         });
         let freed = freed.await?;
+        self.prefetch.forget(&removed);
         let blobs = super::len_u64(freed.iter().flatten().count());
         Ok(Answer::Removed { bytes: freed.iter().flatten().sum(), blobs })
     }

@@ -27,14 +27,16 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::compute;
+use crate::config::NodeConfig;
 use crate::control::Service;
 use crate::control::api::{Answer, Exchange, Failure, Request, Trouble};
 use crate::driver::{DriverHandle, DriverStopped, describe};
 use crate::edge::Edge;
 use crate::store::{Store, StoreError};
 
-pub(crate) use receipts::Receipts;
-pub(crate) use savings::Ledger;
+use prefetch::Learned;
+use receipts::Receipts;
+use savings::Ledger;
 
 /// Is what a node knows of itself from its start on.
 #[derive(Clone, Debug)]
@@ -45,6 +47,23 @@ pub(crate) struct Facts {
     pub(crate) mdns: bool,
     pub(crate) bytes_max: u64,
     pub(crate) addresses: Vec<String>,
+}
+
+/// Is what earlier runs of a node left for this one.
+#[derive(Debug)]
+pub(crate) struct Records {
+    receipts: Receipts,
+    ledger: Ledger,
+    learned: Learned,
+}
+
+impl Records {
+    pub(crate) async fn load(config: &NodeConfig) -> Self {
+        let receipts = Receipts::load(&config.receipts_path()).await;
+        let ledger = Ledger::load(&config.savings_path()).await;
+        let learned = Learned::load(&config.successors_path(), config.learn).await;
+        Self { receipts, ledger, learned }
+    }
 }
 
 /// Serves the requests of a node's own user; cheap to clone.
@@ -75,12 +94,12 @@ impl NodeService {
         edge: Option<Arc<Edge>>,
         driver: Option<DriverHandle>,
         facts: Facts,
-        receipts: Receipts,
-        ledger: Ledger,
+        records: Records,
     ) -> Self {
         let (lists, started) = (AtomicUsize::new(0), Instant::now());
         let checkouts = checkouts::Places::default();
-        let prefetch = prefetch::Prefetch::default();
+        let Records { receipts, ledger, learned } = records;
+        let prefetch = prefetch::Prefetch::new(learned);
         let inner = Inner {
             store,
             edge,
@@ -115,11 +134,12 @@ impl NodeService {
         self.inner.read(hash, len_max).await
     }
 
-    /// Books what the edge was spared, for as long as the node runs.
-    pub(crate) async fn keep_savings(self) {
+    /// Books what the edge was spared, and keeps it and what was learned, for as long as the node runs.
+    pub(crate) async fn keep_records(self) {
         loop {
             tokio::time::sleep(savings::LOOK_INTERVAL).await;
             self.book_savings().await;
+            self.inner.prefetch.save().await;
         }
     }
 
@@ -128,10 +148,11 @@ impl NodeService {
         self.inner.book_savings().await;
     }
 
-    /// Waits for checkouts to end, saves the receipts and closes the store.
+    /// Waits for checkouts to end, saves the receipts and what was learned, and closes the store.
     pub(crate) async fn close(&self) {
         self.inner.checkouts.wait().await;
         self.inner.receipts.save().await;
+        self.inner.prefetch.save().await;
         let store = self.inner.store.clone();
         if compute::run(move || store.close()).await.is_err() {
             tracing::warn!("the store was not closed cleanly");
@@ -144,7 +165,11 @@ impl Service for NodeService {
         let node = &*self.inner;
         let _busy = node.prefetch.busy_with(&request);
         let tree = prefetch::Tree::of(&request);
+        let roots = prefetch::roots_of(&request);
         let answer = node.answer(request, exchange).await?;
+        if !matches!(answer, Answer::GotMany { failed: 1.., .. }) {
+            node.prefetch.got(&roots, node.facts.bytes_max);
+        }
         if let Some(tree) = tree {
             node.used_tree(tree).await;
         }

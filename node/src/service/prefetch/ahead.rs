@@ -1,14 +1,17 @@
 //! What came ahead, and whether it was used since.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
 use blobmesh_protocol::Hash;
 use tokio::time::Instant;
 
 use crate::control::api::TierBytes;
 
-/// How many blobs that came ahead and were not used yet are remembered, about 100 bytes each; the oldest are forgotten.
+/// How many blobs that came ahead and were not used yet are remembered, about 150 bytes each; the oldest are forgotten.
 const REMEMBERED_MAX: usize = 65_536;
+/// How long what came unasked and was not used counts against what may come.
+const COUNTS_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What came ahead, since the start of the node.
 #[derive(Debug, Default)]
@@ -24,6 +27,8 @@ struct Unused {
     size: u64,
     tier: TierBytes,
     came: Instant,
+    /// What it followed the time before, if that is why it came.
+    after: Option<Hash>,
 }
 
 /// Counts what came ahead; fields only grow.
@@ -50,11 +55,19 @@ impl Ahead {
         !self.unused.is_empty()
     }
 
-    pub(super) fn came(&mut self, hash: Hash, size: u64, tier: TierBytes) {
+    /// Returns the bytes of what came lately without being asked for and was not used.
+    pub(super) fn unused_learned(&self) -> u64 {
+        let counts =
+            |unused: &&Unused| unused.after.is_some() && unused.came.elapsed() < COUNTS_FOR;
+        self.unused.values().filter(counts).map(|unused| unused.size).sum()
+    }
+
+    /// Notes that a blob came ahead, perhaps because it followed `after` the time before.
+    pub(super) fn came(&mut self, hash: Hash, size: u64, tier: TierBytes, after: Option<Hash>) {
         self.counts.gets += 1;
         self.counts.without_edge += u64::from(tier.edge == 0);
         self.counts.bytes += tier.lan + tier.edge;
-        let unused = Unused { size, tier, came: Instant::now() };
+        let unused = Unused { size, tier, came: Instant::now(), after };
         if self.unused.insert(hash, unused).is_none() {
             self.order.push_back(hash);
         }
@@ -71,7 +84,12 @@ impl Ahead {
         self.counts.used += used.size;
         let TierBytes { lan, edge, .. } = used.tier;
         let since = used.came.elapsed().as_secs();
-        Some(format!("got ahead {since} s before: {lan} bytes from peers, {edge} from the edge"))
+        let why = used.after.map_or_else(String::new, |after| {
+            format!(", as it followed {} last time", after.fmt_short())
+        });
+        Some(format!(
+            "got ahead {since} s before{why}: {lan} bytes from peers, {edge} from the edge"
+        ))
     }
 
     /// Notes that blobs were used without a get of them.
@@ -98,8 +116,8 @@ mod tests {
     #[test]
     fn what_came_ahead_counts_as_used_once() {
         let mut ahead = Ahead::default();
-        ahead.came(hash(1), 7, TIER);
-        ahead.came(hash(2), 7, TIER);
+        ahead.came(hash(1), 7, TIER, None);
+        ahead.came(hash(2), 7, TIER, None);
         let line = ahead.used_by_get(&hash(1)).expect("it came ahead");
         assert!(line.ends_with("3 bytes from peers, 4 from the edge"), "{line}");
         assert_eq!(ahead.used_by_get(&hash(1)), None);
@@ -109,10 +127,23 @@ mod tests {
         assert_eq!((counts.used, counts.used_without_get), (14, 7));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn what_came_unasked_counts_until_it_is_used_or_a_day_has_passed() {
+        let mut ahead = Ahead::default();
+        ahead.came(hash(1), 1, TIER, Some(hash(0)));
+        ahead.came(hash(2), 2, TIER, Some(hash(0)));
+        ahead.came(hash(3), 4, TIER, None);
+        assert_eq!(ahead.unused_learned(), 3);
+        ahead.used_by_get(&hash(1));
+        assert_eq!(ahead.unused_learned(), 2);
+        tokio::time::advance(COUNTS_FOR).await;
+        assert_eq!(ahead.unused_learned(), 0);
+    }
+
     #[test]
     fn the_oldest_are_forgotten() {
         let mut ahead = Ahead::default();
-        (0..REMEMBERED_MAX + 2).for_each(|n| ahead.came(hash(n), 7, TIER));
+        (0..REMEMBERED_MAX + 2).for_each(|n| ahead.came(hash(n), 7, TIER, None));
         assert_eq!(ahead.used_by_get(&hash(1)), None);
         assert!(ahead.used_by_get(&hash(2)).is_some());
         assert_eq!(ahead.order.len(), REMEMBERED_MAX);

@@ -4,10 +4,13 @@
 //! user asks for bytes, everything that is under way for a prefetch is dropped, which keeps what was verified, and goes on
 //! once nobody has waited for a while ([`quiet`]). A budget bounds what one list may bring.
 //!
+//! When no list waits, what followed the last get of a user the time before is got ahead, too ([`learned`]).
+//!
 //! What came is remembered until it is used, so that `why` and `savings` can say what it was good for ([`ahead`]).
 
 mod ahead;
 mod budget;
+mod learned;
 mod quiet;
 
 use std::collections::{HashSet, VecDeque};
@@ -15,6 +18,7 @@ use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use blobmesh_protocol::Hash;
+use blobmesh_protocol::successors::{Prediction, Root};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use tokio::sync::{Notify, watch};
@@ -22,6 +26,8 @@ use tokio::time::{Instant, sleep};
 
 use self::ahead::{Ahead, AheadCounts};
 use self::budget::Budget;
+pub(crate) use self::learned::Learned;
+pub(super) use self::learned::roots_of;
 use self::quiet::{Busy, Foreground};
 use super::{Inner, NodeService, len_u64, parse, parse_all, reports};
 use crate::compute;
@@ -39,6 +45,9 @@ const LISTS_MAX: usize = 64;
 const AT_ONCE: usize = 8;
 /// How many bytes one list may bring where its owner does not say.
 const BUDGET_DEFAULT: u64 = 10 << 30;
+/// How many bytes may come that nobody asked for, those that came since yesterday and were not used among them; and no
+/// more than a quarter of the store.
+const BUDGET_LEARNED: u64 = 1 << 30;
 /// How many blobs one list may come to, those of its trees included: about 100 bytes each.
 const BLOBS_MAX: usize = 500_000;
 
@@ -46,19 +55,31 @@ const BLOBS_MAX: usize = 500_000;
 #[derive(Debug, Default)]
 pub(super) struct Prefetch {
     lists: Mutex<VecDeque<List>>,
+    /// What followed the last get of a user the time before, if it is not got ahead yet. It has its turn after all lists.
+    predicted: Mutex<Option<List>>,
     news: Notify,
+    /// Changes when what is got ahead unasked is to make room for something else.
+    displaced: watch::Sender<()>,
     foreground: Foreground,
     ahead: Mutex<Ahead>,
+    /// None in tests that do not learn.
+    learned: Option<Learned>,
 }
 
-/// Is what a user wants got ahead.
+/// Is what is to be got ahead.
 #[derive(Clone, Debug)]
 struct List {
-    blobs: Vec<Hash>,
+    blobs: Vec<Wanted>,
     budget: u64,
+    /// The blob or tree that it followed last time; none where a user asked for it.
+    after: Option<Hash>,
 }
 
 impl Prefetch {
+    pub(super) fn new(learned: Learned) -> Self {
+        Self { learned: Some(learned), ..Self::default() }
+    }
+
     /// Says that a user waits for the bytes of this request; none where it brings none.
     pub(super) fn busy_with(&self, request: &Request) -> Option<Busy<'_>> {
         let brings = matches!(
@@ -97,6 +118,36 @@ impl Prefetch {
         self.ahead().used_by_get(hash)
     }
 
+    /// Notes that a user got these with one request, and has got ahead what followed them last time.
+    pub(super) fn got(&self, roots: &[Root], store_bytes_max: u64) {
+        let predicted = self.learned.as_ref().and_then(|learned| learned.got(roots));
+        let Some(Prediction { after, roots }) = predicted else { return };
+        let unused = self.ahead().unused_learned();
+        let budget = BUDGET_LEARNED.min(store_bytes_max / 4).saturating_sub(unused);
+        let blobs = roots.into_iter().map(Wanted::from).collect();
+        self.displaced.send_replace(());
+        *lock(&self.predicted) = Some(List { blobs, budget, after: Some(after.hash) });
+        self.news.notify_one();
+    }
+
+    /// Gets ahead no more what a user removed, until it is wanted again.
+    pub(super) fn forget(&self, hashes: &HashSet<Hash>) {
+        if let Some(learned) = &self.learned {
+            learned.forget(hashes);
+        }
+        if let Some(list) = &mut *lock(&self.predicted) {
+            list.blobs.retain(|wanted| !hashes.contains(&wanted.hash));
+        }
+        self.displaced.send_replace(());
+    }
+
+    /// Keeps for the next run what was learned.
+    pub(super) async fn save(&self) {
+        if let Some(learned) = &self.learned {
+            learned.save().await;
+        }
+    }
+
     fn put(&self, list: List) -> Result<u64, Failure> {
         let mut lists = lock(&self.lists);
         if lists.len() >= LISTS_MAX {
@@ -105,17 +156,25 @@ impl Prefetch {
         }
         let ahead = len_u64(lists.len());
         lists.push_back(list);
+        self.displaced.send_replace(());
         self.news.notify_one();
         Ok(ahead)
     }
 
-    async fn next(&self) -> List {
+    /// Waits for the next list; `displaced` says from then on whether it is to make room.
+    async fn next(&self, displaced: &mut watch::Receiver<()>) -> List {
         loop {
-            if let Some(list) = lock(&self.lists).pop_front() {
+            displaced.mark_unchanged();
+            if let Some(list) = self.first() {
                 return list;
             }
             self.news.notified().await;
         }
+    }
+
+    fn first(&self) -> Option<List> {
+        let asked = lock(&self.lists).pop_front();
+        asked.or_else(|| lock(&self.predicted).take())
     }
 
     fn ahead(&self) -> MutexGuard<'_, Ahead> {
@@ -143,10 +202,16 @@ impl Tree {
 impl NodeService {
     /// Works through the lists, for as long as the node runs.
     pub(crate) async fn keep_prefetching(self) {
+        let mut displaced = self.inner.prefetch.displaced.subscribe();
         loop {
-            let list = self.inner.prefetch.next().await;
-            let blobs = list.blobs.len();
-            match self.inner.get_ahead(list, &watch::Sender::default()).await {
+            let list = self.inner.prefetch.next(&mut displaced).await;
+            let (blobs, is_learned) = (list.blobs.len(), list.after.is_some());
+            let progress = watch::Sender::default();
+            let ended = tokio::select! {
+                ended = self.inner.get_ahead(list, &progress) => ended,
+                Ok(()) = displaced.changed(), if is_learned => continue,
+            };
+            match ended {
                 Ok(report) => {
                     let PrefetchReport { blobs: got, failed, .. } = report;
                     tracing::info!(blobs, got, failed, "a prefetch ended");
@@ -166,8 +231,8 @@ impl Inner {
         wait: bool,
         exchange: &Exchange,
     ) -> Result<Answer, Failure> {
-        let blobs = parse_all(hashes)?;
-        let list = List { blobs, budget: budget.unwrap_or(BUDGET_DEFAULT) };
+        let blobs = parse_all(hashes)?.into_iter().map(Wanted::root).collect();
+        let list = List { blobs, budget: budget.unwrap_or(BUDGET_DEFAULT), after: None };
         if !wait {
             return Ok(Answer::Prefetching { before: self.prefetch.put(list)? });
         }
@@ -207,7 +272,7 @@ impl Inner {
         let mut flying = FuturesUnordered::new();
         let mut report = PrefetchReport::default();
         let note = |report: &PrefetchReport| progress.send_replace(report.clone());
-        open.extend(list.blobs.into_iter().filter(|hash| met.insert(*hash)).map(Wanted::root));
+        open.extend(list.blobs.into_iter().filter(|wanted| met.insert(wanted.hash)));
         loop {
             while flying.len() < AT_ONCE
                 && !budget.is_used_up()
@@ -222,7 +287,7 @@ impl Inner {
                     report.blobs += 1;
                     report.tier.lan += tier.lan;
                     report.tier.edge += tier.edge;
-                    self.prefetch.ahead().came(wanted.hash, size, tier);
+                    self.prefetch.ahead().came(wanted.hash, size, tier, list.after);
                 }
                 Came::Failed => {
                     report.failed += 1;
@@ -300,6 +365,12 @@ impl Wanted {
     }
 }
 
+impl From<Root> for Wanted {
+    fn from(root: Root) -> Self {
+        Self { hash: root.hash, may_be_tree: root.with_tree }
+    }
+}
+
 /// Says what came of one blob.
 #[derive(Clone, Copy, Debug)]
 enum Came {
@@ -361,13 +432,50 @@ async fn tell(
 mod tests {
     use super::*;
 
+    fn list() -> List {
+        List { blobs: vec![Wanted::root(Hash::of(b"blob"))], budget: 1, after: None }
+    }
+
     #[test]
     fn lists_have_a_bound() {
         let prefetch = Prefetch::default();
-        let list = || List { blobs: vec![Hash::of(b"blob")], budget: 1 };
         for before in 0..len_u64(LISTS_MAX) {
             assert_eq!(prefetch.put(list()).expect("room"), before);
         }
         assert_eq!(prefetch.put(list()).expect_err("full").kind, Trouble::Unreachable);
+    }
+
+    #[tokio::test]
+    async fn prediction_has_its_turn_after_all_lists_and_only_the_last_one_counts() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("successors.json");
+        let learned = Learned::load(&path, true).await;
+        let [a, b, c] =
+            [b"a", b"b", b"c"].map(|name| Root { hash: Hash::of(name), with_tree: true });
+        for root in [a, b, c] {
+            learned.got(&[root]);
+        }
+        learned.save().await;
+        let prefetch = Prefetch::new(Learned::load(&path, true).await);
+        let mut displaced = prefetch.displaced.subscribe();
+        prefetch.got(&[a], 800);
+        prefetch.got(&[b], 800);
+        prefetch.put(list()).expect("room");
+        assert_eq!(prefetch.next(&mut displaced).await.after, None);
+        let predicted = prefetch.next(&mut displaced).await;
+        assert_eq!((predicted.after, predicted.budget), (Some(b.hash), 200));
+        let hashes: Vec<_> = predicted.blobs.iter().map(|wanted| wanted.hash).collect();
+        assert_eq!(hashes, [c.hash]);
+        assert!(prefetch.first().is_none());
+
+        // What is got ahead unasked makes room for a list, and for what a user removed.
+        assert!(!displaced.has_changed().expect("a sender"));
+        prefetch.put(list()).expect("room");
+        assert!(displaced.has_changed().expect("a sender"));
+        prefetch.next(&mut displaced).await;
+        prefetch.got(&[a], 800);
+        prefetch.forget(&HashSet::from([b.hash, c.hash]));
+        let after = prefetch.next(&mut displaced).await;
+        assert!(after.after == Some(a.hash) && after.blobs.is_empty(), "{after:?}");
     }
 }
