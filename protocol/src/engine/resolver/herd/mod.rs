@@ -45,9 +45,6 @@ use crate::wire::message::Message;
 /// The first request is for so many ranges. The list that the next ones wait for comes behind what the edge's kernel
 /// has of the first, and a round trip later; one range may be over by then, and nothing under way.
 const FIRST_RANGES: u64 = 2;
-/// Of a blob of so many ranges or more a crowd asks for ranges twice as long: half as many are paid for and told to
-/// everybody, and there are still enough for all.
-const LONG_RANGES: u64 = 256;
 /// Up to so many neighbours that fetch the blob too, each asks for two ranges at once: with more the edge's
 /// link is full anyhow.
 const FEW: usize = 4;
@@ -230,7 +227,7 @@ impl Resolver {
             let (ranges, rest) = this.resolutions.get(&hash).map_or((0, 0), |of| of.rest_of_edge());
             ranges < at_once || ranges < more && rest < range_bytes
         };
-        let range = if streams { u64::MAX } else { running.range_groups(peers, shell) };
+        let range = if streams { u64::MAX } else { range_groups(shell) };
         while has_room(self) && self.fetch_edge_range(hash, range, peers, shell) {}
     }
 
@@ -281,8 +278,7 @@ impl Resolver {
         running.herd.leaves_since = None;
         let picked = free.map(|(groups, _)| groups).or_else(|| {
             let by_edge = running.ranges_of_edge();
-            let range_groups = running.range_groups(peers, shell);
-            let range_bytes = range_groups * GROUP_LEN;
+            let range_bytes = shell.config.edge_range_bytes;
             let rate = running.herd.range_time.map(|time| rate_of(range_bytes, time));
             if swarm.holders() > 0 && !running.is_of_herd() {
                 let behind = |gap: &Range<u64>| {
@@ -290,11 +286,12 @@ impl Resolver {
                     let needs = time_for(bytes, rate.unwrap_or(EDGE_RATE_UNKNOWN));
                     running.is_behind(gap, needs, shell.now)
                 };
-                return swarm.pieces.end_gap(range_groups, &by_edge, behind);
+                return swarm.pieces.end_gap(range_groups(shell), &by_edge, behind);
             }
             // What partners bring costs the edge a second time, and they are slow together: a block has to do.
             let alone = swarm.holders() == 0;
-            let (most, patience) = if alone { (1, PARTNER_PATIENCE) } else { (range_groups, 1) };
+            let (most, patience) =
+                if alone { (1, PARTNER_PATIENCE) } else { (range_groups(shell), 1) };
             // Leases say how long one is waited for that brings it.
             let excluded = united(&by_edge, &claimed);
             let slow = swarm.pieces.end_gap(most, &excluded, |_| true)?;
@@ -448,14 +445,6 @@ impl Resolution {
             let own = groups.saturating_mul(GROUP_LEN).saturating_sub(fetch.bytes);
             (ranges + 1, own.saturating_add(rest))
         })
-    }
-
-    /// Returns how many groups the ranges have that the edge is asked for.
-    fn range_groups(&self, peers: &Peers, shell: &Shell) -> u64 {
-        let usual = range_groups(shell);
-        let of_crowd = peers.is_crowded(&shell.config) && self.is_of_herd();
-        let groups = self.receipt.size.unwrap_or(0) / GROUP_LEN;
-        if of_crowd && groups / usual >= LONG_RANGES { usual * 2 } else { usual }
     }
 
     /// Returns the ranges that the edge is asked for, in the order of their starts.
