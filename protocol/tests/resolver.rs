@@ -604,8 +604,14 @@ fn fetch_that_was_stopped_and_stored_all_the_same_ends_the_get() {
     rig.tell(Input::Stored { fetch: stopped, hash: hash(1) });
     let look = rig.take_look(hash(1));
     rig.tell(Input::Looked { look, result: LookResult::Whole { size: SIZE } });
-    assert_eq!(rig.take_end(want).expect("ended").0, Ok(()));
+    let (result, receipt) = rig.take_end(want).expect("ended");
+    assert_eq!(result, Ok(()));
     assert!(rig.take_stop(running));
+    // It was not there before: a neighbour has brought it.
+    assert_eq!(receipt.found, Some(Found::Lan));
+    assert_eq!((receipt.bytes_local, receipt.bytes_lan), (0, SIZE));
+    let of_stopped = receipt.fetches.iter().find(|row| row.fetch == stopped).expect("its row");
+    assert_eq!(of_stopped.bytes, SIZE);
 }
 
 #[test]

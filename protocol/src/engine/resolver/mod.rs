@@ -150,10 +150,12 @@ impl Resolver {
         let claimed = running.receipt.size;
         match result {
             LookResult::Whole { size } => {
-                running.receipt.size = Some(size);
-                let fetched = running.receipt.bytes_lan.saturating_add(running.receipt.bytes_edge);
-                running.receipt.bytes_local = size.saturating_sub(fetched);
-                running.receipt.found = Some(Found::Local);
+                running.receipt.found = Some(match running.found_whole(size) {
+                    None => Found::Local,
+                    Some(Source::Peer(peer)) if peers.contains(peer) => Found::Lan,
+                    Some(Source::Peer(_)) => Found::Dht,
+                    Some(Source::Edge) => Found::Edge,
+                });
                 return self.finish(hash, Ok(()), peers, shell);
             }
             // It went again before it was looked for: what is under way goes on.
@@ -183,6 +185,11 @@ impl Resolver {
     /// whether the store must be looked into again. While it is being looked into, it need not.
     pub(crate) fn held(&self, hash: Hash) -> bool {
         self.resolutions.get(&hash).is_some_and(|running| running.stage == Stage::Remote)
+    }
+
+    /// Takes in that a fetch stored a blob after it was stopped.
+    pub(crate) fn stored_late(&mut self, hash: Hash, fetch: FetchId) {
+        self.resolutions.get_mut(&hash).into_iter().for_each(|running| running.stored_late(fetch));
     }
 
     pub(crate) fn settle(&mut self, peers: &mut Peers, shell: &mut Shell) {

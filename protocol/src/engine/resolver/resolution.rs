@@ -75,6 +75,8 @@ pub(crate) struct Resolution {
     pub(crate) troubles: Troubles,
     /// Whether the last fetch that is over failed or was stopped: it would have said that all has come.
     pub(crate) end_lost: bool,
+    /// The row of a fetch that was stopped and has stored the blob all the same.
+    came_late: Option<usize>,
     /// Every timer started for this hash but those of fetches, taken back at its end.
     pub(crate) timers: Vec<TimerKey>,
     pub(crate) clock: Clock,
@@ -226,6 +228,7 @@ impl Resolution {
             is_large: false,
             troubles: Troubles::default(),
             end_lost: false,
+            came_late: None,
             timers: Vec::new(),
             clock: Clock::new(want.started),
             receipt: Receipt::new(hash),
@@ -463,6 +466,33 @@ impl Resolution {
             row.took = row.took.max(now - running.started);
         }
         Some(running)
+    }
+
+    /// Takes in that a fetch has stored the blob after it was stopped.
+    pub(crate) fn stored_late(&mut self, fetch: FetchId) {
+        let row = self.receipt.fetches.iter().position(|row| row.fetch == fetch);
+        self.came_late = row.or(self.came_late);
+    }
+
+    /// Takes in that the store holds all of the blob. What no fetch has told of was there before, unless one that was
+    /// stopped has brought it; returns its source then.
+    pub(crate) fn found_whole(&mut self, size: u64) -> Option<Source> {
+        let receipt = &mut self.receipt;
+        receipt.size = Some(size);
+        let fetched = receipt.bytes_lan.saturating_add(receipt.bytes_edge);
+        let rest = size.saturating_sub(fetched);
+        let late = self.came_late.and_then(|row| receipt.fetches.get_mut(row));
+        let Some(late) = late else {
+            receipt.bytes_local = rest;
+            return None;
+        };
+        let brought = rest.saturating_sub(receipt.bytes_local);
+        late.bytes += brought;
+        match late.source {
+            Source::Peer(_) => receipt.bytes_lan += brought,
+            Source::Edge => receipt.bytes_edge += brought,
+        }
+        Some(late.source)
     }
 
     /// Returns the fetches under way, and where each takes its bytes from.
