@@ -560,6 +560,21 @@ fn read_of_a_long_blob_that_is_of_use_comes_by_the_store() {
     assert_eq!(end(&mut rig, want).0, Ok(()));
 }
 
+/// Blobs are stored many together, and told of when all of them are.
+#[test]
+fn blob_that_its_request_has_stored_before_anybody_was_told_was_not_there_before() {
+    let mut rig = Rig::new();
+    let holder = rig.small_neighbour(1, &[hash(1)]);
+    let want = rig.want(hash(1), None);
+    let fetch = small(&mut rig, holder, hash(1));
+    rig.pass(Config::default().stall_timeout);
+    assert!(rig.take_stop(fetch));
+    rig.look(hash(1), LookResult::Whole { size: 10 });
+    let (result, receipt) = end(&mut rig, want);
+    assert_eq!((result, receipt.found), (Ok(()), Some(Found::Lan)));
+    assert_eq!((receipt.bytes_local, receipt.bytes_lan), (0, 10));
+}
+
 #[test]
 fn get_that_is_taken_back_stops_its_request_and_frees_its_room() {
     let mut rig = Rig::with(Config { small_per_peer_max: 1, ..Config::default() });

@@ -77,6 +77,8 @@ pub(crate) struct Resolution {
     pub(crate) end_lost: bool,
     /// The row of a fetch that was stopped and has stored the blob all the same.
     came_late: Option<usize>,
+    /// Whether neighbours were asked before the store was looked into, as this node holds nothing that looks like the blob.
+    went_ahead: bool,
     /// Every timer started for this hash but those of fetches, taken back at its end.
     pub(crate) timers: Vec<TimerKey>,
     pub(crate) clock: Clock,
@@ -229,6 +231,7 @@ impl Resolution {
             troubles: Troubles::default(),
             end_lost: false,
             came_late: None,
+            went_ahead: false,
             timers: Vec::new(),
             clock: Clock::new(want.started),
             receipt: Receipt::new(hash),
@@ -249,6 +252,7 @@ impl Resolution {
     /// Takes in that neighbours are asked before the store is looked into.
     pub(crate) fn go_ahead(&mut self, now: Time) {
         self.stage = Stage::Ahead;
+        self.went_ahead = true;
         self.clock.local_done = Some(now);
     }
 
@@ -475,13 +479,16 @@ impl Resolution {
     }
 
     /// Takes in that the store holds all of the blob. What no fetch has told of was there before, unless one that was
-    /// stopped has brought it; returns its source then.
+    /// stopped has brought it; returns its source then. Where neighbours were asked ahead that is the last of them: what they
+    /// brought is in the store some time before anybody is told.
     pub(crate) fn found_whole(&mut self, size: u64) -> Option<Source> {
         let receipt = &mut self.receipt;
         receipt.size = Some(size);
         let fetched = receipt.bytes_lan.saturating_add(receipt.bytes_edge);
         let rest = size.saturating_sub(fetched);
-        let late = self.came_late.and_then(|row| receipt.fetches.get_mut(row));
+        let asked_last = || receipt.fetches.len().checked_sub(1).filter(|_| self.went_ahead);
+        let late = self.came_late.or_else(asked_last);
+        let late = late.and_then(|row| receipt.fetches.get_mut(row));
         let Some(late) = late else {
             receipt.bytes_local = rest;
             return None;
