@@ -17,6 +17,8 @@ pub(super) struct Records {
     tls: UnbufferedClientConnection,
     /// What is encrypted and not sent. All of it is to be sent in its order.
     pub(super) outgoing: Vec<u8>,
+    /// Whether the other side broke the rules: nothing more is asked of the TLS library, see [`Records::advance`].
+    broken: bool,
 }
 
 /// Says where a look at what came has ended.
@@ -30,7 +32,7 @@ pub(super) enum Reached {
 
 impl Records {
     pub(super) fn new(tls: UnbufferedClientConnection) -> Self {
-        Self { tls, outgoing: Vec::new() }
+        Self { tls, outgoing: Vec::new(), broken: false }
     }
 
     /// Returns the peer whose key a finished handshake has proven.
@@ -39,10 +41,15 @@ impl Records {
     }
 
     /// Works off what came, answers what TLS wants answered, and encrypts what is queued once the handshake is over.
-    /// Returns how many of the bytes that came are done with; the others are the beginning of a record.
+    /// Returns how many of the bytes that came are done with; the others are the beginning of a record, and are to come
+    /// first the next time.
+    ///
+    /// Once the handshake is over nothing may come that takes more than one record, such as a part of a handshake message:
+    /// the library waits for the rest, and would panic where the bytes that it has seen are not shown to it again, as when
+    /// something is sent meanwhile. No lane has a use for such a message.
     ///
     /// # Errors
-    /// What `take` returns, and what ails the connection.
+    /// What `take` returns, and what ails the connection: then every further call fails.
     #[expect(
         clippy::wildcard_enum_match_arm,
         reason = "the library may add states; they end a lane"
@@ -53,6 +60,9 @@ impl Records {
         queued: &mut Vec<u8>,
         mut take: impl FnMut(&[u8]) -> Result<(), FetchError>,
     ) -> Result<(usize, Reached), FetchError> {
+        if self.broken {
+            return Err(io_error(ErrorKind::InvalidData.into()));
+        }
         let mut done = 0;
         loop {
             let rest = came.get_mut(done..).unwrap_or_default();
@@ -98,11 +108,22 @@ impl Records {
                 _ => Some(Reached::End),
             };
             done += discard;
+            let rest = came.get(done..).unwrap_or_default();
+            if matches!(reached, Some(Reached::Traffic)) && begins_with_record(rest) {
+                self.broken = true;
+                return Err(io_error(ErrorKind::InvalidData.into()));
+            }
             if let Some(reached) = reached {
                 return Ok((done, reached));
             }
         }
     }
+}
+
+/// Says whether bytes begin with a whole record of TLS: its kind, a version, and the length of what follows.
+fn begins_with_record(bytes: &[u8]) -> bool {
+    let Some(([_, _, _, high, low], body)) = bytes.split_first_chunk() else { return false };
+    body.len() >= usize::from(*high) << 8 | usize::from(*low)
 }
 
 /// Appends what `write` puts into the room it is given, after it has said how much it needs.
@@ -132,4 +153,62 @@ pub(super) fn io_error(error: io::Error) -> FetchError {
 /// A broken handshake or record says nothing about the peer: anybody on the way can break it.
 fn tls_error(error: rustls::Error) -> FetchError {
     io_error(io::Error::new(ErrorKind::InvalidData, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tls::Tls;
+    use super::*;
+    use crate::identity::Identity;
+
+    /// Returns bytes without their last record.
+    fn without_last_record(bytes: &[u8]) -> &[u8] {
+        let mut end = 0;
+        loop {
+            let rest = bytes.get(end..).expect("whole records");
+            let len = 5
+                + usize::from(*rest.get(3).expect("a length")) * 256
+                + usize::from(*rest.get(4).expect("a length"));
+            if rest.len() == len {
+                return bytes.get(..end).expect("records");
+            }
+            end += len;
+        }
+    }
+
+    #[test]
+    fn part_of_a_handshake_message_ends_a_lane_and_panics_nobody() {
+        let identity = || Identity::generate().expect("random bytes");
+        let (me, other) = (identity(), identity());
+        let peer = other.peer();
+        let provider = Tls::new(&other, |_| true).expect("a key");
+        let mut provider = provider.accept_talkative().expect("a handshake");
+        let requester = Tls::new(&me, |_| true).expect("a key").connect(peer);
+        let mut requester = Records::new(requester.expect("a handshake"));
+        let (mut came, mut told) = (Vec::new(), Vec::new());
+        // Until the provider has nothing more to say but what it says unasked.
+        while provider.is_handshaking() {
+            let step = requester.advance(&mut came, &mut Vec::new(), |_| Ok(()));
+            let (done, _) = step.expect("a step");
+            came.drain(..done);
+            let sent = std::mem::take(&mut requester.outgoing);
+            let mut sent = &sent[..];
+            while !sent.is_empty() {
+                provider.read_tls(&mut sent).expect("taken");
+                provider.process_new_packets().expect("in order");
+            }
+            told.clear();
+            while provider.wants_write() {
+                provider.write_tls(&mut told).expect("written");
+            }
+            if provider.is_handshaking() {
+                came.extend_from_slice(&told);
+            }
+        }
+        assert!(requester.peer() == Some(peer), "it is over here, too");
+        let mut part = without_last_record(&told).to_vec();
+        assert!(part.len() > 5, "a message of several records");
+        assert!(requester.advance(&mut part, &mut Vec::new(), |_| Ok(())).is_err());
+        assert!(requester.advance(&mut [], &mut b"asked".to_vec(), |_| Ok(())).is_err());
+    }
 }

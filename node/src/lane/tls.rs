@@ -74,6 +74,17 @@ impl Tls {
         ServerConnection::new(Arc::clone(&self.server))
     }
 
+    /// Begins one as a provider that breaks the rules: it goes on to talk of tickets once the handshake is over, in many
+    /// small records.
+    #[cfg(test)]
+    pub(super) fn accept_talkative(&self) -> Result<ServerConnection, Error> {
+        let mut server = ServerConfig::clone(&self.server);
+        server.send_tls13_tickets = 1;
+        server.session_storage = rustls::server::ServerSessionMemoryCache::new(1);
+        server.max_fragment_size = Some(32);
+        ServerConnection::new(Arc::new(server))
+    }
+
     /// Begins a handshake as a requester that takes the key of `peer` only.
     pub(super) fn connect(&self, peer: PeerId) -> Result<UnbufferedClientConnection, Error> {
         let algorithms = self.provider.signature_verification_algorithms;
