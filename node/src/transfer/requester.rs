@@ -23,6 +23,9 @@ use crate::compute;
 use crate::lane::{self, Door, LaneEnd, Lanes};
 use crate::store::Store;
 
+/// How many entries of a list are a sign of life: 16 KiB.
+const LIST_TOLD_ENTRIES: usize = 512;
+
 /// Leads to one peer.
 pub(crate) trait Way: Sync {
     /// Carries bytes to the peer and back.
@@ -226,6 +229,7 @@ impl<W: Way, P: Report> Fetch<'_, W, P> {
         let groups = group_count(size);
         let mut values: Vec<ChainingValue> = Vec::new();
         let held = |values: &Vec<ChainingValue>| u64::try_from(values.len()).unwrap_or(u64::MAX);
+        let mut told = 0;
         while held(&values) < groups {
             let mut piece = self.frame().await?;
             if values.is_empty() && self.take_offer(&piece)? {
@@ -238,7 +242,11 @@ impl<W: Way, P: Report> Fetch<'_, W, P> {
                 return Err(FetchError::OutOfTurn { kind: piece.kind });
             }
             values.extend_from_slice(entries);
-            self.report.arrived(0, size);
+            // An entry now and then is no sign of life: nothing else is fetched until the list is there.
+            if values.len() - told >= LIST_TOLD_ENTRIES || held(&values) == groups {
+                told = values.len();
+                self.report.arrived(0, size);
+            }
         }
         Ok(values)
     }

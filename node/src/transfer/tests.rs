@@ -311,6 +311,27 @@ async fn wrong_bytes_in_every_place_are_refused_and_never_stored() {
     }
 }
 
+/// Nothing else is fetched of a blob until its list is there.
+#[tokio::test]
+async fn list_that_comes_entry_by_entry_is_hardly_a_sign_of_life() {
+    let (ours, theirs) = duplex(1 << 20);
+    let served = tokio::spawn(async move {
+        let mut io = FrameIo::new(theirs);
+        io.read().await.expect("readable").expect("a request");
+        let entries = frame_of(LIST, &[0; 32]).repeat(1_500);
+        io.write(&[head(4_096 * GROUP_LEN), entries].concat()).await.expect("written");
+        io.close().await.ok();
+    });
+    let (to, recorder) = (TestStore::new(), Arc::new(Recorder::default()));
+    let hash = Hash::of(b"none");
+    let report = Arc::clone(&recorder);
+    let fetched = requester::fetch(&Pipe::of(ours), hash, &to.store, SIZE_MAX, report).await;
+    fetched.expect_err("the list has no end");
+    served.await.expect("no panic");
+    let (_, signs) = *recorder.arrived.lock().expect("unpoisoned");
+    assert!((2..=4).contains(&signs), "{signs} signs of life for 48 KB");
+}
+
 #[tokio::test]
 async fn breach_of_the_wire_is_no_proof_of_wrong_bytes() {
     let bytes = noise(3 * GROUP_BYTES + 9);
