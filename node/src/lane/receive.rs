@@ -162,7 +162,14 @@ impl<'a> Receiver<'a> {
     }
 
     fn split(&mut self, mut run: Run, index: u64, filled: usize) -> Result<(), FetchError> {
-        let mut next = self.begin(index)?;
+        let mut next = match self.begin(index) {
+            Ok(next) => next,
+            Err(error) => {
+                // What is checked counts as having come.
+                (self.store)(run)?;
+                return Err(error);
+            }
+        };
         if let (Some(from), Some(to)) = (run.space(), next.space()) {
             let (from, to) = (from.get(..filled), to.get_mut(..filled));
             if let (Some(from), Some(to)) = (from, to) {
@@ -464,6 +471,28 @@ mod tests {
                 assert!(got == bytes, "{pieces:?}, {flushes}");
             }
         }
+    }
+
+    #[test]
+    fn what_is_checked_is_handed_on_though_there_is_no_buffer_for_what_comes_next() {
+        let (bytes, list) = blob();
+        let stored = Mutex::new(Vec::new());
+        let store = |run: Run| {
+            stored.lock().expect("unpoisoned").push(run.groups());
+            Ok(())
+        };
+        let buffers = Buffers::new(0);
+        let mut receiver = Receiver::new(list, &buffers, &store);
+        receiver.expect(0..3);
+        let size = u64::try_from(bytes.len()).expect("small");
+        let next = group(&bytes, 1);
+        let said = [&head(size)[..], &group(&bytes, 0), &next[..next.len() / 2]].concat();
+        receiver.take(&said).expect("right");
+        let _others = buffers.take(Duration::ZERO).expect("one of two");
+        let error = receiver.flush().expect_err("no buffer");
+        assert!(matches!(error, FetchError::NoBuffer), "{error:?}");
+        assert!(receiver.into_rest().eq(std::iter::once(1..3)));
+        assert!(stored.into_inner().expect("unpoisoned").into_iter().eq(std::iter::once(0..1)));
     }
 
     #[test]
