@@ -205,6 +205,9 @@ impl<A: Admission> Service<'_, A> {
         let Some(reader) = Holding::find(self.store, request)? else {
             return Ok(Err(BlobHead::Absent));
         };
+        if provider::plan(request, reader.size()).is_none() {
+            return Ok(Err(BlobHead::Refused));
+        }
         let first = request.runs.first().map_or(0, |(start, _)| *start);
         let compressor = reader.compressor(request.codecs, first)?;
         let compressor = match self.pace.take() {

@@ -10,7 +10,7 @@ use std::sync::mpsc;
 use blobmesh_protocol::blob::{BlobHasher, GROUP_LEN, GroupList, group_count};
 use blobmesh_protocol::wire::frame;
 use blobmesh_protocol::wire::lane::LaneOpen;
-use blobmesh_protocol::wire::message::{BlobRequest, LANE_OPEN, REQUEST};
+use blobmesh_protocol::wire::message::{BlobHead, BlobRequest, HEAD, LANE_OPEN, REQUEST};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
@@ -184,12 +184,16 @@ impl Getter {
     /// Opens a lane by hand, shows a token, asks for everything, and returns what comes; none where the
     /// handshake fails.
     fn ask(&self, holder: &Holder, token: LaneToken) -> Option<Vec<u8>> {
+        self.ask_for(holder, token, Vec::new())
+    }
+
+    /// Does the same for these runs of groups.
+    fn ask_for(&self, holder: &Holder, token: LaneToken, runs: Vec<(u64, u64)>) -> Option<Vec<u8>> {
         let stop = AtomicBool::new(false);
         let patience = Patience { stop: &stop, deadline: Instant::now() + SOON };
         let tls = self.lanes.0.tls.connect(holder.peer).ok()?;
         let lane = Dialled::open(tls, holder.peer, ("127.0.0.1", holder.port()), patience);
         let mut lane = lane.ok()?;
-        let runs = Vec::new();
         let request = BlobRequest { hash: holder.list.hash(), with_list: false, codecs: 1, runs };
         lane.queue(&frame::encode(LANE_OPEN, &LaneOpen { token }).ok()?);
         lane.queue(&frame::encode(REQUEST, &request).ok()?);
@@ -265,6 +269,30 @@ async fn stranger_without_a_token_gets_nothing() {
     holder.offer(&stranger);
     assert_eq!(stranger.ask(&holder, offer.tokens[0]).expect("a handshake"), [0u8; 0]);
     assert_eq!(holder.admitted.load(Ordering::Relaxed), 0);
+    holder.is_quiet().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nonsense_about_a_part_of_a_blob_is_answered_before_anything_is_read() {
+    let (mut holder, getter) = (Holder::start(noise(9), Mode::Everybody), Getter::new());
+    let bytes = noise(GROUP * 3);
+    let mut hasher = BlobHasher::new();
+    hasher.update(&bytes);
+    let list = hasher.finish();
+    let partial = holder.store.partial(list.clone()).expect("a partial");
+    partial.write_group(2, &bytes[GROUP * 2..]).expect("right bytes");
+    // The first byte that is heard is enough.
+    (holder.list, holder.bytes) = (Arc::new(list), Vec::new());
+    let absent = frame::encode(HEAD, &BlobHead::Absent).expect("encodes");
+    for runs in [vec![(3, 0)], vec![(2, 1), (2, 1)], vec![(u64::MAX, 2)]] {
+        let offer = holder.offer(&getter);
+        let heard = getter.ask_for(&holder, offer.tokens[0], runs.clone());
+        assert_eq!(heard.as_ref(), Some(&absent), "{runs:?}");
+    }
+    let offer = holder.offer(&getter);
+    let heard = getter.ask_for(&holder, offer.tokens[0], vec![(2, 1)]).expect("a lane");
+    assert!(!heard.starts_with(&absent), "what is right is served");
+    drop(partial);
     holder.is_quiet().await;
 }
 

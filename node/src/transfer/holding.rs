@@ -9,6 +9,7 @@ use blobmesh_protocol::compress::{
 };
 use blobmesh_protocol::wire::message::BlobRequest;
 
+use super::provider::plan;
 use crate::store::{BlobReader, Partial, Store, StoreError};
 
 /// Is what can be served of a blob.
@@ -30,11 +31,13 @@ impl Holding {
         Ok(partial.map(Self::Part).filter(|part| part.has(request)))
     }
 
-    /// Returns whether all that is asked for is held. Which groups there are is for the provider to check.
+    /// Returns whether all that is asked for is held; of a part nothing is that makes no sense. Which groups there are of a
+    /// whole blob is for the provider to check.
     pub(crate) fn has(&self, request: &BlobRequest) -> bool {
         match self {
             Self::Whole(_) => true,
             Self::Part(_) if request.runs.is_empty() => false,
+            Self::Part(_) if plan(request, self.size()).is_none() => false,
             Self::Part(partial) => holds(&partial.held(), request),
         }
     }
