@@ -12,6 +12,9 @@ pub(crate) const BUFFER_LEN: usize = 1 << 20;
 /// which the engine takes the source for a dead one.
 pub(super) const BUFFER_WAIT: Duration = Duration::from_secs(2);
 
+/// The part of a pool that is only for what comes, a quarter of it.
+const KEPT_PART: usize = 4;
+
 /// Is a pool of buffers; clones share it. Memory is taken when a buffer is first needed, and kept.
 #[derive(Clone, Debug)]
 pub(crate) struct Buffers(Arc<Pool>);
@@ -19,6 +22,8 @@ pub(crate) struct Buffers(Arc<Pool>);
 #[derive(Debug)]
 struct Pool {
     state: Mutex<State>,
+    /// How many are for what comes only.
+    kept: usize,
     returned: Condvar,
 }
 
@@ -29,27 +34,44 @@ struct State {
     unmade: usize,
 }
 
+impl State {
+    /// Returns how many are not in use.
+    fn free(&self) -> usize {
+        self.idle.len() + self.unmade
+    }
+}
+
 impl Buffers {
     /// Makes a pool of at most `bytes_max` bytes, and of two buffers at least: one lane needs one to
     /// fill while the other is written.
     pub(crate) fn new(bytes_max: usize) -> Self {
         let unmade = (bytes_max / BUFFER_LEN).max(2);
+        let kept = unmade / KEPT_PART;
         let state = Mutex::new(State { idle: Vec::new(), unmade });
-        Self(Arc::new(Pool { state, returned: Condvar::new() }))
+        Self(Arc::new(Pool { state, kept, returned: Condvar::new() }))
     }
 
-    /// Takes a buffer, with bytes of no meaning in it; none if all stay in use for so long.
+    /// Takes a buffer for what comes, with bytes of no meaning in it; none if all stay in use for so long.
     pub(crate) fn take(&self, patience: Duration) -> Option<Buffer> {
+        self.take_leaving(0, patience)
+    }
+
+    /// Takes one for what is sent: those who take it slowly leave some to what comes.
+    pub(crate) fn take_to_send(&self, patience: Duration) -> Option<Buffer> {
+        self.take_leaving(self.0.kept, patience)
+    }
+
+    fn take_leaving(&self, kept: usize, patience: Duration) -> Option<Buffer> {
         let deadline = Instant::now() + patience;
         let mut state = self.0.lock();
         loop {
-            if let Some(bytes) = state.idle.pop() {
-                return Some(Buffer { bytes, pool: Arc::clone(&self.0) });
-            }
-            if state.unmade > 0 {
-                state.unmade -= 1;
+            if state.free() > kept {
+                let bytes = state.idle.pop();
+                if bytes.is_none() {
+                    state.unmade -= 1;
+                }
                 drop(state);
-                let bytes = vec![0; BUFFER_LEN].into_boxed_slice();
+                let bytes = bytes.unwrap_or_else(|| vec![0; BUFFER_LEN].into_boxed_slice());
                 return Some(Buffer { bytes, pool: Arc::clone(&self.0) });
             }
             let left = deadline.checked_duration_since(Instant::now())?;
@@ -95,7 +117,8 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
         self.pool.lock().idle.push(bytes);
-        self.pool.returned.notify_one();
+        // The first who waits may have to leave it to another.
+        self.pool.returned.notify_all();
     }
 }
 
@@ -113,6 +136,17 @@ mod tests {
         drop(held);
         assert!(waiting.join().expect("no panic"));
         assert_eq!(buffers.0.lock().idle.len(), 3);
+    }
+
+    #[test]
+    fn what_is_sent_leaves_a_quarter_of_the_buffers_to_what_comes() {
+        let buffers = Buffers::new(8 * BUFFER_LEN);
+        let sent: Vec<_> = std::iter::from_fn(|| buffers.take_to_send(Duration::ZERO)).collect();
+        assert_eq!(sent.len(), 6);
+        let came: Vec<_> = std::iter::from_fn(|| buffers.take(Duration::ZERO)).collect();
+        assert_eq!(came.len(), 2);
+        drop(sent);
+        assert!(buffers.take_to_send(Duration::ZERO).is_some());
     }
 
     #[test]

@@ -248,7 +248,7 @@ impl<A: Admission> Service<'_, A> {
         if first >= end {
             return Ok(());
         }
-        let Some(mut buffer) = self.buffers.take(BUFFER_WAIT) else {
+        let Some(mut buffer) = self.buffers.take_to_send(BUFFER_WAIT) else {
             return Err(ServeError::NoBuffer);
         };
         let size = current.reader.size();
