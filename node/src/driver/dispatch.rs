@@ -96,6 +96,7 @@ impl Driver {
         let (lanes, meter) = (self.lanes.0.clone(), Arc::new(Meter::default()));
         let counted = Arc::clone(&meter);
         let ranged = groups.is_some();
+        let gentle = source == Source::Edge && self.wants.is_ahead(&hash);
         let task = self.tasks.spawn_event(async move {
             let report = Arc::new(Reporter { fetch, hash, events, holdings, meter: counted });
             let result = match (source, edge) {
@@ -104,6 +105,7 @@ impl Driver {
                     requester::fetch_groups(&way, (hash, groups), &store, size_max, report).await
                 }
                 (Source::Edge, Some(edge)) => {
+                    let edge = if gentle { Arc::new(edge.gently().await) } else { edge };
                     transfer::edge::fetch(&edge, (hash, groups), &store, size_max, report).await
                 }
                 (Source::Edge, None) => Err(FetchError::Absent),
@@ -115,7 +117,7 @@ impl Driver {
             };
             Event::FetchEnded { fetch, outcome, failure: failure.map(Box::new) }
         });
-        let started = Fetch { hash, source, ranged, task, meter, unverified: 0 };
+        let started = Fetch { hash, source, ranged, gentle, task, meter, unverified: 0 };
         self.fetches.insert(fetch, started);
     }
 

@@ -107,6 +107,8 @@ pub(crate) enum Get {
         want: WantId,
         hash: Hash,
         timeout: Option<Duration>,
+        /// Whether nobody waits for it yet.
+        ahead: bool,
         progress: watch::Sender<GetProgress>,
         ended: oneshot::Sender<GetEnded>,
     },

@@ -53,7 +53,22 @@ impl DriverHandle {
         progress: watch::Sender<GetProgress>,
     ) -> Result<GetEnded, DriverStopped> {
         let (want, (ended, end)) = (self.next_want(), oneshot::channel());
-        self.get_one(want, Get::One { want, hash, timeout, progress, ended }, end).await
+        let get = Get::One { want, hash, timeout, ahead: false, progress, ended };
+        self.get_one(want, get, end).await
+    }
+
+    /// Gets a blob for which nobody waits: from the edge slowly, so that others who get something have the uplink. It
+    /// ends as cancelled when somebody gets the same blob, which is then fetched at once.
+    ///
+    /// Dropping the future takes the want back; what was verified by then stays in the store.
+    pub(crate) async fn get_ahead(
+        &self,
+        hash: Hash,
+        progress: watch::Sender<GetProgress>,
+    ) -> Result<GetEnded, DriverStopped> {
+        let (want, (ended, end)) = (self.next_want(), oneshot::channel());
+        let get = Get::One { want, hash, timeout: None, ahead: true, progress, ended };
+        self.get_one(want, get, end).await
     }
 
     /// Gets the bytes of a blob of at most `len_max` bytes; none where it came into the store instead.

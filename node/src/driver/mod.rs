@@ -203,6 +203,8 @@ struct Fetch {
     source: Source,
     /// Whether it fetches some groups only.
     ranged: bool,
+    /// Whether it goes slowly, as nobody waits for it.
+    gentle: bool,
     task: AbortHandle,
     meter: Arc<Meter>,
     /// Bytes that came and are not verified yet.

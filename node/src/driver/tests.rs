@@ -3,13 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use blobmesh_protocol::engine::WantError;
 use blobmesh_protocol::{Config, Hash};
 use tempfile::TempDir;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::{DriverHandle, GetEnded, GetProgress, Holdings, Parts, start};
+use super::{Driver, DriverHandle, GetEnded, GetProgress, Holdings, Parts, start};
+use crate::config::EdgeConfig;
+use crate::edge::{Edge, EdgeOptions};
 use crate::identity::Identity;
 use crate::lane::{LaneConfig, Lanes};
 use crate::mesh::MeshKey;
@@ -30,6 +34,10 @@ struct Alone {
 
 impl Alone {
     fn start() -> Self {
+        Self::with_edge(None)
+    }
+
+    fn with_edge(edge: Option<Edge>) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let config = StoreConfig::new(dir.path().join("store"), 1 << 30, 1 << 30);
         let store = Store::open(config).expect("opens").0;
@@ -42,13 +50,13 @@ impl Alone {
         let (swarm, swarm_events) = Swarm::start(config).expect("a swarm");
         let parts = Parts {
             me,
-            config: Config { edge: false, ..Config::default() },
+            config: Config { edge: edge.is_some(), ..Config::default() },
             seed: 1,
             store: store.clone(),
             swarm: swarm.clone(),
             swarm_events,
             candidates: None,
-            edge: None,
+            edge: edge.map(Arc::new),
             lanes,
             lane_listeners: Vec::new(),
             peers: vec!["/ip4/127.0.0.1/tcp/1".to_owned()],
@@ -111,4 +119,37 @@ async fn driver_over_which_somebody_panicked_does_no_more() {
     assert!(driver.desk().with(|_| ()).is_none());
     let read = timeout(SOON, driver.read(Hash::of(b"1"), 100, None)).await;
     assert!(read.expect("an end").is_err());
+}
+
+#[tokio::test]
+async fn what_comes_slowly_as_nobody_waits_for_it_is_asked_for_anew_when_somebody_does() {
+    // It takes requests and answers none.
+    let server = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("http://{}", server.local_addr().expect("bound"));
+    let options = EdgeOptions { plain_http: true, ..EdgeOptions::default() };
+    let edge = Edge::new(&EdgeConfig::Public { url }, options).expect("an edge");
+    let node = Alone::with_edge(Some(edge));
+    let hash = Hash::of(b"1");
+    let fetches_are = async |gentle: bool| {
+        let are = |driver: &mut Driver| {
+            let mut fetches = driver.fetches.values();
+            fetches.next().is_some_and(|fetch| fetch.gentle == gentle && fetches.next().is_none())
+        };
+        while node.driver.desk().with(are) != Some(true) {
+            tokio::task::yield_now().await;
+        }
+    };
+    let progress = watch::Sender::default();
+    let ahead = node.driver.get_ahead(hash, progress);
+    let get = async {
+        fetches_are(true).await;
+        tokio::select! {
+            _ = node.get(hash) => panic!("nobody has it"),
+            () = fetches_are(false) => {}
+        }
+    };
+    let (ahead, ()) = timeout(SOON, async { tokio::join!(ahead, get) }).await.expect("in time");
+    let ahead = ahead.expect("the driver runs");
+    assert_eq!(ahead.result, Err(WantError::Cancelled));
+    assert_eq!(ahead.receipt.fetches.len(), 1);
 }

@@ -55,6 +55,7 @@ use std::time::Duration;
 use blobmesh_protocol::Hash;
 use blobmesh_protocol::blob::{GROUP_LEN, GroupList, ProvisionalList, group_count};
 use bytes::Bytes;
+use tokio::sync::OnceCell;
 use tracing::debug;
 
 pub use answer::RETRY_AFTER_MAX;
@@ -159,6 +160,8 @@ pub struct Edge {
     backend: Backend,
     policy: Arc<Policy>,
     packs: Arc<Packs>,
+    /// Reads what nobody waits for; made when there is some.
+    gentle: Arc<OnceCell<Backend>>,
 }
 
 #[derive(Clone, Debug)]
@@ -190,7 +193,20 @@ impl Edge {
                 Backend::S3(S3Edge::new(&bucket, options, Arc::clone(&policy))?)
             }
         };
-        Ok(Self { backend, policy, packs: Arc::new(Packs::new()) })
+        Ok(Self { backend, policy, packs: Arc::new(Packs::new()), gentle: Arc::default() })
+    }
+
+    /// Returns the same edge for reads that nobody waits for: they share a connection of their own, on which only a little
+    /// is ever on its way, so that whoever begins to wait for something has the uplink at once.
+    pub(crate) async fn gently(&self) -> Self {
+        let made = self.gentle.get_or_init(|| async {
+            let backend = self.backend.clone();
+            // Certificates are read.
+            let made = files::blocking(move || Ok(backend.gently())).await;
+            // What could be made once fails only where certificates went away.
+            made.ok().and_then(Result::ok).unwrap_or_else(|| self.backend.clone())
+        });
+        Self { backend: made.await.clone(), ..self.clone() }
     }
 
     /// Says where the edge is, for people; never with a secret.
@@ -411,6 +427,14 @@ impl Edge {
 }
 
 impl Backend {
+    fn gently(&self) -> Result<Self, ConfigError> {
+        Ok(match self {
+            Self::Directory(edge) => Self::Directory(edge.clone()),
+            Self::Public(edge) => Self::Public(edge.gently()?),
+            Self::S3(edge) => Self::S3(edge.gently()?),
+        })
+    }
+
     async fn size(&self, hash: &Hash) -> Result<u64, EdgeError> {
         match self {
             Self::Directory(edge) => edge.size(hash).await,

@@ -30,6 +30,11 @@ impl PublicEdge {
         Ok(Self { remote: Remote::new(http, base, None) })
     }
 
+    /// Returns the same for what nobody waits for; see [`Http::gently`].
+    pub(super) fn gently(&self) -> Result<Self, ConfigError> {
+        Ok(Self { remote: self.remote.gently()? })
+    }
+
     pub(super) fn remote(&self) -> &Remote {
         &self.remote
     }

@@ -39,6 +39,11 @@ impl Remote {
         Ok(Self { http: self.http.by(http)?, ..self.clone() })
     }
 
+    /// Returns the same for what nobody waits for; see [`Http::gently`].
+    pub(super) fn gently(&self) -> Result<Self, ConfigError> {
+        Ok(Self { http: self.http.gently()?, ..self.clone() })
+    }
+
     pub(super) fn http(&self) -> &Http {
         &self.http
     }

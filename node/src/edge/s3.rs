@@ -126,6 +126,11 @@ impl S3Edge {
         Ok(Self { remote, policy, store: Arc::new(store), prefix, described })
     }
 
+    /// Returns the same for what nobody waits for; see [`Http::gently`]. What it writes goes as before.
+    pub(super) fn gently(&self) -> Result<Self, ConfigError> {
+        Ok(Self { remote: self.remote.gently()?, ..self.clone() })
+    }
+
     pub(super) fn remote(&self) -> &Remote {
         &self.remote
     }

@@ -39,9 +39,7 @@ use tracing::{debug, info};
 use self::guard::{Guarded, GuardedConnection, GuardedOpener};
 use super::answer::Failure;
 use super::error::{Cause, ConfigError, Reach};
-use super::http::{
-    CONNECTION_WINDOW_LEN, IDLE_TIMEOUT, STREAM_WINDOW_LEN, default_headers, resolve, trusted_pem,
-};
+use super::http::{IDLE_TIMEOUT, Windows, default_headers, resolve, trusted_pem};
 use super::options::EdgeOptions;
 
 /// How long a connection may take before TCP is gone by: two round trips and a lost packet of a bad link, and a part
@@ -397,8 +395,8 @@ fn quic_config(options: &EdgeOptions) -> Result<quinn::ClientConfig, ConfigError
     let silence_max = IdleTimeout::try_from(silence_max).map_err(|error| wrong(Arc::new(error)))?;
     let mut transport = TransportConfig::default();
     transport
-        .stream_receive_window(STREAM_WINDOW_LEN.into())
-        .receive_window(CONNECTION_WINDOW_LEN.into())
+        .stream_receive_window(Windows::FULL.stream.into())
+        .receive_window(Windows::FULL.connection.into())
         .max_concurrent_bidi_streams(0_u32.into())
         .max_concurrent_uni_streams(STREAMS_OF_EDGE_MAX.into())
         .datagram_receive_buffer_size(None)

@@ -18,6 +18,7 @@ use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use blobmesh_protocol::Hash;
+use blobmesh_protocol::engine::WantError;
 use blobmesh_protocol::successors::{Prediction, Root};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
@@ -207,7 +208,8 @@ impl NodeService {
             let list = self.inner.prefetch.next(&mut displaced).await;
             let (blobs, is_learned) = (list.blobs.len(), list.after.is_some());
             let progress = watch::Sender::default();
-            let ended = tokio::select! {
+            let mut share = budget.share();
+    let ended = tokio::select! {
                 ended = self.inner.get_ahead(list, &progress) => ended,
                 Ok(()) = displaced.changed(), if is_learned => continue,
             };
@@ -332,7 +334,9 @@ impl Inner {
             tokio::select! {
                 biased;
                 () = self.prefetch.foreground.disturbed() => {}
-                came = get_within(driver, hash, budget) => return (wanted, came),
+                came = get_within(driver, hash, budget) => if let Some(came) = came.transpose() {
+                    return (wanted, came);
+                },
             }
         }
     }
@@ -384,11 +388,15 @@ enum Came {
     TooLong,
 }
 
-/// Gets one blob, unless it is longer than what is left of the budget.
-async fn get_within(driver: &DriverHandle, hash: Hash, budget: &Budget) -> Result<Came, Failure> {
+/// Gets one blob, unless it is longer than what is left of the budget; none where a user has begun to get it.
+async fn get_within(
+    driver: &DriverHandle,
+    hash: Hash,
+    budget: &Budget,
+) -> Result<Option<Came>, Failure> {
     let progress = watch::Sender::default();
     let mut told = progress.subscribe();
-    let mut get = pin!(driver.get(hash, None, progress));
+    let mut get = pin!(driver.get_ahead(hash, progress));
     let mut length = pin!(async {
         let known = told.wait_for(|progress: &GetProgress| progress.size.is_some()).await;
         known.ok().and_then(|progress| progress.size)
@@ -399,15 +407,17 @@ async fn get_within(driver: &DriverHandle, hash: Hash, budget: &Budget) -> Resul
         ended = &mut get => ended?,
         Some(size) = &mut length => match share.take(size) {
             true => get.await?,
-            false => return Ok(Came::TooLong),
+            false => return Ok(Some(Came::TooLong)),
         },
     };
-    if ended.result.is_err() {
-        return Ok(Came::Failed);
+    match ended.result {
+        Ok(()) => {}
+        Err(WantError::Cancelled) => return Ok(None),
+        Err(_) => return Ok(Some(Came::Failed)),
     }
     let tier = reports::tier(&ended.receipt);
     share.spend(tier.lan + tier.edge);
-    Ok(Came::Got { size: ended.receipt.size.unwrap_or_default(), tier })
+    Ok(Some(Came::Got { size: ended.receipt.size.unwrap_or_default(), tier }))
 }
 
 /// Tells how far a prefetch is, until it is dropped.

@@ -6,53 +6,37 @@
 //! so ([`EdgeHttp`]) and while it gets through. What is written goes by HTTP/1.1: parts of an
 //! upload gain nothing from one connection, and a full one would hold up the answers that show that it lives.
 //!
-//! Proxies of the environment are not used, no cookie is kept, no encoding is asked for. Redirects are followed within
-//! one origin, [`REDIRECTS_MAX`] times, and never for signed requests. Names that resolve to link-local addresses do
-//! not resolve.
+//! [`client`] makes what sends, [`redirect`] says where a redirect may lead.
 
-use std::fs::File;
-use std::io::{self, Read as _};
-use std::net::SocketAddr;
-use std::path::Path;
+mod client;
+mod redirect;
+#[cfg(test)]
+mod tests;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::header::{ACCEPT, ACCEPT_ENCODING, HeaderMap, HeaderValue, LOCATION, USER_AGENT};
-use reqwest::redirect::{Attempt, Policy};
-use reqwest::{Certificate, Client, ClientBuilder, Request, Response, Url, Version};
+use reqwest::{Client, Request, Response, Url, Version};
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
+pub(super) use self::client::{IDLE_TIMEOUT, Windows, resolve};
+use self::client::{build, client, is_old, shared, trusted};
+#[cfg(feature = "http3")]
+pub(super) use self::client::{default_headers, trusted_pem};
+use self::redirect::{check_redirect, redirect_breach, redirection};
 use super::answer::{Failure, Refusal};
-use super::error::{Breach, Cause, ConfigError, Reach, causes};
+use super::error::{Cause, ConfigError, Reach, causes};
 use super::files;
 use super::http3::Http3;
-use super::location::is_forbidden;
 use super::options::{EdgeHttp, EdgeOptions};
 use super::pace::Pace;
 use super::spare::Spare;
 use super::spread::{Reading, Spread};
 
-/// How many redirects of one request are followed.
-pub(super) const REDIRECTS_MAX: usize = 3;
-
-/// How many idle connections to the edge are kept, for as many parallel range reads.
-const IDLE_MAX: usize = 16;
-/// How long an idle connection is kept: shorter than the usual minute of servers, so that we close
-/// first and no request meets a closing connection.
-pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(45);
-/// How much of a file of certificates is read; a system's whole collection is a fifth of it.
-const CA_FILE_LEN_MAX: u64 = 1 << 20;
 /// How much of a refusal's body is read for its code and message.
 const REFUSAL_LEN_MAX: usize = 8 << 10;
-
-/// How much one answer, and all of them together, may send ahead of whoever reads over HTTP/2 or 3. The defaults of
-/// HTTP/2 are 64 KiB, which at 50 ms is 1.3 MB/s.
-pub(super) const STREAM_WINDOW_LEN: u32 = 16 << 20;
-pub(super) const CONNECTION_WINDOW_LEN: u32 = 64 << 20;
 
 /// Sends requests to one edge.
 #[derive(Clone, Debug)]
@@ -75,6 +59,7 @@ pub(super) struct Http {
     base: Url,
     redirects: bool,
     options: EdgeOptions,
+    windows: Windows,
 }
 
 impl Http {
@@ -84,12 +69,22 @@ impl Http {
         redirects: bool,
         options: EdgeOptions,
     ) -> Result<Self, ConfigError> {
+        Self::with(base, redirects, options, Windows::FULL)
+    }
+
+    fn with(
+        base: &Url,
+        redirects: bool,
+        options: EdgeOptions,
+        windows: Windows,
+    ) -> Result<Self, ConfigError> {
         // Another part of the process may have installed the same provider before; then it stays.
         let _installed = rustls::crypto::ring::default_provider().install_default();
         let trusted = options.ca_file.as_deref().map(trusted).transpose()?;
         let builder = || client(base, redirects, &options, trusted.as_deref());
         let spare = Spare::default();
-        let together = shared(builder(), base, &options).connector_layer(spare.taking());
+        let together = shared(builder(), base, &options, windows);
+        let together = together.connector_layer(spare.taking());
         let together = build(together)?;
         let apart = match is_old(base, &options) {
             true => together.clone(),
@@ -111,6 +106,7 @@ impl Http {
             base: base.clone(),
             redirects,
             options,
+            windows,
         })
     }
 
@@ -144,7 +140,7 @@ impl Http {
         let make = || {
             let trusted = self.options.ca_file.as_deref().map(trusted).transpose().ok()?;
             let builder = client(&self.base, self.redirects, &self.options, trusted.as_deref());
-            let builder = shared(builder, &self.base, &self.options);
+            let builder = shared(builder, &self.base, &self.options, self.windows);
             build(builder.connector_layer(self.spare.making())).ok()
         };
         self.maker.get_or_init(make).as_ref()
@@ -153,6 +149,19 @@ impl Http {
     /// Makes the same again for another HTTP, with no connection yet.
     pub(super) fn by(&self, http: EdgeHttp) -> Result<Self, ConfigError> {
         Self::new(&self.base, self.redirects, EdgeOptions { http, ..self.options.clone() })
+    }
+
+    /// Makes the same again for what nobody waits for: it has a connection of its own, and only a little is ever on its way
+    /// there. HTTP/3 has no part in it, and where the edge knows nothing but HTTP/1.1 it is as any other.
+    pub(super) fn gently(&self) -> Result<Self, ConfigError> {
+        let http = match self.options.http {
+            EdgeHttp::Http3 => EdgeHttp::Auto,
+            EdgeHttp::Auto | EdgeHttp::Http1 | EdgeHttp::Http2 => self.options.http,
+        };
+        let options = EdgeOptions { http, ..self.options.clone() };
+        let made = Self::with(&self.base, self.redirects, options, Windows::GENTLE)?;
+        // That it is slow is no reason to try several connections.
+        Ok(Self { spread: Arc::new(Spread::new(true)), ..made })
     }
 
     /// Returns whether what is asked at once has a connection for each request, and could not share one.
@@ -255,10 +264,7 @@ impl Http {
     /// Begins to read the body of an answer that announces `len` bytes.
     pub(super) fn body(&self, answer: &Response, len: u64) -> Body {
         let shared = matches!(answer.version(), Version::HTTP_2 | Version::HTTP_3);
-        Body {
-            reading: Some(Spread::reading(&self.spread, shared)),
-            ..Body::new(&self.options, len)
-        }
+        Body { reading: Some(Spread::reading(&self.spread, shared)), ..Body::new(&self.options, len) }
     }
 
     /// Sends a request whose body counts into `sent` what the transport took of it, until it is
@@ -401,253 +407,9 @@ fn broken(error: reqwest::Error) -> Failure {
     Failure::Unreachable { reach, source: Arc::new(error) }
 }
 
-fn build(builder: ClientBuilder) -> Result<Client, ConfigError> {
-    builder.build().map_err(|error| ConfigError::Client { source: Arc::new(error) })
-}
-
-/// Makes what all clients of an edge have in common.
-fn client(
-    base: &Url,
-    redirects: bool,
-    options: &EdgeOptions,
-    trusted: Option<&[Certificate]>,
-) -> ClientBuilder {
-    let builder = Client::builder()
-        .default_headers(default_headers())
-        .no_proxy()
-        .referer(false)
-        .connect_timeout(options.connect_timeout)
-        .pool_max_idle_per_host(IDLE_MAX)
-        .pool_idle_timeout(IDLE_TIMEOUT)
-        .dns_resolver(Arc::new(Resolver))
-        .redirect(if redirects { Policy::custom(redirect) } else { Policy::none() });
-    match (base.scheme(), trusted) {
-        // Certificates are not read for an edge that uses none: they may be missing.
-        ("http", _) => builder.tls_certs_only([]),
-        (_, Some(trusted)) => builder.tls_certs_only(trusted.iter().cloned()),
-        (_, None) => builder,
-    }
-}
-
-/// Returns what every request says.
-pub(super) fn default_headers() -> HeaderMap {
-    let agent = concat!("blobmesh/", env!("CARGO_PKG_VERSION"));
-    let headers = [(ACCEPT, "*/*"), (ACCEPT_ENCODING, "identity"), (USER_AGENT, agent)];
-    headers.into_iter().map(|(name, text)| (name, HeaderValue::from_static(text))).collect()
-}
-
-/// Returns whether an edge is spoken to in HTTP/1.1 only.
-fn is_old(base: &Url, options: &EdgeOptions) -> bool {
-    base.scheme() == "http" || options.http == EdgeHttp::Http1
-}
-
-/// Has the answers that a client reads share a connection, where the edge can do that: it is TLS that offers HTTP/2.
-fn shared(builder: ClientBuilder, base: &Url, options: &EdgeOptions) -> ClientBuilder {
-    if is_old(base, options) { builder.http1_only() } else { multiplexed(builder, options) }
-}
-
-/// Has a client speak HTTP/2 where it is offered, and find out when a connection is dead.
-fn multiplexed(builder: ClientBuilder, options: &EdgeOptions) -> ClientBuilder {
-    builder
-        .http2_initial_stream_window_size(STREAM_WINDOW_LEN)
-        .http2_initial_connection_window_size(CONNECTION_WINDOW_LEN)
-        .http2_keep_alive_interval(options.life_interval)
-        .http2_keep_alive_timeout(options.life_interval)
-        // One that is idle is not worth a packet.
-        .http2_keep_alive_while_idle(false)
-}
-
-/// Reads the certificates that an edge must be shown to have, at least one.
-fn trusted(path: &Path) -> Result<Vec<Certificate>, ConfigError> {
-    let wrong = |error: Cause| ConfigError::Certificates { path: path.to_owned(), source: error };
-    let trusted = Certificate::from_pem_bundle(&trusted_pem(path)?)
-        .map_err(|error| wrong(Arc::new(error)))?;
-    if trusted.is_empty() {
-        return Err(wrong(Arc::new(io::Error::other("there is no certificate in PEM in it"))));
-    }
-    Ok(trusted)
-}
-
-/// Reads what a file of certificates holds.
-pub(super) fn trusted_pem(path: &Path) -> Result<Vec<u8>, ConfigError> {
-    let mut text = Vec::new();
-    let file = File::open(path);
-    file.and_then(|file| file.take(CA_FILE_LEN_MAX).read_to_end(&mut text)).map_err(|error| {
-        ConfigError::Certificates { path: path.to_owned(), source: Arc::new(error) }
-    })?;
-    Ok(text)
-}
-
 /// Returns whether TLS ended because the edge does not speak HTTP/1.1.
 fn is_http_2_only(error: &reqwest::Error) -> bool {
     use rustls::{AlertDescription::NoApplicationProtocol, Error::AlertReceived};
     let mut errors = causes(error).filter_map(|cause| cause.downcast_ref::<rustls::Error>());
     errors.any(|error| *error == AlertReceived(NoApplicationProtocol))
-}
-
-fn redirect(attempt: Attempt<'_>) -> reqwest::redirect::Action {
-    match check_redirect(attempt.previous(), attempt.url()) {
-        Ok(()) => attempt.follow(),
-        Err(refused) => attempt.error(refused),
-    }
-}
-
-/// Says whether a redirect may be followed to `next`, after these were asked for.
-fn check_redirect(asked: &[Url], next: &Url) -> Result<(), RedirectRefused> {
-    if asked.first().map(Url::origin) != Some(next.origin()) {
-        Err(RedirectRefused::Elsewhere)
-    } else if asked.len() > REDIRECTS_MAX {
-        Err(RedirectRefused::Loop)
-    } else {
-        Ok(())
-    }
-}
-
-/// Returns where an answer redirects to.
-fn redirection(answer: &Response) -> Option<Url> {
-    // All that redirect a GET; 304 is an answer, and 300 leaves a choice.
-    if !matches!(answer.status().as_u16(), 301..=303 | 307 | 308) {
-        return None;
-    }
-    answer.url().join(answer.headers().get(LOCATION)?.to_str().ok()?).ok()
-}
-
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-enum RedirectRefused {
-    #[error("it leads to another origin")]
-    Elsewhere,
-    #[error("there are too many")]
-    Loop,
-}
-
-impl RedirectRefused {
-    fn breach(self) -> Breach {
-        match self {
-            Self::Elsewhere => Breach::RedirectElsewhere,
-            Self::Loop => Breach::RedirectLoop { max: REDIRECTS_MAX },
-        }
-    }
-}
-
-fn redirect_breach(error: &reqwest::Error) -> Option<Breach> {
-    causes(error).find_map(|cause| Some(cause.downcast_ref::<RedirectRefused>()?.breach()))
-}
-
-/// Resolves names by the system, without the addresses that no edge has.
-#[derive(Debug)]
-struct Resolver;
-
-impl Resolve for Resolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        Box::pin(async move { Ok(Box::new(resolve(name.as_str(), 0).await?.into_iter()) as Addrs) })
-    }
-}
-
-/// Returns the addresses of a host that an edge can have, at least one.
-pub(super) async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    let found = tokio::net::lookup_host((host, port)).await?;
-    let usable: Vec<SocketAddr> = found.filter(|address| !is_forbidden(address.ip())).collect();
-    if usable.is_empty() {
-        return Err(io::Error::other("the name has no address that an edge can have"));
-    }
-    Ok(usable)
-}
-
-#[cfg(test)]
-mod tests {
-    use reqwest::Method;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::{TcpListener, TcpStream};
-
-    use super::*;
-
-    /// A client of a server that is played by hand.
-    async fn client() -> (Http, TcpListener) {
-        let server = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = server.local_addr().expect("bound");
-        let base = Url::parse(&format!("http://{address}/")).expect("a URL");
-        (Http::new(&base, false, EdgeOptions::default()).expect("a client"), server)
-    }
-
-    /// Answers the request that comes over a connection, and returns its first line.
-    async fn answer(connection: &mut TcpStream) -> String {
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            head.push(connection.read_u8().await.expect("a request"));
-        }
-        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
-        connection.write_all(answer).await.expect("sent");
-        String::from_utf8_lossy(&head).lines().next().unwrap_or_default().to_owned()
-    }
-
-    fn request(http: &Http, path: &str) -> Request {
-        Request::new(Method::GET, http.base.join(path).expect("a path"))
-    }
-
-    #[tokio::test]
-    async fn connection_made_ahead_carries_the_first_request_and_no_other_before() {
-        let (http, server) = client().await;
-        let preparing = tokio::spawn({
-            let http = http.clone();
-            async move { http.prepare().await }
-        });
-        let (mut ahead, _) = server.accept().await.expect("a connection");
-        let sending = tokio::spawn({
-            let http = http.clone();
-            async move { http.send(request(&http, "first")).await.map(drop) }
-        });
-        assert_eq!(answer(&mut ahead).await, "GET /first HTTP/1.1");
-        sending.await.expect("no panic").expect("answered");
-        preparing.abort();
-        // There is a connection now, so that none is made ahead.
-        http.prepare().await;
-        let again = tokio::spawn(async move { http.send(request(&http, "again")).await.map(drop) });
-        assert_eq!(answer(&mut ahead).await, "GET /again HTTP/1.1");
-        again.await.expect("no panic").expect("answered");
-    }
-
-    #[tokio::test]
-    async fn request_finds_out_what_a_connection_made_ahead_could_not() {
-        let (http, server) = client().await;
-        drop(server);
-        http.prepare().await;
-        let failure = http.send(request(&http, "first")).await.expect_err("nobody listens");
-        assert!(
-            matches!(failure, Failure::Unreachable { reach: Reach::Connect, .. }),
-            "{failure:?}"
-        );
-    }
-
-    /// Waits for a head that takes 20 s, while an answer that is read gives a byte each second.
-    async fn beside(http: &Http, shared: bool) -> Result<Response, Failure> {
-        let reading = Spread::reading(&http.spread, shared);
-        let read = async {
-            loop {
-                tokio::time::sleep(Duration::from_secs(1)).await;
-                reading.moved(1, Duration::from_secs(1));
-            }
-        };
-        let exchange = async {
-            tokio::time::sleep(Duration::from_secs(20)).await;
-            Ok(Response::from(hyper::Response::new(Vec::new())))
-        };
-        tokio::select! {
-            answer = http.in_turn(exchange) => answer,
-            () = read => Err(Failure::Stalled { waited: Duration::ZERO, got: 0 }),
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn head_is_waited_for_as_long_as_its_connection_brings_others() {
-        let options = EdgeOptions::default();
-        let limit = options.connect_timeout + options.first_byte_timeout;
-        let base = Url::parse("https://edge.example/").expect("a URL");
-        let http = Http::new(&base, false, options).expect("a client");
-        beside(&http, true).await.expect("it comes behind them");
-        let failure = beside(&http, false).await.expect_err("another connection says nothing");
-        assert!(
-            matches!(failure, Failure::Stalled { waited, .. } if waited == limit),
-            "{failure:?}"
-        );
-    }
 }
