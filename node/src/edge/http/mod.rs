@@ -31,7 +31,7 @@ use super::error::{Cause, ConfigError, Reach, causes};
 use super::files;
 use super::http3::Http3;
 use super::options::{EdgeHttp, EdgeOptions};
-use super::pace::Pace;
+use super::pace::{Pace, Sharers};
 use super::spare::Spare;
 use super::spread::{Reading, Spread};
 
@@ -56,6 +56,9 @@ pub(super) struct Http {
     answered: Arc<Mutex<Option<Instant>>>,
     /// Whether the edge, or how it is asked, leaves nothing but HTTP/1.1.
     is_old: Arc<AtomicBool>,
+    /// The bodies that are read now, and those that are written.
+    readers: Sharers,
+    writers: Sharers,
     base: Url,
     redirects: bool,
     options: EdgeOptions,
@@ -103,6 +106,8 @@ impl Http {
             maker: Arc::default(),
             answered: Arc::default(),
             is_old: Arc::new(AtomicBool::new(is_old(base, &options))),
+            readers: Sharers::default(),
+            writers: Sharers::default(),
             base: base.clone(),
             redirects,
             options,
@@ -264,7 +269,14 @@ impl Http {
     /// Begins to read the body of an answer that announces `len` bytes.
     pub(super) fn body(&self, answer: &Response, len: u64) -> Body {
         let shared = matches!(answer.version(), Version::HTTP_2 | Version::HTTP_3);
-        Body { reading: Some(Spread::reading(&self.spread, shared)), ..Body::new(&self.options, len) }
+        Body { reading: Some(Spread::reading(&self.spread, shared)), ..self.begin_body(len) }
+    }
+
+    /// Starts a body of which `expected` bytes are announced.
+    fn begin_body(&self, expected: u64) -> Body {
+        let reader = self.readers.join();
+        let pace = Pace::new(self.options.rate_min, self.options.stall_window, reader);
+        Body { pace, got: 0, expected, reading: None }
     }
 
     /// Sends a request whose body counts into `sent` what the transport took of it, until it is
@@ -277,7 +289,8 @@ impl Http {
     ) -> Result<Response, Failure> {
         let mut exchange = std::pin::pin!(self.apart.execute(request));
         let mut limit = self.options.connect_timeout + self.options.stall_window;
-        let mut pace = Pace::new(self.options.rate_min, self.options.stall_window);
+        let writer = self.writers.join();
+        let mut pace = Pace::new(self.options.rate_min, self.options.stall_window, writer);
         loop {
             let before = sent.load(Ordering::Relaxed);
             let waiting = pace.wait();
@@ -306,7 +319,7 @@ impl Http {
         answer: &mut Response,
         len_max: usize,
     ) -> Result<Option<Bytes>, Failure> {
-        let mut body = Body::new(&self.options, u64::MAX);
+        let mut body = self.begin_body(u64::MAX);
         let mut whole = BytesMut::new();
         while let Some(bytes) = body.next(answer).await? {
             if whole.len() + bytes.len() > len_max {
@@ -338,12 +351,6 @@ pub(super) struct Body {
 }
 
 impl Body {
-    /// Starts a body of which `expected` bytes are announced.
-    fn new(options: &EdgeOptions, expected: u64) -> Self {
-        let pace = Pace::new(options.rate_min, options.stall_window);
-        Self { pace, got: 0, expected, reading: None }
-    }
-
     /// Decides whether the rest is to be asked for anew, over a connection of its own.
     pub(super) fn leaves(&self) -> bool {
         let left = self.expected.saturating_sub(self.got);
