@@ -29,7 +29,7 @@ use tracing::debug;
 
 use super::body::EdgeBody;
 use super::diagnose::{self, Finding};
-use super::error::{Action, ConfigError, EdgeError, Task};
+use super::error::{Action, Breach, ConfigError, EdgeError, Task};
 use super::files;
 use super::http::Http;
 use super::journal::{Journal, Subject};
@@ -234,7 +234,7 @@ impl S3Edge {
         if let Some(journal) = interrupted(subject.clone()).await {
             let known = journal.parts.len();
             debug!(hash = task.hash.fmt_short(), known, "an interrupted upload is taken up");
-            match self.put_rest(&key, journal, push, task).await {
+            match self.put_rest((path, &key), journal, push, task).await {
                 // The edge does not know it any more, or not so.
                 Err(error) if !error.is_temporary() && !matches!(error, EdgeError::Io { .. }) => {
                     debug!(%error, "the upload is begun anew");
@@ -249,22 +249,26 @@ impl S3Edge {
         let upload = self.store.create_multipart_opts(&key, options).await;
         let upload = upload.map_err(|error| error_of(error, task))?;
         let journal = remembered(upload, subject).await;
-        self.put_rest(&key, journal, push, task).await
+        self.put_rest((path, &key), journal, push, task).await
     }
 
     /// Sends what is missing of an upload, and completes it. What a failure leaves that may pass is for the next push.
     async fn put_rest(
         &self,
-        key: &Path,
+        (path, key): (&str, &Path),
         mut journal: Journal,
         push: &mut Push<'_>,
         task: Task,
     ) -> Result<(), EdgeError> {
         let put = match self.put_parts(key, &mut journal, push, task).await {
-            Ok(parts) => {
-                let complete = self.store.complete_multipart(key, &journal.upload, parts).await;
-                complete.map(|_| ()).map_err(|error| error_of(error, task))
-            }
+            Ok(parts) => match self.complete((key, &journal.upload), parts, task).await {
+                // The answer may have been lost, and what was asked for done.
+                Err(error) => match self.has(path, push.source.size(), task).await {
+                    Ok(true) => Ok(()),
+                    Ok(false) | Err(_) => Err(error),
+                },
+                Ok(()) => Ok(()),
+            },
             Err(error) => Err(error),
         };
         match &put {
@@ -275,6 +279,26 @@ impl S3Edge {
         // It holds no data: nothing to wait for.
         let _ended = files::blocking(move || journal.end()).await;
         put
+    }
+
+    /// Has the edge make a blob of its parts.
+    async fn complete(
+        &self,
+        (key, upload): (&Path, &str),
+        parts: Vec<PartId>,
+        task: Task,
+    ) -> Result<(), EdgeError> {
+        let done = self.store.complete_multipart(key, &upload.to_owned(), parts).await;
+        match done.map_err(|error| error_of(error, task)) {
+            Ok(_) => Ok(()),
+            // An edge begins this answer before it is done: an error of its own comes in a success then, and another attempt
+            // with the same parts may do.
+            Err(EdgeError::Protocol { breach: Breach::Unintelligible { source }, .. }) => {
+                debug!(%source, "the edge could not complete an upload");
+                Err(EdgeError::Busy { task, status: 200, retry_after: None })
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Says what a journal of this push is about, and where it lies; none where uploads are not remembered.

@@ -61,7 +61,7 @@ impl Transport {
         if !answer.status().is_success() {
             return Err(Failure::Refusal(self.http.refusal(answer, self.signed).await));
         }
-        let body = self.http.collect(&mut answer, ANSWER_LEN_MAX).await?;
+        let body = self.http.collect_answer(&mut answer, ANSWER_LEN_MAX).await?;
         let body = body.ok_or(Failure::Breach(Breach::NoLength))?;
         let mut response = HttpResponse::new(HttpResponseBody::from(body));
         *response.status_mut() = answer.status();

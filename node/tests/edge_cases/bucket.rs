@@ -343,3 +343,37 @@ async fn refused_part_ends_the_upload_and_what_is_known_of_it() {
     blob.push(&place.edge_with(remembered(home.path()))).await.expect_err("refused");
     assert_eq!((journals(home.path()).len(), place.front().count(&Method::DELETE)), (0, 1));
 }
+
+/// Has an upload begin, and what completes it meet a fault.
+fn fail_completion(place: &Place, fault: Fault) {
+    place.front().inject(Method::POST, Fault::Header("x-passed", String::new()));
+    place.front().inject(Method::POST, fault);
+}
+
+#[tokio::test]
+async fn upload_whose_last_answer_is_lost_has_been_done() {
+    let place = Place::s3().await;
+    let home = tempfile::tempdir().expect("a directory");
+    let blob = Blob::of_len(11 << 20);
+    fail_completion(&place, Fault::CutAfter(0));
+    blob.push(&place.edge_with(remembered(home.path()))).await.expect("pushed");
+    assert_eq!((journals(home.path()).len(), place.front().count(&Method::DELETE)), (0, 0));
+    comes_back(&place, &blob).await;
+}
+
+#[tokio::test]
+async fn upload_that_cannot_be_completed_for_now_keeps_its_parts() {
+    let place = Place::s3().await;
+    let home = tempfile::tempdir().expect("a directory");
+    let blob = Blob::of_len(11 << 20);
+    // The status is sent before the edge knows better.
+    fail_completion(&place, Fault::s3(200, "InternalError", "for now"));
+    let edge = place.edge_with(remembered(home.path()));
+    let error = blob.push(&edge).await.expect_err("for now");
+    assert!(matches!(error, EdgeError::Busy { status: 200, .. }), "{error:?}");
+    assert_eq!((journals(home.path()).len(), place.front().count(&Method::DELETE)), (1, 0));
+    let puts = place.front().count(&Method::PUT);
+    blob.push(&place.edge_with(remembered(home.path()))).await.expect("pushed");
+    assert_eq!(place.front().count(&Method::PUT) - puts, 1, "the list");
+    comes_back(&place, &blob).await;
+}

@@ -330,6 +330,28 @@ impl Http {
         Ok(Some(whole.freeze()))
     }
 
+    /// Reads the answer to a write, of at most `len_max` bytes; `None` when it is longer. The edge may begin it long before it
+    /// knows what to say, and send white space meanwhile.
+    pub(super) async fn collect_answer(
+        &self,
+        answer: &mut Response,
+        len_max: usize,
+    ) -> Result<Option<Bytes>, Failure> {
+        let limit = self.options.write_timeout;
+        let mut whole = BytesMut::new();
+        let collect = async {
+            while let Some(bytes) = answer.chunk().await.map_err(broken)? {
+                if whole.len() + bytes.len() > len_max {
+                    return Ok(None);
+                }
+                whole.extend_from_slice(&bytes);
+            }
+            Ok(Some(std::mem::take(&mut whole).freeze()))
+        };
+        let late = |_| Failure::Stalled { waited: limit, got: 0 };
+        timeout(limit, collect).await.map_err(late)?
+    }
+
     /// Reads why a request was refused. A body that does not come is no reason to fail again.
     pub(super) async fn refusal(&self, mut answer: Response, signed: bool) -> Refusal {
         let (status, headers) = (answer.status(), answer.headers().clone());
