@@ -406,6 +406,22 @@ async fn blob_is_read_out_of_a_pack_by_itself_first_and_ranges_are_cut_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn edge_that_knows_no_ranges_gives_whole_packs() {
+    let place = Place::s3().await;
+    let source = tree("no-ranges", 100, 0);
+    let pusher = TestNode::start(place.edge.clone()).await;
+    let root = pusher.add(source.path().to_owned()).await;
+    pusher.push(&root).await;
+    place.front().always(Fault::IgnoreRange);
+    let reader = place.edge_with(quick());
+    for file in ["d1/f77", "d0/f14"] {
+        let blob = std::fs::read(source.path().join(file)).expect("read");
+        let body = reader.read(&Hash::of(&blob), None).await.expect("a body");
+        assert!(collect(body).await.expect("read") == blob, "{file}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn wrong_bytes_in_a_pack_hurt_one_blob_and_an_own_object_heals_it() {
     let place = Place::s3().await;
     let source = tree("rot", 100, 0);

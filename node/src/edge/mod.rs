@@ -256,7 +256,7 @@ impl Edge {
 
     /// Asks how long a blob is, in bytes; see [`EdgeBackend::size`]. Of one that lies in a pack the index tells.
     pub async fn size(&self, hash: &Hash) -> Result<u64, EdgeError> {
-        let known = || self.indexed(hash).map(|entry| entry.size);
+        let known = || self.indexed_size(hash);
         if let Some(size) = known() {
             return Ok(size);
         }
@@ -267,6 +267,11 @@ impl Edge {
             }
             asked => asked,
         }
+    }
+
+    /// Returns the length of a blob that lies in a pack, as far as the index is known.
+    pub(crate) fn indexed_size(&self, hash: &Hash) -> Option<u64> {
+        self.indexed(hash).map(|entry| entry.size)
     }
 
     async fn size_of_object(&self, hash: &Hash) -> Result<u64, EdgeError> {

@@ -5,7 +5,7 @@
 //! bytes go into quarantine and become a blob only if the whole of them has the right hash.
 
 use std::ops::Range;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use blobmesh_protocol::blob::{GROUP_LEN, GroupList, group_count, group_len, grou
 use blobmesh_protocol::compress::Codec;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use super::sink::{self, GroupSink, RawGroup, Start};
 use super::{BATCHES_MAX, FetchError, Report};
@@ -31,6 +32,9 @@ const AHEAD_BYTES_MAX: usize = 4 << 20;
 
 /// How often bytes that go into quarantine are told of; none of them is verified before the last.
 const TELL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How often the edge is said to be alive that reads something of which nothing is told before all of it is there.
+const ALIVE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Fetches what is missing of `hash` from the edge, or of some groups of it, and returns the blob's size
 /// once it is whole, verified and in the store; none where other groups are still missing.
@@ -69,7 +73,10 @@ impl<P: Report> Fetch<'_, P> {
     /// Fetches a blob of which nothing is known but the hash.
     async fn fresh(&self) -> Result<Option<u64>, FetchError> {
         let wanted = self.groups.as_ref().map(|groups| bytes_of(groups, u64::MAX));
-        let mut body = match self.edge.read(&self.hash, wanted.clone()).await {
+        // It may lie in a pack, and others before it.
+        let size = || self.edge.indexed_size(&self.hash);
+        let read = Box::pin(self.edge.read(&self.hash, wanted.clone()));
+        let mut body = match alive(&*self.report, size, read).await {
             // An empty blob has no ranges.
             Err(EdgeError::Range { .. }) => self.edge.read(&self.hash, None).await?,
             body => body?,
@@ -80,7 +87,8 @@ impl<P: Report> Fetch<'_, P> {
         }
         self.report.arrived(0, size);
         if size > WHOLE_BYTES_MAX
-            && let Some((list, last)) = self.list_beside(&mut body).await?
+            && let Some((list, last)) =
+                alive(&*self.report, || Some(size), Box::pin(self.list_beside(&mut body))).await?
         {
             let all = wanted.is_none_or(|wanted| self.is_all(&body, &wanted));
             let sink = GroupSink::begin(self.store, list, &self.report).await?;
@@ -168,13 +176,17 @@ impl<P: Report> Fetch<'_, P> {
     async fn list(&self, size: u64) -> Result<Option<(GroupList, Bytes)>, FetchError> {
         // Both at once: most blobs that were pushed have a list, and a round trip is worth a request.
         let last = group_offset(group_count(size) - 1)..size;
-        let last_group =
-            async { collect(self.edge.read(&self.hash, Some(last.clone())).await?, &last).await };
-        let list = self.edge.group_list(&self.hash, self.blob_bytes_max);
+        let last_group = async {
+            let body = self.edge.read(&self.hash, Some(last.clone())).await?;
+            // An edge that knows no ranges gives all of it, which comes already.
+            let has_ranges = body.range.start == last.start;
+            Ok::<_, FetchError>(if has_ranges { Some(collect(body, &last).await?) } else { None })
+        };
+        let list = self.edge.group_list(&self.hash, size);
         let (found, bytes) = tokio::join!(list, last_group);
         self.report.arrived(0, size);
         let Some(list) = found?.filter(|list| list.size() == size) else { return Ok(None) };
-        let bytes = bytes?;
+        let Some(bytes) = bytes? else { return Ok(None) };
         Ok(compute::run(move || Some((list.confirm(&bytes).ok()?, bytes))).await?)
     }
 
@@ -278,6 +290,21 @@ impl<P: Report> Fetch<'_, P> {
     }
 }
 
+/// Waits for what says nothing of itself until it is there: a pack of many blobs, a long list. The edge's own deadlines
+/// watch over it, which know a slow link from a dead one, so its source is said to be alive meanwhile, once `size` is known.
+async fn alive<T>(
+    report: &impl Report,
+    size: impl Fn() -> Option<u64>,
+    mut what: Pin<Box<impl Future<Output = T>>>,
+) -> T {
+    loop {
+        match timeout(ALIVE_INTERVAL, &mut what).await {
+            Ok(there) => return there,
+            Err(_) => size().into_iter().for_each(|size| report.arrived(0, size)),
+        }
+    }
+}
+
 /// Returns the bytes of groups of a blob of at most `size` bytes.
 fn bytes_of(groups: &Range<u64>, size: u64) -> Range<u64> {
     group_offset(groups.start)..groups.end.saturating_mul(GROUP_LEN).min(size)
@@ -328,4 +355,37 @@ fn fill(
 
 fn len_u64(bytes: &[u8]) -> u64 {
     u64::try_from(bytes.len()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::super::Meter;
+    use super::*;
+
+    /// Sums up the lengths that a source claimed while it was alive.
+    #[derive(Default)]
+    struct Claims(AtomicU64, Arc<Meter>);
+
+    impl Report for Claims {
+        fn progress(&self, _: u64, _: Range<u64>, _: u64) {}
+        fn arrived(&self, _: u64, size: u64) {
+            self.0.fetch_add(size, Ordering::Relaxed);
+        }
+        fn unlisted(&self) {}
+        fn stored(&self) {}
+        fn meter(&self) -> &Arc<Meter> {
+            &self.1
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn edge_that_reads_a_long_pack_is_alive_once_the_length_is_known() {
+        let (claims, began) = (Claims::default(), tokio::time::Instant::now());
+        let size = || (began.elapsed() > Duration::from_secs(5)).then_some(7);
+        let read = tokio::time::sleep(Duration::from_millis(60_500));
+        alive(&claims, size, Box::pin(read)).await;
+        assert_eq!(claims.0.into_inner(), 55 * 7);
+    }
 }

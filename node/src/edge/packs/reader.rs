@@ -12,7 +12,7 @@ use super::format::{self, Entry, Place, Segment, SegmentName};
 use super::index::{Head, worth_holding};
 use super::shelf::{Pack, Way};
 use super::{HEAD_PATH, pack_path, segment_path};
-use crate::edge::error::{Action, EdgeError, Task};
+use crate::edge::error::{Action, Breach, EdgeError, Task};
 use crate::edge::object::{Object, Wanted};
 use crate::edge::policy::Ask;
 use crate::edge::{Edge, files};
@@ -38,7 +38,7 @@ impl Edge {
         let found = match way {
             Way::Useless => return Ok(None),
             Way::Held(held) => held.member(&task.hash),
-            Way::Alone => self.member(task, pack, (offset, entry.size)).await?,
+            Way::Alone => self.member(task, pack, (offset, entry.size, len)).await?,
             Way::Whole => {
                 let held = self.pack(task, pack, len).await?;
                 held.and_then(|held| held.member(&task.hash))
@@ -145,7 +145,7 @@ impl Edge {
         &self,
         task: Task,
         pack: Hash,
-        (offset, size): (u32, u64),
+        (offset, size, len): (u32, u64, u32),
     ) -> Result<Option<Bytes>, EdgeError> {
         let start = u64::from(offset);
         let bytes = match size {
@@ -153,7 +153,14 @@ impl Edge {
             _ => {
                 let path = pack_path(&pack);
                 let wanted = Wanted::part(&path, start..start + size);
-                self.of_pack(Ask::Bytes(pack, start), task, (pack, &wanted)).await?
+                match self.object(Ask::Bytes(pack, start), task, &wanted).await {
+                    // An edge that knows no ranges gives all of it.
+                    Err(EdgeError::Protocol { breach: Breach::TooLarge { .. }, .. }) => {
+                        let held = self.pack(task, pack, len).await?;
+                        return Ok(held.and_then(|held| held.member(&task.hash)));
+                    }
+                    read => self.usable(pack, read)?,
+                }
             }
         };
         let Some(bytes) = bytes else { return Ok(None) };
@@ -180,7 +187,8 @@ impl Edge {
         let _way = self.packs.ways.acquire().await.ok();
         let path = pack_path(&hash);
         let wanted = Wanted::whole(&path, u64::from(len));
-        let file = self.of_pack(Ask::Bytes(hash, 0), task, (hash, &wanted)).await?;
+        let read = self.object(Ask::Bytes(hash, 0), task, &wanted).await;
+        let file = self.usable(hash, read)?;
         let Some(file) = file else { return Ok(None) };
         let read = files::blocking(move || Ok(Pack::read(file))).await;
         match read.map_err(|error| EdgeError::io(task, None, error))? {
@@ -197,14 +205,13 @@ impl Edge {
         }
     }
 
-    /// Reads a pack or part of it; none where that cannot be had, which is remembered.
-    async fn of_pack(
+    /// Returns what was read of a pack; none where that cannot be had, which is remembered.
+    fn usable(
         &self,
-        ask: Ask,
-        task: Task,
-        (pack, wanted): (Hash, &Wanted<'_>),
+        pack: Hash,
+        read: Result<Option<Object>, EdgeError>,
     ) -> Result<Option<Bytes>, EdgeError> {
-        match self.object(ask, task, wanted).await {
+        match read {
             Ok(object) => Ok(object.map(|object| object.bytes)),
             Err(error) if error.is_temporary() => Err(error),
             Err(error) => {
