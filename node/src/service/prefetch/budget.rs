@@ -2,15 +2,21 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tokio::sync::watch;
+
+use crate::driver::GetProgress;
+
 /// Is what is left of a list's budget, in bytes.
 #[derive(Debug)]
 pub(super) struct Budget(AtomicU64);
 
-/// Is what one get has taken of a budget; what it does not spend goes back.
+/// Is what one get has taken of a budget. Dropped before its end it spends what had come by then; the rest goes back.
 #[derive(Debug)]
 pub(super) struct Share<'a> {
     budget: &'a Budget,
     taken: u64,
+    /// What has come; none once it is spent.
+    told: Option<watch::Receiver<GetProgress>>,
 }
 
 impl Budget {
@@ -22,8 +28,9 @@ impl Budget {
         self.left() == 0
     }
 
-    pub(super) fn share(&self) -> Share<'_> {
-        Share { budget: self, taken: 0 }
+    /// Begins a share of a get whose progress is told.
+    pub(super) fn share(&self, told: watch::Receiver<GetProgress>) -> Share<'_> {
+        Share { budget: self, taken: 0, told: Some(told) }
     }
 
     fn left(&self) -> u64 {
@@ -46,6 +53,11 @@ impl Share<'_> {
 
     /// Spends what came; of a short blob, whose length nobody knew before, perhaps more than was left.
     pub(super) fn spend(mut self, bytes: u64) {
+        self.told = None;
+        self.end(bytes);
+    }
+
+    fn end(&mut self, bytes: u64) {
         let taken = std::mem::take(&mut self.taken);
         self.budget.change(|left| Some(left.saturating_add(taken).saturating_sub(bytes)));
     }
@@ -53,8 +65,9 @@ impl Share<'_> {
 
 impl Drop for Share<'_> {
     fn drop(&mut self) {
-        let taken = self.taken;
-        self.budget.change(|left| Some(left.saturating_add(taken)));
+        let Some(told) = self.told.take() else { return };
+        let GetProgress { lan, edge, unverified, .. } = *told.borrow();
+        self.end(lan + edge + unverified);
     }
 }
 
@@ -64,16 +77,28 @@ mod tests {
 
     #[test]
     fn a_budget_is_taken_whole_and_what_is_not_spent_goes_back() {
-        let budget = Budget::new(100);
-        let mut dropped = budget.share();
-        assert!(dropped.take(60) && !budget.share().take(41) && budget.share().take(40));
+        let (budget, nothing) = (Budget::new(100), watch::Sender::default());
+        let share = || budget.share(nothing.subscribe());
+        let mut dropped = share();
+        assert!(dropped.take(60) && !share().take(41) && share().take(40));
         drop(dropped);
         assert_eq!(budget.left(), 100);
-        let mut resumed = budget.share();
+        let mut resumed = share();
         assert!(resumed.take(100) && budget.is_used_up());
         resumed.spend(30);
         assert_eq!(budget.left(), 70);
-        budget.share().spend(71);
+        share().spend(71);
         assert!(budget.is_used_up());
+    }
+
+    #[test]
+    fn a_get_that_is_dropped_has_spent_what_came() {
+        let (budget, told) = (Budget::new(100), watch::Sender::default());
+        let mut dropped = budget.share(told.subscribe());
+        assert!(dropped.take(60));
+        let progress = GetProgress { size: Some(60), lan: 10, edge: 20, unverified: 5 };
+        told.send_replace(progress);
+        drop(dropped);
+        assert_eq!(budget.left(), 65);
     }
 }

@@ -208,8 +208,7 @@ impl NodeService {
             let list = self.inner.prefetch.next(&mut displaced).await;
             let (blobs, is_learned) = (list.blobs.len(), list.after.is_some());
             let progress = watch::Sender::default();
-            let mut share = budget.share();
-    let ended = tokio::select! {
+            let ended = tokio::select! {
                 ended = self.inner.get_ahead(list, &progress) => ended,
                 Ok(()) = displaced.changed(), if is_learned => continue,
             };
@@ -324,7 +323,11 @@ impl Inner {
         budget: &Budget,
     ) -> (Wanted, Result<Came, Failure>) {
         let hash = wanted.hash;
+        // What gets of it that were dropped have left here.
+        let mut held = 0;
         loop {
+            let progress = watch::Sender::default();
+            let told = progress.subscribe();
             self.prefetch.foreground.quiet().await;
             match compute::store(&self.store, move |store| store.find(&hash)).await {
                 Ok(None) => {}
@@ -334,10 +337,13 @@ impl Inner {
             tokio::select! {
                 biased;
                 () = self.prefetch.foreground.disturbed() => {}
-                came = get_within(driver, hash, budget) => if let Some(came) = came.transpose() {
-                    return (wanted, came);
-                },
+                came = get_within(driver, (hash, held), budget, progress) => {
+                    if let Some(came) = came.transpose() {
+                        return (wanted, came);
+                    }
+                }
             }
+            held += told.borrow().lan + told.borrow().edge;
         }
     }
 
@@ -388,24 +394,25 @@ enum Came {
     TooLong,
 }
 
-/// Gets one blob, unless it is longer than what is left of the budget; none where a user has begun to get it.
+/// Gets one blob of which so many bytes are held, unless the others are more than what is left of the budget; none where a
+/// user has begun to get it.
 async fn get_within(
     driver: &DriverHandle,
-    hash: Hash,
+    (hash, held): (Hash, u64),
     budget: &Budget,
+    progress: watch::Sender<GetProgress>,
 ) -> Result<Option<Came>, Failure> {
-    let progress = watch::Sender::default();
     let mut told = progress.subscribe();
+    let mut share = budget.share(progress.subscribe());
     let mut get = pin!(driver.get_ahead(hash, progress));
     let mut length = pin!(async {
         let known = told.wait_for(|progress: &GetProgress| progress.size.is_some()).await;
         known.ok().and_then(|progress| progress.size)
     });
-    let mut share = budget.share();
     let ended = tokio::select! {
         biased;
         ended = &mut get => ended?,
-        Some(size) = &mut length => match share.take(size) {
+        Some(size) = &mut length => match share.take(size.saturating_sub(held)) {
             true => get.await?,
             false => return Ok(Some(Came::TooLong)),
         },
