@@ -391,7 +391,7 @@ pub(crate) enum ConfigCommand {
 /// Checks.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
-    /// Measure the edge's rate with this blob, which it has: at most 64 MiB are read
+    /// Measure the edge's rate with this blob, which it has: at most 32 MiB are read by each HTTP
     #[arg(long, value_name = "HASH")]
     pub(crate) edge_blob: Option<String>,
 

@@ -122,8 +122,18 @@ pub(in super::super) static DHT: Keys = Keys {
             "the size of a bucket, and how many nodes keep a record",
         ),
         or("alpha", "a whole number, 1 to 64", "3", "questions of one lookup at once"),
-        or("timeout", "a time above zero", "\"10s\"", "how long a node that is gone is waited for"),
-        or("record_ttl", "a time above zero", "\"48h\"", "how long a provide record lives"),
+        or(
+            "timeout",
+            "a time above zero",
+            "\"10s\"",
+            "how long a node that is gone is waited for; blobmesh's own wait 5 s",
+        ),
+        or(
+            "record_ttl",
+            "a time above zero",
+            "\"48h\"",
+            "how long a provide record lives; blobmesh's live 1 h",
+        ),
     ]],
 };
 

@@ -93,7 +93,8 @@ pub(in super::super) static TRACE: Keys = Keys {
     header: "[[workload]] kind = \"trace\"",
     about: "Gets at moments that a CSV file names: a header line `at,node,blobs,blob` and a line for each \
         get: a time after the run's start, the node's number in the group, the name of a set, the blob's \
-        number in it, both from 0. A million lines at most.",
+        number in it, both from 0. A million lines at most. Each get begins at its own \
+        moment, whatever `start`, `think` and `parallel` say.",
     parts: &[COMMON, &[required("file", "a path", "the CSV file, relative to the plan's file")]],
 };
 
