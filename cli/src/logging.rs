@@ -20,6 +20,8 @@ pub(crate) fn install(arguments: &Arguments, color: bool) {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // It would tell of a stderr that nobody reads by writing to stderr, and panic the task that logs.
+        .log_internal_errors(false)
         .with_ansi(color)
         .with_target(arguments.global.verbose > 1)
         .try_init()

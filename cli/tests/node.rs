@@ -8,12 +8,16 @@ mod support;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use blobmesh_cli::exit;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use support::up::{UP, Up};
 use support::{Place, Run};
+
+/// How long is waited for what takes a moment, on a machine that has much to do.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
 fn signals_stop_the_node_and_take_its_ready_file_and_socket_away() {
@@ -104,6 +108,26 @@ fn open_node_is_warned_of() {
     assert_eq!(up.start["type"], "warning", "{:?}", up.start);
     up.signal(Signal::TERM);
     up.end();
+}
+
+#[test]
+fn node_whose_stderr_nobody_reads_goes_on() {
+    let place = Place::new();
+    let mut up = Up::start(&place, &[]);
+    drop(up.child.stderr.take());
+    // Whoever gets lists ahead logs the end of each, and with it the first list's end would be the last.
+    let since = Instant::now();
+    for digit in ["1", "2"] {
+        place.run(&["prefetch", &digit.repeat(64)]).succeeded();
+        while prefetches_waiting(&place) > 0 {
+            assert!(since.elapsed() < PATIENCE, "the node gets nothing ahead any more");
+        }
+    }
+}
+
+fn prefetches_waiting(place: &Place) -> u64 {
+    let status = place.run(&["status", "--json"]).succeeded().lines();
+    status[0]["counters"]["prefetch_lists_waiting"].as_u64().unwrap()
 }
 
 #[test]
