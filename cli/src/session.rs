@@ -4,13 +4,15 @@
 //! the store itself: without network for what the store alone can answer, with network for the time
 //! of a get or a push.
 
+use std::convert::Infallible;
 use std::io::Read;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use blobmesh_node::Node;
 use blobmesh_node::config::NodeConfig;
-use blobmesh_node::control::api::{Answer, Event, Exchange, Failure, Request, Trouble};
+use blobmesh_node::control::api::{Answer, Event, Exchange, Failure, Input, Request, Trouble};
 use blobmesh_node::control::{Client, EXCHANGE_LEN_MAX, Service};
 use blobmesh_node::mesh::MeshKeyError;
 use bytes::Bytes;
@@ -30,6 +32,9 @@ const FRESH_FOR: Duration = Duration::from_secs(1);
 
 /// The bytes read from stdin at a time.
 const INPUT_PIECE_LEN: usize = 256 << 10;
+
+/// Is the input of a request, as it is read.
+pub(crate) type InputParts = mpsc::Receiver<std::io::Result<Input>>;
 
 /// Says what a command needs when no node runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +110,7 @@ impl Session {
     pub(crate) async fn call_with(
         &mut self,
         request: Request,
-        input: mpsc::Receiver<std::io::Result<Bytes>>,
+        input: InputParts,
         mut progress: Progress,
     ) -> Result<Answer, CommandError> {
         self.serve(request, input, &mut progress).await
@@ -127,16 +132,19 @@ impl Session {
     async fn serve(
         &mut self,
         request: Request,
-        input: mpsc::Receiver<std::io::Result<Bytes>>,
+        input: InputParts,
         progress: &mut impl TakeEvents,
     ) -> Result<Answer, CommandError> {
         let (events, mut events_taken) = mpsc::channel(EXCHANGE_LEN_MAX);
-        let exchange = Exchange { events, input };
+        let (input_given, input_taken) = mpsc::channel(1);
+        let exchange = Exchange { events, input: input_taken };
         let mut served = Box::pin(self.server.serve(request, exchange));
+        let mut given = pin!(give(input, input_given));
         let answer = loop {
             tokio::select! {
                 Some(event) = events_taken.recv() => progress.take(&event)?,
                 answer = &mut served => break answer?,
+                never = &mut given => match never {},
                 () = self.signals.next() => {
                     return Err(CommandError::new(Trouble::Interrupted, "interrupted"));
                 }
@@ -171,6 +179,18 @@ impl Server {
             Self::Own(node) => node.service().handle(request, exchange).await,
         }
     }
+}
+
+/// Passes an input on until it is dropped, which cuts it: a source that was killed by the same Ctrl-C ends, too, and that
+/// is no end of a blob.
+async fn give(mut input: InputParts, to: mpsc::Sender<std::io::Result<Input>>) -> Infallible {
+    while let Some(part) = input.recv().await {
+        if to.send(part).await.is_err() {
+            break;
+        }
+    }
+    drop(to);
+    std::future::pending().await
 }
 
 /// Shows what was sent before the answer and is still in the queue.
@@ -225,22 +245,20 @@ pub(crate) fn key_error(error: MeshKeyError) -> CommandError {
 }
 
 /// Reads `source` on a thread of its own, until its end or until nobody takes its bytes.
-pub(crate) fn read_input(
-    mut source: impl Read + Send + 'static,
-) -> mpsc::Receiver<std::io::Result<Bytes>> {
+pub(crate) fn read_input(mut source: impl Read + Send + 'static) -> InputParts {
     let (give, take) = mpsc::channel(EXCHANGE_LEN_MAX);
     // Not awaited: a read from a terminal has no end of its own, and ends with the process.
     let _reader = tokio::task::spawn_blocking(move || {
         let mut buffer = vec![0; INPUT_PIECE_LEN];
         loop {
-            let piece = match source.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(len) => Ok(Bytes::copy_from_slice(&buffer[..len])),
+            let part = match source.read(&mut buffer) {
+                Ok(0) => Ok(Input::End),
+                Ok(len) => Ok(Input::Bytes(Bytes::copy_from_slice(&buffer[..len]))),
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(error) => Err(error),
             };
-            let failed = piece.is_err();
-            if give.blocking_send(piece).is_err() || failed {
+            let is_last = !matches!(part, Ok(Input::Bytes(_)));
+            if give.blocking_send(part).is_err() || is_last {
                 break;
             }
         }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use blobmesh_node::control::Client;
-use blobmesh_node::control::api::{Answer, Event, Exchange, Failure, Request};
+use blobmesh_node::control::api::{Answer, Event, Exchange, Failure, Input, Request};
 use blobmesh_protocol::Hash;
 use bytes::Bytes;
 use tempfile::TempDir;
@@ -72,8 +72,10 @@ async fn ask(home: &Path, request: Request, input: &[u8]) -> Result<(Answer, Vec
     let (events, mut events_in) = mpsc::channel(16);
     let (input_out, input_in) = mpsc::channel(16);
     if !input.is_empty() {
-        input_out.send(Ok(Bytes::copy_from_slice(input))).await.unwrap();
+        let bytes = Input::Bytes(Bytes::copy_from_slice(input));
+        input_out.send(Ok(bytes)).await.unwrap();
     }
+    input_out.send(Ok(Input::End)).await.unwrap();
     drop(input_out);
     let exchange = Exchange { events, input: input_in };
     let collect = async {

@@ -16,7 +16,6 @@ use blobmesh_node::control::Service;
 use blobmesh_node::control::api::{Event, Exchange, Failure, Request, Trouble};
 use blobmesh_node::edge::{Edge, EdgeError, EdgeOptions, EdgeState, PolicyOptions};
 use blobmesh_protocol::Hash;
-use bytes::Bytes;
 use edge_support::blobs::Blob;
 use edge_support::dead::{BlackHole, Expired, refusing};
 use edge_support::fault::Fault;
@@ -293,7 +292,7 @@ impl Stage {
     /// Gets a blob and returns how that ended, with the bytes that came.
     async fn get(&self, hash: &Hash) -> (Result<(), Failure>, Vec<u8>) {
         let (events, mut events_in) = mpsc::channel(16);
-        let (_, input) = mpsc::channel::<std::io::Result<Bytes>>(1);
+        let (_, input) = mpsc::channel(1);
         let timeout_ms = u64::try_from(self.patience.as_millis()).ok();
         let request = Request::Cat { hash: hash.to_hex(), timeout_ms };
         let service = self.node.service();

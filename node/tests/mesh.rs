@@ -4,7 +4,7 @@
 mod mesh_support;
 
 use blobmesh_node::control::Service;
-use blobmesh_node::control::api::{Answer, Exchange, Request, Trouble};
+use blobmesh_node::control::api::{Answer, Exchange, Input, Request, Trouble};
 use blobmesh_protocol::Hash;
 use mesh_support::{TestNode, bytes, edge_dir};
 use tokio::sync::mpsc;
@@ -169,10 +169,29 @@ async fn blob_whose_client_hung_up_is_still_heard_of() {
         service.handle(add, Exchange { events, input }).await.expect("added");
     });
     for piece in bytes(1, 4).chunks(1) {
-        input_out.send(Ok(bytes::Bytes::copy_from_slice(piece))).await.expect("taken");
+        let piece = Input::Bytes(bytes::Bytes::copy_from_slice(piece));
+        input_out.send(Ok(piece)).await.expect("taken");
     }
+    input_out.send(Ok(Input::End)).await.expect("taken");
     client.abort();
     client.await.expect_err("hung up");
-    drop(input_out);
     b.hears_of(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn input_that_is_cut_is_no_blob() {
+    let a = TestNode::start(&[]).await;
+    for pieces in 0..2 {
+        let (events, _events_in) = mpsc::channel(16);
+        let (input_out, input) = mpsc::channel(1);
+        for _ in 0..pieces {
+            let half = Input::Bytes(bytes::Bytes::from_static(b"half of it"));
+            input_out.send(Ok(half)).await.expect("room");
+        }
+        drop(input_out);
+        let add = Request::Add { path: None, pin: true };
+        let cut = a.node.service().handle(add, Exchange { events, input }).await;
+        assert_eq!(cut.expect_err("no blob").kind, Trouble::Interrupted);
+        assert_eq!(a.ask(Request::List).await, Ok(Answer::List { blobs: Vec::new() }));
+    }
 }

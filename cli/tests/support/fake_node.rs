@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use blobmesh_node::control::api::{
-    Answer, AskedRow, BlobRow, Event, Exchange, Failure, GotRow, PeerRow, Phases, Progress,
+    Answer, AskedRow, BlobRow, Event, Exchange, Failure, GotRow, Input, PeerRow, Phases, Progress,
     Receipt, Request, Status, TierBytes, Trouble,
 };
 use blobmesh_node::control::{Listener, Service, serve};
@@ -68,8 +68,9 @@ impl Service for Fake {
         match request {
             Request::Add { path, .. } => {
                 let mut bytes = path.map(|path| std::fs::read(path).unwrap()).unwrap_or_default();
-                while let Some(piece) = exchange.input.recv().await {
-                    bytes.extend_from_slice(&piece.unwrap());
+                // One that is added by its path has no input.
+                while let Some(Ok(Input::Bytes(piece))) = exchange.input.recv().await {
+                    bytes.extend_from_slice(&piece);
                 }
                 let hash = Hash::of(&bytes).to_hex();
                 Ok(Answer::Added { hash, size: bytes.len() as u64, existed: false })

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, BufReader, BufWriter, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
 
-use super::api::{Answer, Event, Exchange, Failure, Request, Trouble};
+use super::api::{Answer, Event, Exchange, Failure, Input, Request, Trouble};
 use super::frame::{Kind, read_frame, write_frame, write_split};
 use super::hello::{greet, write_line};
 use super::socket::{Stream, connect};
@@ -81,24 +81,24 @@ fn gone(error: &dyn std::error::Error) -> Failure {
 }
 
 /// Sends the input, then waits to be dropped: only the reading side knows how the request ends.
-async fn give_input<W>(
-    writer: &mut W,
-    mut input: mpsc::Receiver<io::Result<bytes::Bytes>>,
-) -> Infallible
+async fn give_input<W>(writer: &mut W, mut input: mpsc::Receiver<io::Result<Input>>) -> Infallible
 where
     W: AsyncWrite + Unpin,
 {
     let sent = async {
-        while let Some(piece) = input.recv().await {
-            match piece {
-                Ok(bytes) => write_split(writer, Kind::Input, Kind::Input, &bytes).await?,
-                Err(error) => {
-                    return write_frame(writer, Kind::InputFailed, error.to_string().as_bytes())
-                        .await;
+        loop {
+            let why = match input.recv().await {
+                Some(Ok(Input::Bytes(bytes))) => {
+                    write_split(writer, Kind::Input, Kind::Input, &bytes).await?;
+                    continue;
                 }
-            }
+                Some(Ok(Input::End)) => return write_frame(writer, Kind::InputEnd, &[]).await,
+                Some(Err(error)) => error.to_string(),
+                // So it is too for a request that reads none, whose node does not look.
+                None => "it was cut".to_owned(),
+            };
+            return write_frame(writer, Kind::InputFailed, why.as_bytes()).await;
         }
-        write_frame(writer, Kind::InputEnd, &[]).await
     };
     // A node that refuses an input closes before it has read it all, and says why by its failure.
     if let Err(error) = sent.await {

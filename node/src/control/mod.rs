@@ -10,7 +10,7 @@
 //!    other's. Sides of different versions part here.
 //! 2. The client sends the [`api::Request`] as one line of JSON.
 //! 3. Then frames go both ways: `kind u8, length u32 little-endian, body`, a body of at most 1 MiB.
-//!    The client sends the input of an `Add` without a path; the node sends progress, the bytes of a
+//!    The client sends the input of an `Add` without a path, and says where it ends; the node sends progress, the bytes of a
 //!    `Cat`, the rows of a `GetMany`, and at the end one answer or one failure. An answer longer than a frame comes in parts.
 //!
 //! # Invariants

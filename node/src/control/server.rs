@@ -6,13 +6,12 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, BufReader, BufWriter};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::api::{Answer, Event, Exchange, Failure, Request, Trouble};
+use super::api::{Answer, Event, Exchange, Failure, Input, Request, Trouble};
 use super::frame::{FrameError, Kind, read_frame, write_frame, write_split};
 use super::hello::{greet, read_line};
 use super::{CONNECTIONS_MAX, EXCHANGE_LEN_MAX, Listener, REQUEST_BYTES_MAX, Service};
@@ -105,22 +104,18 @@ where
     read_line(reader, REQUEST_BYTES_MAX).await.map(Some)
 }
 
-/// Passes the client's input on; returns once the client hung up.
+/// Passes the client's input on; returns once the client hung up, which cuts an input that has not ended.
 async fn take_input<R>(
     reader: &mut R,
-    input: mpsc::Sender<io::Result<Bytes>>,
+    input: mpsc::Sender<io::Result<Input>>,
 ) -> Result<(), FrameError>
 where
     R: AsyncRead + Unpin,
 {
-    let mut input = Some(input);
     while let Some(frame) = read_frame(reader).await? {
         let piece = match frame.kind {
-            Kind::Input => Ok(frame.body),
-            Kind::InputEnd => {
-                input = None;
-                continue;
-            }
+            Kind::Input => Ok(Input::Bytes(frame.body)),
+            Kind::InputEnd => Ok(Input::End),
             Kind::InputFailed => {
                 Err(io::Error::other(String::from_utf8_lossy(&frame.body).into_owned()))
             }
@@ -134,9 +129,7 @@ where
             }
         };
         // A handler that takes no input has dropped its end; its answer is on the way.
-        if let Some(input) = &input {
-            input.send(piece).await.ok();
-        }
+        input.send(piece).await.ok();
     }
     Ok(())
 }

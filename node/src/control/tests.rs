@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::api::{
-    Answer, BlobRow, Event, Exchange, Failure, GotRow, Progress, Request, TierBytes, Trouble,
+    Answer, BlobRow, Event, Exchange, Failure, GotRow, Input, Progress, Request, TierBytes, Trouble,
 };
 use super::{Client, ControlError, Listener, Service, serve};
 
@@ -38,7 +38,7 @@ impl Drop for TellOnDrop {
 impl Service for FakeNode {
     async fn handle(&self, request: Request, exchange: Exchange) -> Result<Answer, Failure> {
         match request {
-            Request::Add { .. } => add(exchange).await,
+            Request::Add { pin, .. } => self.add(exchange, pin).await,
             Request::Cat { .. } => cat(exchange).await,
             Request::Get { .. } => {
                 let _tell = TellOnDrop(self.gets.clone());
@@ -70,6 +70,22 @@ impl Service for FakeNode {
     }
 }
 
+impl FakeNode {
+    /// Adds in a task of its own, which goes on when the client has hung up, as a thread of the node does; tells
+    /// how a pinned one ended.
+    async fn add(&self, exchange: Exchange, tell: bool) -> Result<Answer, Failure> {
+        let gets = self.gets.clone();
+        let adding = tokio::spawn(async move {
+            let added = add(exchange).await;
+            if tell {
+                gets.send(if added.is_ok() { "added" } else { "cut" }).await.ok();
+            }
+            added
+        });
+        adding.await.unwrap()
+    }
+}
+
 fn got_rows() -> Vec<GotRow> {
     let row = |failure| GotRow {
         hash: "ab".repeat(32),
@@ -84,9 +100,13 @@ fn got_rows() -> Vec<GotRow> {
 
 async fn add(mut exchange: Exchange) -> Result<Answer, Failure> {
     let mut size = 0;
-    while let Some(piece) = exchange.input.recv().await {
-        let piece = piece.map_err(|error| Failure::new(Trouble::File, error.to_string()))?;
-        size += piece.len() as u64;
+    loop {
+        match exchange.input.recv().await {
+            Some(Ok(Input::Bytes(piece))) => size += piece.len() as u64,
+            Some(Ok(Input::End)) => break,
+            Some(Err(error)) => return Err(Failure::new(Trouble::File, error.to_string())),
+            None => return Err(Failure::new(Trouble::Interrupted, "cut")),
+        }
     }
     Ok(Answer::Added { hash: "ab".repeat(32), size, existed: false })
 }
@@ -150,7 +170,7 @@ impl Rig {
     async fn call_with(
         &self,
         request: Request,
-        input: Vec<io::Result<Bytes>>,
+        input: Vec<io::Result<Input>>,
     ) -> (Result<Answer, Failure>, Vec<Event>) {
         let client = Client::connect(&socket_of(&self.home)).await.unwrap().unwrap();
         let (events, mut events_taken) = mpsc::channel(64);
@@ -238,7 +258,8 @@ async fn answer_longer_than_a_frame_arrives_whole() {
 #[tokio::test]
 async fn input_longer_than_a_frame_is_counted_whole() {
     let rig = Rig::start().await;
-    let pieces = vec![Ok(Bytes::from_static(b"abc")), Ok(pattern()), Ok(Bytes::new())];
+    let pieces = [Bytes::from_static(b"abc"), pattern(), Bytes::new()];
+    let pieces = pieces.into_iter().map(Input::Bytes).chain([Input::End]).map(Ok).collect();
     let (result, _) = rig.call_with(add_input(), pieces).await;
     let Ok(Answer::Added { size, .. }) = result else { panic!("{result:?}") };
     assert_eq!(size, 3 + BYTES_LEN as u64);
@@ -247,15 +268,40 @@ async fn input_longer_than_a_frame_is_counted_whole() {
 #[tokio::test]
 async fn input_that_fails_is_a_failure_and_not_a_shorter_blob() {
     let rig = Rig::start().await;
-    let pieces = vec![Ok(Bytes::from_static(b"abc")), Err(io::Error::other("the disk is gone"))];
+    let piece = Ok(Input::Bytes(Bytes::from_static(b"abc")));
+    let pieces = vec![piece, Err(io::Error::other("the disk is gone"))];
     let (result, _) = rig.call_with(add_input(), pieces).await;
     assert_eq!(result, Err(Failure::new(Trouble::File, "the disk is gone")));
 }
 
 #[tokio::test]
+async fn input_that_ends_without_its_end_is_a_failure_and_not_a_shorter_blob() {
+    let rig = Rig::start().await;
+    let pieces = vec![Ok(Input::Bytes(Bytes::from_static(b"abc")))];
+    let (result, _) = rig.call_with(add_input(), pieces).await;
+    assert_eq!(result, Err(Failure::new(Trouble::File, "it was cut")));
+}
+
+#[tokio::test]
+async fn client_that_hangs_up_cuts_its_input_and_does_not_end_it() {
+    let mut rig = Rig::start().await;
+    let request = serde_json::to_vec(&Request::Add { path: None, pin: true }).unwrap();
+    let whole = [&[1, 3, 0, 0, 0][..], b"abc"].concat();
+    let half = [&whole, &[1, 9, 0, 0, 0][..], b"ab"].concat();
+    for (frames, expected) in
+        [(&whole, "cut"), (&half, "cut"), (&[2, 0, 0, 0, 0].to_vec(), "added")]
+    {
+        let mut stream = rig.raw().await;
+        stream.write_all(&[&request[..], b"\n", frames].concat()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        assert_eq!(rig.gets.recv().await, Some(expected), "{frames:?}");
+    }
+}
+
+#[tokio::test]
 async fn answer_comes_although_the_node_takes_none_of_a_large_input() {
     let rig = Rig::start().await;
-    let pieces = (0..8).map(|_| Ok(pattern())).collect();
+    let pieces = (0..8).map(|_| Ok(Input::Bytes(pattern()))).collect();
     let (result, _) = rig
         .call_with(Request::Push { hashes: Vec::new(), only: false, no_packs: false }, pieces)
         .await;

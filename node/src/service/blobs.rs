@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use blobmesh_protocol::Hash;
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::interval;
 
 use super::{Inner, parse_all};
 use crate::compute;
-use crate::control::api::{Answer, BlobRow, Event, Exchange, Failure, Progress, Trouble};
+use crate::control::api::{Answer, BlobRow, Event, Exchange, Failure, Input, Progress, Trouble};
 use crate::driver::DriverHandle;
 use crate::store::{Added, Origin, Store, StoreError};
 use crate::tree::closure;
@@ -63,20 +64,18 @@ impl Inner {
         }
     }
 
-    /// Adds the bytes of the exchange's input, as they come.
+    /// Adds the bytes of the exchange's input, as they come. Of an input that is cut, as by a client that was
+    /// killed, nothing is kept.
     async fn add_stream(
         &self,
         pin: bool,
-        mut input: mpsc::Receiver<std::io::Result<bytes::Bytes>>,
+        mut input: mpsc::Receiver<std::io::Result<Input>>,
     ) -> Result<Added, Failure> {
         let (store, driver) = (self.store.clone(), self.driver.clone());
         compute::run(move || {
             let mut writer = store.add_writer()?;
-            while let Some(bytes) = input.blocking_recv() {
-                let unread = |error| {
-                    Failure::new(Trouble::File, format!("failed to read the input: {error}"))
-                };
-                writer.write(&bytes.map_err(unread)?)?;
+            while let Some(bytes) = next_bytes(&mut input)? {
+                writer.write(&bytes)?;
             }
             Ok(welcome(&store, driver.as_ref(), writer.finish()?, pin)?)
         })
@@ -194,6 +193,20 @@ impl Inner {
     pub(super) async fn gc(&self) -> Result<Answer, Failure> {
         let collected = compute::store(&self.store, |store| store.gc()).await?;
         Ok(Answer::Collected { blobs: collected.blobs, bytes: collected.bytes })
+    }
+}
+
+/// Waits for the next bytes of an input, on a thread that may block; none at its end.
+fn next_bytes(
+    input: &mut mpsc::Receiver<std::io::Result<Input>>,
+) -> Result<Option<Bytes>, Failure> {
+    match input.blocking_recv() {
+        Some(Ok(Input::Bytes(bytes))) => Ok(Some(bytes)),
+        Some(Ok(Input::End)) => Ok(None),
+        Some(Err(error)) => {
+            Err(Failure::new(Trouble::File, format!("failed to read the input: {error}")))
+        }
+        None => Err(Failure::new(Trouble::Interrupted, "the input was cut before its end")),
     }
 }
 

@@ -18,7 +18,7 @@ use blobmesh_node::Node;
 use blobmesh_node::config::{EdgeConfig, NodeConfig};
 use blobmesh_node::control::Service;
 use blobmesh_node::control::api::{
-    Answer, Event, Exchange, Failure, GotRow, PeerRow, Receipt, Request,
+    Answer, Event, Exchange, Failure, GotRow, Input, PeerRow, Receipt, Request,
 };
 use blobmesh_node::mesh::MeshKey;
 use bytes::Bytes;
@@ -86,8 +86,10 @@ impl TestNode {
         let (events, mut events_in) = mpsc::channel(16);
         let (input_out, input_in) = mpsc::channel(16);
         for piece in input.chunks(1 << 20) {
-            input_out.send(Ok(Bytes::copy_from_slice(piece))).await.expect("room");
+            let piece = Input::Bytes(Bytes::copy_from_slice(piece));
+            input_out.send(Ok(piece)).await.expect("room");
         }
+        input_out.send(Ok(Input::End)).await.expect("room");
         drop(input_out);
         let service = self.node.service();
         let served = service.handle(request, Exchange { events, input: input_in });

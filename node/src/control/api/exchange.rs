@@ -11,8 +11,18 @@ use super::receipt::GotRow;
 pub struct Exchange {
     /// Takes the events; progress is dropped when it is full, all else waits.
     pub events: mpsc::Sender<Event>,
-    /// Gives the bytes of an `Add` without a path; ended by `None`.
-    pub input: mpsc::Receiver<std::io::Result<Bytes>>,
+    /// Gives the bytes of an `Add` without a path, and then [`Input::End`]. Where it ends without, it was cut, and
+    /// what came of it is no blob.
+    pub input: mpsc::Receiver<std::io::Result<Input>>,
+}
+
+/// Is a part of what a request reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// The next bytes.
+    Bytes(Bytes),
+    /// There are no more.
+    End,
 }
 
 /// What a node sends while it serves a request.

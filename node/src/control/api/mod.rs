@@ -11,7 +11,7 @@ mod request;
 mod tree;
 
 pub use answer::{Answer, BlobRow, PeerRow, PrefetchReport, PushReport, Saved, SavingsRow, Status};
-pub use exchange::{Event, Exchange, FileCount, Progress};
+pub use exchange::{Event, Exchange, FileCount, Input, Progress};
 pub use failure::{Failure, Trouble};
 pub use receipt::{
     AskedRow, DeltaRow, DhtRow, FetchRow, GotRow, Phases, Receipt, TierBytes, WayRow,
