@@ -110,7 +110,7 @@ pub(crate) fn check_input(path: &Path) -> Result<Input, CommandError> {
 /// Checks that an output file can be made, before anything is fetched, and returns its absolute path.
 ///
 /// # Errors
-/// `OutputExists`, or `OutputDirectoryMissing`.
+/// `OutputExists`, or `OutputDirectoryMissing`; `Usage` for a pipe or a device.
 pub(crate) fn check_output(path: &Path, force: bool) -> Result<PathBuf, CommandError> {
     let shown = path.display();
     let absolute =
@@ -127,12 +127,18 @@ pub(crate) fn check_output(path: &Path, force: bool) -> Result<PathBuf, CommandE
         let hint = format!("make it first: mkdir -p {}", directory.display());
         return Err(CommandError::new(Trouble::OutputDirectoryMissing, text).hint(hint));
     }
-    match fs::symlink_metadata(&absolute) {
-        Ok(_) if absolute.is_dir() => {
+    match fs::metadata(&absolute) {
+        Ok(found) if found.is_dir() => {
             let text = format!("output {shown} is a directory");
             Err(CommandError::new(Trouble::OutputExists, text).hint("name the file to write"))
         }
-        Ok(_) if !force => {
+        Ok(found) if !found.is_file() => {
+            let text = format!("output {shown} is no regular file, and would be replaced by one");
+            Err(CommandError::usage(text)
+                .hint(format!("`blobmesh cat HASH > {shown}` writes into it")))
+        }
+        // A link that leads nowhere is there, too.
+        _ if !force && fs::symlink_metadata(&absolute).is_ok() => {
             Err(CommandError::new(Trouble::OutputExists, format!("output {shown} exists")))
         }
         _ => Ok(absolute),

@@ -56,6 +56,36 @@ fn output_that_is_a_directory_is_refused_even_with_force() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn output_that_is_a_pipe_or_leads_to_one_stays_one_even_with_force() {
+    use std::os::unix::fs::{FileTypeExt, symlink};
+    let place = Place::new();
+    let path = |name| place.directory.path().join(name);
+    let (fifo, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o600));
+    rustix::fs::mknodat(rustix::fs::CWD, path("pipe"), fifo, mode, 0).unwrap();
+    symlink("pipe", path("link")).unwrap();
+    for output in ["pipe", "link"] {
+        for force in [&[][..], &["--force"]] {
+            let run = place.run(&[&["get", HASH, "-o", output], force].concat());
+            let hint = run.failed(exit::USAGE, "is no regular file");
+            assert_eq!(hint, Some(&*format!("`blobmesh cat HASH > {output}` writes into it")));
+        }
+    }
+    assert!(std::fs::symlink_metadata(path("pipe")).unwrap().file_type().is_fifo());
+    assert!(std::fs::symlink_metadata(path("link")).unwrap().is_symlink());
+    assert!(!place.home().exists(), "refused before any work");
+}
+
+#[cfg(unix)]
+#[test]
+fn output_that_is_a_link_to_nothing_is_there() {
+    let place = Place::new();
+    std::os::unix::fs::symlink("nothing", place.directory.path().join("link")).unwrap();
+    let run = place.run(&["get", HASH, "-o", "link"]);
+    run.failed(exit::USAGE, "output link exists");
+}
+
 #[test]
 fn output_in_a_missing_directory_is_refused() {
     let place = Place::new();

@@ -21,6 +21,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Absent`], [`StoreError::OutputExists`] if `dest` exists and `force` is false (also
     /// when it appears meanwhile) or is a directory, [`StoreError::OutputDirectoryMissing`],
+    /// [`StoreError::NotAFile`] if it is a pipe or a device, which no file replaces,
     /// [`StoreError::OutputInStore`], [`StoreError::Rot`], [`StoreError::DiskFull`] or
     /// [`StoreError::Io`].
     pub fn export(&self, hash: &Hash, dest: &Path, force: bool) -> Result<u64, StoreError> {
@@ -35,7 +36,7 @@ impl Store {
     /// Checks where an output is to go, and returns its path with a canonical directory.
     ///
     /// # Errors
-    /// The `Output…` errors of [`export`](Self::export); so a get can fail before it fetches.
+    /// `NotAFile` and the `Output…` errors of [`export`](Self::export); so a get can fail before it fetches.
     pub fn check_output(&self, dest: &Path, force: bool) -> Result<PathBuf, StoreError> {
         let exists = || StoreError::OutputExists { path: dest.to_owned() };
         let Some(name) = dest.file_name() else { return Err(exists()) };
@@ -53,6 +54,9 @@ impl Store {
             return Err(StoreError::OutputInStore { path: dest.to_owned() });
         }
         let dest = dir.join(name);
+        if fs::metadata(&dest).is_ok_and(|meta| !meta.is_file() && !meta.is_dir()) {
+            return Err(StoreError::NotAFile { path: dest });
+        }
         // A link is replaced as such, so it is not followed here.
         match fs::symlink_metadata(&dest) {
             Ok(meta) if meta.is_dir() || !force => Err(exists()),

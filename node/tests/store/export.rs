@@ -66,6 +66,25 @@ fn existing_output_is_kept_unless_forced() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn pipe_is_not_replaced_by_a_file_not_even_by_force() {
+    use std::os::unix::fs::FileTypeExt as _;
+    let home = Home::new();
+    let store = home.open();
+    let hash = home.add(&store, &bytes_of(100, 6));
+    let (pipe, link) = (home.beside("pipe"), home.beside("link"));
+    let (cwd, mode) = (rustix::fs::CWD, rustix::fs::Mode::from_raw_mode(0o600));
+    rustix::fs::mknodat(cwd, &pipe, rustix::fs::FileType::Fifo, mode, 0).expect("a pipe");
+    std::os::unix::fs::symlink(&pipe, &link).expect("a link");
+    for (dest, force) in [(&pipe, false), (&pipe, true), (&link, true)] {
+        let refused = store.export(&hash, dest, force).expect_err("a pipe");
+        assert_eq!(refused.kind(), Trouble::File, "{}", dest.display());
+    }
+    assert!(fs::symlink_metadata(&pipe).expect("stat").file_type().is_fifo());
+    assert!(fs::symlink_metadata(&link).expect("stat").file_type().is_symlink());
+}
+
 #[test]
 fn outputs_in_wrong_places_are_refused() {
     let home = Home::new();
