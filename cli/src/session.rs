@@ -63,25 +63,13 @@ enum Server {
 }
 
 impl Session {
-    /// Finds the running node, or starts one in this process.
+    /// Finds the running node, or starts one in this process. SIGINT and SIGTERM end that.
     ///
     /// # Errors
-    /// `NoNode` where a running node is needed; what starting a node gives.
+    /// `NoNode` where a running node is needed; what starting a node gives; `Interrupted` after a signal.
     pub(crate) async fn open(settings: &Settings, need: Need) -> Result<Self, CommandError> {
-        let signals = Signals::new()?;
-        let socket = settings.node.socket_path();
-        let server = if let Some(client) = Client::connect(&socket).await? {
-            Server::Running { socket, found_by: Some((client, Instant::now())) }
-        } else {
-            match need {
-                Need::RunningNode => {
-                    let text = format!("no node runs in {}", settings.node.home.display());
-                    return Err(CommandError::new(Trouble::NoNode, text));
-                }
-                Need::Store => Server::Own(start_offline(settings).await?),
-                Need::Network => Server::Own(start_for_one(settings).await?),
-            }
-        };
+        let mut signals = Signals::new()?;
+        let server = Box::pin(signals.or(Server::find(settings, need))).await??;
         Ok(Self { server, signals })
     }
 
@@ -154,15 +142,31 @@ impl Session {
         Ok(answer)
     }
 
-    /// Ends the session, and the node where it is of this process.
-    pub(crate) async fn close(self) {
+    /// Ends the session, and the node where it is of this process. A further signal does not wait for that.
+    pub(crate) async fn close(mut self) {
         if let Server::Own(node) = self.server {
-            shut_down(node).await;
+            self.signals.or(shut_down(node)).await.ok();
         }
     }
 }
 
 impl Server {
+    /// Finds the running node, or starts one in this process.
+    async fn find(settings: &Settings, need: Need) -> Result<Self, CommandError> {
+        let socket = settings.node.socket_path();
+        if let Some(client) = Client::connect(&socket).await? {
+            return Ok(Self::Running { socket, found_by: Some((client, Instant::now())) });
+        }
+        match need {
+            Need::RunningNode => {
+                let text = format!("no node runs in {}", settings.node.home.display());
+                Err(CommandError::new(Trouble::NoNode, text))
+            }
+            Need::Store => Ok(Self::Own(start_offline(settings).await?)),
+            Need::Network => Ok(Self::Own(start_for_one(settings).await?)),
+        }
+    }
+
     async fn serve(&mut self, request: Request, exchange: Exchange) -> Result<Answer, Failure> {
         match self {
             Self::Running { socket, found_by } => {

@@ -1,7 +1,8 @@
 //! The signals that end a command.
 
 #[cfg(unix)]
-use blobmesh_node::control::api::{Failure, Trouble};
+use blobmesh_node::control::api::Failure;
+use blobmesh_node::control::api::Trouble;
 
 use crate::error::CommandError;
 
@@ -40,6 +41,20 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+impl Signals {
+    /// Works until it is done or the next signal comes, which drops the work.
+    ///
+    /// # Errors
+    /// `Interrupted`, after a signal.
+    pub(crate) async fn or<T>(&mut self, work: impl Future<Output = T>) -> Result<T, CommandError> {
+        tokio::select! {
+            biased;
+            () = self.next() => Err(CommandError::new(Trouble::Interrupted, "interrupted")),
+            done = work => Ok(done),
         }
     }
 }

@@ -239,6 +239,39 @@ fn signal_cancels_the_get_and_tells_how_it_goes_on() {
 }
 
 #[test]
+fn signal_ends_a_command_whose_node_does_not_greet() {
+    let place = Place::new();
+    std::fs::create_dir(place.home()).unwrap();
+    let socket = place.home().join("control.sock");
+    let listener = std::os::unix::net::UnixListener::bind(socket).unwrap();
+    for signal in [rustix::process::Signal::INT, rustix::process::Signal::TERM] {
+        let mut command = place.command(&["status"]);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (mut stream, _) = listener.accept().unwrap();
+        // Its greeting shows that it has begun to wait.
+        stream.read_exact(&mut [0; 10]).unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal).unwrap();
+        let run = Run::of(child.wait_with_output().unwrap());
+        run.failed(exit::INTERRUPTED, "interrupted");
+    }
+}
+
+#[test]
+fn signal_ends_a_doctor_whose_edge_does_not_answer() {
+    let place = Place::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let edge = format!("http://{}/", listener.local_addr().unwrap());
+    for signal in [rustix::process::Signal::INT, rustix::process::Signal::TERM] {
+        let mut command = place.command(&["doctor", "--no-mdns", "--edge", &edge]);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let _stream = listener.accept().unwrap();
+        rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal).unwrap();
+        let run = Run::of(child.wait_with_output().unwrap());
+        run.failed(exit::INTERRUPTED, "interrupted");
+    }
+}
+
+#[test]
 fn files_stdin_and_nameless_bytes_are_added_by_their_hash() {
     let (place, node) = place_with_node();
     place.file("a.txt", "hello");

@@ -34,11 +34,10 @@ impl Client {
         let (reader, writer) = tokio::io::split(stream);
         let mut client = Self { reader: BufReader::new(reader), writer: BufWriter::new(writer) };
         let greeting = greet(&mut client.reader, &mut client.writer);
-        let hello = match tokio::time::timeout(GREETING_WITHIN, greeting).await {
-            Ok(greeted) => greeted,
-            Err(elapsed) => Err(elapsed.into()),
-        }
-        .map_err(|source| ControlError::Greeting { path: path.to_owned(), source })?;
+        let greeted = tokio::time::timeout(GREETING_WITHIN, greeting).await;
+        let hello = greeted
+            .map_err(|_| ControlError::Silent { path: path.to_owned() })?
+            .map_err(|source| ControlError::Greeting { path: path.to_owned(), source })?;
         if hello.fits() {
             return Ok(Some(client));
         }

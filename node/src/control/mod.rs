@@ -111,6 +111,12 @@ pub enum ControlError {
         /// The cause.
         source: io::Error,
     },
+    /// Somebody listens, and did not greet in time.
+    #[error("the node that listens at {} does not answer", path.display())]
+    Silent {
+        /// The socket.
+        path: PathBuf,
+    },
     /// The running node speaks another version of the control protocol.
     #[error(
         "the running node is of version {program} (control protocol {theirs}), this program speaks {}",
@@ -134,6 +140,7 @@ impl ControlError {
             Self::Live { .. } => Trouble::StoreLocked,
             Self::Version { theirs, .. } if *theirs > api::CONTROL_VERSION => Trouble::FormatNewer,
             Self::Greeting { .. } => Trouble::NoNode,
+            Self::Silent { .. } => Trouble::Unreachable,
             Self::Connect { .. }
             | Self::NotASocket { .. }
             | Self::Bind { .. }

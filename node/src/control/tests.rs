@@ -389,6 +389,14 @@ async fn something_that_greets_otherwise_is_no_node() {
     other.await.unwrap();
 }
 
+#[tokio::test(start_paused = true)]
+async fn node_that_does_not_greet_is_one_that_cannot_be_reached() {
+    let home = TempDir::new().unwrap();
+    let _listener = tokio::net::UnixListener::bind(socket_of(&home)).unwrap();
+    let error = Client::connect(&socket_of(&home)).await.unwrap_err();
+    assert_eq!(error.trouble(), Trouble::Unreachable, "{error:?}");
+}
+
 #[tokio::test]
 async fn handler_that_panics_fails_its_own_request_only() {
     let rig = Rig::start().await;

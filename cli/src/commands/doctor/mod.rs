@@ -15,6 +15,7 @@ use crate::args::DoctorArgs;
 use crate::error::CommandError;
 use crate::files::hash_of;
 use crate::settings::Settings;
+use crate::signals::Signals;
 
 #[derive(Serialize)]
 struct Summary {
@@ -25,6 +26,10 @@ struct Summary {
 }
 
 pub(super) async fn run(context: &Context, args: &DoctorArgs) -> Result<(), CommandError> {
+    Signals::new()?.or(Box::pin(examine(context, args))).await?
+}
+
+async fn examine(context: &Context, args: &DoctorArgs) -> Result<(), CommandError> {
     let edge_blob = args.edge_blob.as_deref().map(hash_of).transpose()?;
     let mut report = Report { context, checks: 0, warnings: 0, failed: 0 };
     match Settings::load(&context.global, &args.node) {
