@@ -63,6 +63,7 @@ pub fn code_of(trouble: Trouble) -> u8 {
         | Trouble::OutputExists
         | Trouble::OutputDirectoryMissing
         | Trouble::NotACheckout
+        | Trouble::NotATree
         | Trouble::LocalChanges => USAGE,
         Trouble::NotFound | Trouble::TreeIncomplete => NOT_FOUND,
         Trouble::WrongBytes => WRONG_BYTES,

@@ -45,6 +45,7 @@ pub(crate) fn hint_of(trouble: Trouble) -> Option<&'static str> {
         Trouble::UnsafeTree => {
             "nothing was written; a tree like this was not made by `blobmesh add`"
         }
+        Trouble::NotATree => "`blobmesh get` gets a blob that is no tree",
         Trouble::TreeIncomplete => "`blobmesh pull` gets what is missing, and checks the tree out",
         Trouble::NotACheckout => {
             "name a directory that is empty, does not exist, or was made by a checkout"

@@ -108,6 +108,22 @@ fn pinned_directory_is_protected_with_all_that_is_in_it() {
 }
 
 #[test]
+fn blob_that_is_no_tree_is_told_alike_by_all_that_want_one() {
+    let place = Place::new();
+    // A manifest has 64 MiB at most.
+    for len in [9, (64 << 20) + 1] {
+        let file = add_bytes(&place, &vec![b'x'; len]);
+        for args in [&["tree", &file][..], &["checkout", &file, "out"], &["pull", &file, "out"]] {
+            let node = if args[0] == "checkout" { &[][..] } else { &["--no-mdns"] };
+            let run = place.run(&[args, node].concat());
+            let hint = run.failed(exit::USAGE, "is no tree");
+            assert!(hint.is_some_and(|hint| hint.contains("`blobmesh get`")), "{run:?}");
+        }
+    }
+    assert!(!place.directory.path().join("out").exists());
+}
+
+#[test]
 fn blobs_that_are_no_trees_or_bad_ones_are_told_apart() {
     let place = Place::new();
     let file = add_bytes(&place, b"#!/bin/sh");

@@ -46,7 +46,6 @@ mod linux {
         CheckoutReport, Event, FileCount, Progress, PullReport, TierBytes, Trouble,
     };
     use crate::delta::Base;
-    use crate::driver::describe;
     use crate::service::blobs::PROGRESS_INTERVAL;
     use crate::service::checkouts::{CheckingOut, report};
     use crate::service::deltas::Delta;
@@ -200,7 +199,8 @@ mod linux {
         async fn manifests(&mut self, root: Hash) -> Result<u64, Failure> {
             self.list.taker.begin("find", false);
             // A long blob that is no tree is refused before it is got.
-            if let Some(bytes) = self.list.look_at(root, MANIFEST_BYTES_MAX, self.deadline).await? {
+            let looked = self.list.look_at(root, MANIFEST_BYTES_MAX, self.deadline).await;
+            if let Some(bytes) = looked.map_err(|failure| trees::not_read(&root, failure))? {
                 Manifest::decode(&bytes).map_err(|error| trees::refused(&root, &error))?;
             }
             let mut met = HashSet::from([root]);
@@ -441,7 +441,7 @@ mod linux {
     fn not_loaded(error: LoadError<StoreError>) -> Failure {
         match error {
             LoadError::Manifest { hash, source } => trees::refused(&hash, &source),
-            LoadError::Source { source, .. } => Failure::new(source.kind(), describe(&source)),
+            LoadError::Source { hash, source } => trees::not_read(&hash, source.into()),
         }
     }
 

@@ -79,7 +79,8 @@ impl Inner {
 
     /// Reads a manifest, from wherever it can be had.
     async fn manifest(&self, hash: &Hash, totals: Option<&Totals>) -> Result<Manifest, Failure> {
-        let bytes = self.read(*hash, MANIFEST_BYTES_MAX).await?;
+        let bytes = self.read(*hash, MANIFEST_BYTES_MAX).await;
+        let bytes = bytes.map_err(|failure| not_read(hash, failure))?;
         let manifest = match totals {
             Some(totals) => Manifest::decode_below(&bytes, totals),
             None => Manifest::decode(&bytes),
@@ -91,13 +92,25 @@ impl Inner {
 /// Makes the failure for a blob that is no manifest that can be used.
 pub(super) fn refused(hash: &Hash, error: &ManifestError) -> Failure {
     let kind = if *error == ManifestError::NotManifest {
-        Trouble::Usage
+        Trouble::NotATree
     } else if matches!(error, ManifestError::UnknownVersion { .. }) {
         Trouble::FormatNewer
     } else {
         Trouble::UnsafeTree
     };
-    Failure::new(kind, format!("blob {} is no tree", hash.fmt_short())).cause(error.to_string())
+    no_tree(kind, hash, error.to_string())
+}
+
+/// Says of a blob that is longer than a manifest can be that it is none.
+pub(super) fn not_read(hash: &Hash, failure: Failure) -> Failure {
+    if failure.kind == Trouble::TooLarge {
+        return no_tree(Trouble::NotATree, hash, failure.message);
+    }
+    failure
+}
+
+fn no_tree(kind: Trouble, hash: &Hash, why: String) -> Failure {
+    Failure::new(kind, format!("blob {} is no tree", hash.fmt_short())).cause(why)
 }
 
 /// Adds a directory, tells the mesh of what is new and pins it if it should be: on one thread, so that a client that

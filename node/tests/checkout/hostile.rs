@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use blobmesh_node::control::api::Trouble::{self, TreeIncomplete, UnsafeTree};
+use blobmesh_node::control::api::Trouble::{self, NotATree, TreeIncomplete, UnsafeTree};
 use blobmesh_protocol::Hash;
 
 use super::support::*;
@@ -171,8 +171,8 @@ fn hostile_shapes(room: &Room) -> Vec<Hostile> {
         ("129 directories in each other".into(), deep(129), UnsafeTree),
         ("10,000 directories in each other".into(), deep(10_000), UnsafeTree),
         ("a path of 5,000 bytes".into(), manifest(&[long]), UnsafeTree),
-        ("no manifest".into(), b"just a text".to_vec(), UnsafeTree),
-        ("nothing at all".into(), Vec::new(), UnsafeTree),
+        ("no manifest".into(), b"just a text".to_vec(), NotATree),
+        ("nothing at all".into(), Vec::new(), NotATree),
         ("a newer version".into(), with(&|bytes| bytes[7] = 2), UnsafeTree),
         ("the end is missing".into(), with(&|bytes| bytes.truncate(bytes.len() - 1)), UnsafeTree),
         ("more behind the end".into(), with(&|bytes| bytes.push(0)), UnsafeTree),

@@ -76,8 +76,10 @@ pub enum Trouble {
     OutputExists,
     /// The output's directory is missing.
     OutputDirectoryMissing,
-    /// A tree has entries that must not be written, or is none.
+    /// A tree has entries that must not be written, or is damaged.
     UnsafeTree,
+    /// A blob was named as a tree, and is something else.
+    NotATree,
     /// The store does not have all of a tree.
     TreeIncomplete,
     /// A directory holds something else than a checkout.

@@ -44,6 +44,12 @@ pub enum CheckoutError {
     /// An entry of the tree must not be written.
     #[error(transparent)]
     Unsafe(#[from] UnsafeEntry),
+    /// The blob that was named is no tree at all.
+    #[error("blob {} is no tree", hash.fmt_short())]
+    NotATree {
+        /// The blob.
+        hash: Hash,
+    },
     /// A blob is no manifest that can be used.
     #[error("blob {} is no manifest that can be used", hash.fmt_short())]
     Manifest {
@@ -144,6 +150,7 @@ impl CheckoutError {
             Self::DiskFull { .. } => Trouble::NoSpace,
             Self::Blob { source, .. } | Self::Store(source) => source.kind(),
             Self::Unsafe(_) | Self::Manifest { .. } | Self::Length { .. } => Trouble::UnsafeTree,
+            Self::NotATree { .. } => Trouble::NotATree,
             Self::ManifestMissing { .. } | Self::Missing { .. } => Trouble::TreeIncomplete,
             Self::Refused { .. } => Trouble::Usage,
             Self::NotACheckout { .. } => Trouble::NotACheckout,
@@ -153,6 +160,17 @@ impl CheckoutError {
             Self::Stopped => Trouble::Interrupted,
             Self::Worker => Trouble::Other,
         }
+    }
+
+    /// Says the same where it is about the root of a tree: a user named that, and a file is named by mistake.
+    pub(super) fn of_root(self, root: &Hash) -> Self {
+        use ManifestError::{NotManifest, TooLong};
+        if let Self::Manifest { hash, source: NotManifest | TooLong { .. } } = &self
+            && hash == root
+        {
+            return Self::NotATree { hash: *root };
+        }
+        self
     }
 
     /// Returns the lines that say more: the paths that are in the way.

@@ -59,7 +59,8 @@ impl<'a> Manifests<'a> {
 
     /// Checks that a tree is safe to be written, whatever it is of, and returns what is in it.
     pub(super) fn check(&mut self, root: &Hash) -> Result<Totals, CheckoutError> {
-        Ok(check(root, Rules::default(), self)?)
+        let checked = check(root, Rules::default(), self);
+        checked.map_err(|error| CheckoutError::from(error).of_root(root))
     }
 
     /// Returns the manifest of the root of a tree that was [checked](Self::check).
