@@ -149,6 +149,20 @@ fn signal_cancels_a_list_and_what_came_was_told() {
 }
 
 #[test]
+fn json_push_has_a_line_for_what_did_not_go_up() {
+    let (place, _node) = place_with_node();
+    let run = place.run(&["push", FOUND, NOBODY, "--json"]);
+    run.failed(exit::PARTIAL, "1 of 2 blobs are at the edge");
+    let lines = run.answers();
+    assert_eq!(types(&lines), ["failed", "summary", "error"]);
+    assert_eq!(lines[0]["message"], "blob 0000000000 did not go up");
+    assert_eq!(lines[0]["causes"][0], "the edge did not answer in time");
+    assert_eq!((&lines[0]["code"], &lines[1]["failed"]), (&exit::UNREACHABLE.into(), &1.into()));
+    let told = "failed: blob 0000000000 did not go up\n";
+    assert_eq!(place.run(&["push", FOUND, NOBODY]).stderr.matches(told).count(), 1);
+}
+
+#[test]
 fn get_answers_with_the_hash_and_talks_on_stderr() {
     let (place, _node) = place_with_node();
     let run = place.run(&["get", FOUND]);
@@ -391,6 +405,9 @@ fn flags_that_a_running_node_does_not_take_are_warned_of() {
     assert!(run.succeeded().stderr.starts_with(warning), "{run:?}");
     let lines = place.run(&["get", FOUND, "--no-mdns", "--json"]).succeeded().lines();
     assert_eq!(lines[0]["type"], "warning");
+    let run = place.run(&["prefetch", FOUND, "--edge", "dir:x"]);
+    let warning = "warning: the running node serves this; no effect has --edge\n";
+    assert!(run.succeeded().stderr.starts_with(warning), "{run:?}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use blobmesh_node::control::api::{Answer, PrefetchReport, Request, Trouble};
 use serde::Serialize;
 
 use super::{Context, unexpected};
-use crate::args::{NodeArgs, PrefetchArgs};
+use crate::args::PrefetchArgs;
 use crate::error::CommandError;
 use crate::files::{check_hashes, read_list};
 use crate::session::Need;
@@ -39,8 +39,7 @@ pub(super) async fn run(context: &Context, args: &PrefetchArgs) -> Result<(), Co
     }
     let budget = args.budget.as_deref().map(parse_size).transpose();
     let budget = budget.map_err(|text| CommandError::usage(format!("--budget: {text}")))?;
-    let node = if args.wait { args.node.clone() } else { NodeArgs::default() };
-    let settings = context.settings(&node)?;
+    let settings = context.settings(&args.node)?;
     let need = if args.wait { Need::Network } else { Need::RunningNode };
     let mut session = context.session(&settings, need).await?;
     let progress = context.printer.progress("prefetch", &count(hashes.len(), "blob"));

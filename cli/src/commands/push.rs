@@ -40,7 +40,7 @@ pub(super) async fn run(context: &Context, args: &PushArgs) -> Result<(), Comman
         return Err(unexpected(&answer));
     };
     context.printer.status(told(&report));
-    report.failures.iter().for_each(|failure| context.printer.talk_of_failed(failure));
+    report.failures.iter().for_each(|failure| context.printer.part_failed(&failure.clone().into()));
     context.printer.line("summary", &summary(&report))?;
     ended(&report)
 }

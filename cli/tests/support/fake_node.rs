@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use blobmesh_node::control::api::{
     Answer, AskedRow, BlobRow, Event, Exchange, Failure, GotRow, Input, PeerRow, Phases, Progress,
-    Receipt, Request, Status, TierBytes, Trouble,
+    PushReport, Receipt, Request, Status, TierBytes, Trouble,
 };
 use blobmesh_node::control::{Listener, Service, serve};
 use blobmesh_protocol::Hash;
@@ -96,6 +96,9 @@ impl Service for Fake {
                 Ok(Answer::Removed { bytes: LEN as u64, blobs: hashes.len() as u64 })
             }
             Request::Pin { .. } | Request::Unpin { .. } => Ok(Answer::Done),
+            Request::Push { hashes, .. } if hashes.len() > 1 => {
+                Ok(Answer::Pushed(Box::new(pushed())))
+            }
             Request::Push { .. } => Err(Failure::new(
                 Trouble::EdgeNotPublic,
                 "the edge refused the request (400 InvalidArgument)",
@@ -173,6 +176,12 @@ impl Fake {
             counters: vec![("gets".to_owned(), 7)],
         }
     }
+}
+
+fn pushed() -> PushReport {
+    let failure = Failure::new(Trouble::Unreachable, "blob 0000000000 did not go up");
+    let failures = vec![failure.cause("the edge did not answer in time")];
+    PushReport { uploaded: 1, failed: 1, failures, ..PushReport::default() }
 }
 
 fn row() -> BlobRow {
