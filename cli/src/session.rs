@@ -131,14 +131,17 @@ impl Session {
         let answer = loop {
             tokio::select! {
                 Some(event) = events_taken.recv() => progress.take(&event)?,
-                answer = &mut served => break answer?,
+                answer = &mut served => break answer,
                 never = &mut given => match never {},
                 () = self.signals.next() => {
                     return Err(CommandError::new(Trouble::Interrupted, "interrupted"));
                 }
             }
         };
-        drain(&mut events_taken, progress)?;
+        // Also before a failure: what came until then came.
+        let drained = drain(&mut events_taken, progress);
+        let answer = answer?;
+        drained?;
         Ok(answer)
     }
 

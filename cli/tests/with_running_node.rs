@@ -11,7 +11,7 @@ use std::process::Stdio;
 
 use blobmesh_cli::exit;
 use serde_json::Value;
-use support::fake_node::{self, FOUND, FakeNode, LEN, NEVER, NOBODY, PEER};
+use support::fake_node::{self, BREAKS_AFTER, FOUND, FakeNode, LEN, NEVER, NOBODY, PEER};
 use support::{Place, Run};
 
 fn place_with_node() -> (Place, FakeNode) {
@@ -127,6 +127,16 @@ fn json_list_has_a_line_for_each_blob_and_a_summary() {
         (&summary["blobs"], &summary["got"], &summary["failed"]),
         (&2.into(), &1.into(), &1.into())
     );
+}
+
+#[test]
+fn what_came_of_a_list_before_its_failure_is_told() {
+    let (place, _node) = place_with_node();
+    let hashes: Vec<String> = (1..=BREAKS_AFTER).map(|number| format!("{number:064x}")).collect();
+    place.file("list.txt", hashes.join("\n"));
+    let run = place.run(&["get", "--from", "list.txt"]);
+    run.failed(exit::STORE, "the store is damaged");
+    assert_eq!(run.stdout.lines().collect::<Vec<_>>(), hashes);
 }
 
 #[test]

@@ -21,6 +21,8 @@ pub(crate) const FOUND: &str = "3f9a1c20be00000000000000000000000000000000000000
 pub(crate) const NOBODY: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 /// A blob whose get never ends.
 pub(crate) const NEVER: &str = "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff";
+/// A list of so many blobs ends with a failure, after all its rows.
+pub(crate) const BREAKS_AFTER: u64 = 12;
 /// The bytes of `FOUND`, as `cat` gives them; longer than a pipe holds.
 pub(crate) const LEN: usize = 300_000;
 
@@ -153,6 +155,9 @@ impl Fake {
                 failure,
             };
             exchange.events.send(Event::Got(vec![row])).await.ok();
+        }
+        if got + failed == BREAKS_AFTER {
+            return Err(Failure::new(Trouble::StoreDamaged, "the store is damaged"));
         }
         let tier = TierBytes { lan: got * LEN as u64, ..TierBytes::default() };
         Ok(Answer::GotMany { got, failed, tier, seconds: 0.5 })
