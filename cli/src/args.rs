@@ -4,17 +4,26 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use blobmesh_node::control::api::CheckoutOptions;
+use clap::builder::Resettable;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::exit;
+
+/// The arguments that a variable of the environment may stand for. An empty one counts as not set, as everywhere.
+const BY_VARIABLE: [(&str, &str); 2] = [("home", "BLOBMESH_HOME"), ("config", "BLOBMESH_CONFIG")];
 
 /// Reads the arguments.
 ///
 /// # Errors
 /// Also for `--help` and `--version`, which are errors to clap.
 pub(crate) fn parse(argv: &[OsString]) -> Result<Arguments, clap::Error> {
-    let matches = command().try_get_matches_from(argv)?;
-    Arguments::from_arg_matches(&matches)
+    let mut command = command();
+    for (argument, variable) in BY_VARIABLE {
+        if std::env::var_os(variable).is_some_and(|value| value.is_empty()) {
+            command = command.mut_arg(argument, |argument| argument.env(Resettable::Reset));
+        }
+    }
+    Arguments::from_arg_matches(&command.try_get_matches_from(argv)?)
 }
 
 /// Returns the command with all that is not derived.

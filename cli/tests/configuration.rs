@@ -23,6 +23,14 @@ fn setting(place: &Place, env: &[(&str, &str)], key: &str) -> (Value, String) {
 }
 
 #[test]
+fn empty_variables_count_as_not_set_and_empty_flags_do_not() {
+    let place = Place::new();
+    let variables = ["BLOBMESH_HOME", "BLOBMESH_CONFIG", "BLOBMESH_LISTEN"];
+    place.run_with_env(&["config", "show"], &variables.map(|name| (name, ""))).succeeded();
+    place.run(&["ls", "--home", ""]).failed(exit::USAGE, "a value is required");
+}
+
+#[test]
 fn wrong_files_are_named_with_their_line() {
     let place = Place::new();
     let table = [
