@@ -106,6 +106,13 @@ fn open_node_is_warned_of() {
     let place = Place::new();
     let up = Up::start(&place, &["--open"]);
     assert_eq!(up.start["type"], "warning", "{:?}", up.start);
+    let since = Instant::now();
+    while place.run(&["status"]).code != Some(0) {
+        assert!(since.elapsed() < PATIENCE, "the node does not serve");
+    }
+    let run = place.run(&["invite"]);
+    let hint = run.failed(exit::REFUSED, "the node that runs here is open");
+    assert!(hint.is_some_and(|hint| hint.contains("--open")), "{run:?}");
     up.signal(Signal::TERM);
     up.end();
 }

@@ -22,8 +22,8 @@ struct Summary {
 pub(super) async fn run(context: &Context) -> Result<(), CommandError> {
     let settings = context.settings(&NodeArgs::default())?;
     ensure_home(&settings.node.home)?;
-    let key = MeshKey::load_or_create(&settings.node.mesh_key_path()).map_err(key_error)?;
     let addresses = addresses_of_running_node(context, &settings).await?;
+    let key = MeshKey::load_or_create(&settings.node.mesh_key_path()).map_err(key_error)?;
     if addresses.is_empty() {
         context.printer.status("no node runs here: the ticket holds the mesh key, and no address");
     }
@@ -36,6 +36,9 @@ pub(super) async fn run(context: &Context) -> Result<(), CommandError> {
 }
 
 /// Returns the addresses other machines can dial, or all where there are none but loopback.
+///
+/// # Errors
+/// `MeshRefused` where the node is in no mesh.
 async fn addresses_of_running_node(
     context: &Context,
     settings: &Settings,
@@ -49,6 +52,12 @@ async fn addresses_of_running_node(
     session.close().await;
     let answer = answer?;
     let Answer::Status(status) = answer else { return Err(unexpected(&answer)) };
+    if status.mesh.is_none() {
+        let text = "the node that runs here is open: it does not use the mesh key a ticket holds";
+        return Err(CommandError::new(Trouble::MeshRefused, text).hint(
+            "start it without --open; whoever knows its address needs no ticket until then",
+        ));
+    }
     let (loopback, mut addresses): (Vec<_>, Vec<_>) =
         status.addresses.into_iter().partition(|address| is_loopback(address));
     if addresses.is_empty() {
