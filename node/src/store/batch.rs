@@ -295,8 +295,8 @@ impl Batch {
     fn name(&self, blob: StagedBlob) -> Result<Added, StoreError> {
         let StagedBlob { temp, list, reservation } = blob;
         self.inner.commit(&list, Class::Durable, &mut Some(reservation), |path, _| {
-            // Of class cache: the directory is synced with all others.
-            self.inner.catalog.files().rename(temp.path(), path, Class::Cache)?;
+            // The directory is synced with all others.
+            self.inner.catalog.files().rename(temp.path(), path)?;
             temp.keep();
             Ok(())
         })

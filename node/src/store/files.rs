@@ -191,42 +191,57 @@ impl Files {
         sys::sync_dir(parent(shard)).map_err(StoreError::io("sync", parent(shard)))
     }
 
-    /// Gives `temp` its final name `path` under the store; else as [`rename`](Self::rename).
+    /// Gives `temp`, a blob, its final name `path`; else as [`name_blob`](Self::name_blob).
     pub(super) fn publish(
         &self,
         temp: TempFile,
         path: &Path,
         class: Class,
     ) -> Result<(), StoreError> {
-        self.rename(&temp.path, path, class)?;
+        self.name_blob(&temp.path, path, class)?;
         temp.keep();
         Ok(())
     }
 
-    /// Renames a file of the store to its final name `path`, and syncs the directory if asked.
+    /// Gives the file of a blob its final name `path`, and makes that durable if asked. Where that fails, the file has the
+    /// name it had before.
     ///
-    /// The caller has synced the bytes before, because that may take long and needs no lock.
-    pub(super) fn rename(&self, from: &Path, path: &Path, class: Class) -> Result<(), StoreError> {
-        let shard = parent(path);
-        if let Err(error) = fs::rename(from, path) {
-            if error.kind() != io::ErrorKind::NotFound {
-                return Err(StoreError::io("rename", path)(error));
+    /// The caller has synced the bytes before, because that may take long and needs no lock, and holds the stripe.
+    pub(super) fn name_blob(
+        &self,
+        from: &Path,
+        path: &Path,
+        class: Class,
+    ) -> Result<(), StoreError> {
+        let replaces = class == Class::Durable && path.exists();
+        self.rename(from, path)?;
+        if class == Class::Cache {
+            return Ok(());
+        }
+        let synced = sync_name(path);
+        if synced.is_err() {
+            withdraw(from, path, replaces);
+        }
+        synced
+    }
+
+    /// Renames a file of the store to its final name `path`. Nothing is synced.
+    pub(super) fn rename(&self, from: &Path, path: &Path) -> Result<(), StoreError> {
+        match fs::rename(from, path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // Somebody removed the shard, or it is none of `blobs/`.
+                self.make_shard(parent(path))?;
+                fs::rename(from, path)
             }
-            // Somebody removed the shard, or it is none of `blobs/`.
-            self.make_shard(shard)?;
-            fs::rename(from, path).map_err(StoreError::io("rename", path))?;
+            renamed => renamed,
         }
-        if class == Class::Durable
-            && let Err(error) = sys::sync_dir(shard)
-        {
-            // Not durable, so not added: the name must not pass for an acknowledged one later.
-            fs::remove_file(path).ok();
-            return Err(StoreError::io("sync", shard)(error));
-        }
-        Ok(())
+        .map_err(StoreError::io("rename", path))
     }
 
     /// Replaces the file `path` by `bytes` in one step.
+    ///
+    /// # Errors
+    /// After one there is the old file or the new one, and a power cut may bring the old one back.
     pub(super) fn replace(
         &self,
         path: &Path,
@@ -238,7 +253,9 @@ impl Files {
         if class == Class::Durable {
             temp.sync()?;
         }
-        self.publish(temp, path, class)
+        self.rename(&temp.path, path)?;
+        temp.keep();
+        if class == Class::Durable { sync_name(path) } else { Ok(()) }
     }
 
     /// Calls `visit` with every blob file, shard by shard, until it returns false. Names that are not
@@ -391,6 +408,24 @@ impl Drop for TempFile {
     }
 }
 
+/// Makes the name of a file of the store durable.
+fn sync_name(path: &Path) -> Result<(), StoreError> {
+    let dir = parent(path);
+    sys::sync_dir(dir).map_err(StoreError::io("sync", dir))
+}
+
+/// Takes back a blob's name that could not be made durable: it is not added, and must not pass for an acknowledged one
+/// later. Where it replaces a fetched one it stays in its place, with the same bytes.
+fn withdraw(from: &Path, path: &Path, replaces: bool) {
+    let withdrawn = match replaces {
+        true => File::open(path).and_then(|file| set_class(&file, Class::Cache)),
+        false => fs::rename(path, from),
+    };
+    if let Err(error) = withdrawn {
+        tracing::debug!(%error, "the name of a blob that is not durable was not taken back");
+    }
+}
+
 /// Sets the mode of a blob's file to its durability class.
 pub(super) fn set_class(file: &File, class: Class) -> io::Result<()> {
     let mode = match class {
@@ -488,6 +523,7 @@ fn for_each_sharded(
 
 #[cfg(test)]
 mod tests {
+    use super::super::sys::fault;
     use super::*;
 
     fn files() -> (tempfile::TempDir, Files) {
@@ -540,6 +576,26 @@ mod tests {
         files.publish(temp, &files.blob(&hash), Class::Durable).expect("publish");
         assert_eq!(fs::read(files.blob(&hash)).expect("read"), b"x");
         assert_eq!(fs::read_dir(files.path("tmp")).expect("list").count(), 0);
+    }
+
+    #[test]
+    fn name_that_cannot_be_made_durable_is_taken_back_and_nothing_is_lost() {
+        let (_dir, files) = files();
+        let path = files.blob(&Hash::of(b"x"));
+        let name = |class| {
+            let temp = files.temp().expect("temp");
+            temp.write(b"x").expect("write");
+            set_class(temp.file(), class).expect("chmod");
+            let named = fault::without_sync_dir(|| files.name_blob(temp.path(), &path, class));
+            (named.is_ok(), temp.path().exists())
+        };
+        assert_eq!(name(Class::Durable), (false, true), "it has its old name");
+        assert!(!path.exists());
+        assert_eq!(name(Class::Cache), (true, false));
+        assert_eq!(name(Class::Durable), (false, false), "it stays in the place of the other");
+        assert_eq!(fs::read(&path).expect("read"), b"x");
+        let meta = fs::metadata(&path).expect("stat");
+        assert!(cfg!(not(unix)) || class_of(&meta) == Class::Cache, "it is not durable");
     }
 
     #[test]

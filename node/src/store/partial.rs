@@ -483,7 +483,7 @@ impl Shared {
             if !ready {
                 self.file.sync_all().map_err(StoreError::io("sync", &data))?;
             }
-            inner.catalog.files().rename(&data, path, class)
+            inner.catalog.files().name_blob(&data, path, class)
         })?;
         if let Ok(meta) = self.file.metadata() {
             // Every group was checked while it came in, so a first reader need not do it again.
@@ -591,7 +591,28 @@ fn bits_sum(hash: &Hash, body: &[u8]) -> blake3::Hash {
 
 #[cfg(test)]
 mod tests {
+    use super::super::sys::fault;
     use super::*;
+    use crate::store::StoreConfig;
+
+    #[test]
+    fn pinned_blob_whose_name_cannot_be_made_durable_is_finished_by_another_try() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let config = StoreConfig::new(dir.path().join("store"), 1 << 20, 1 << 20);
+        let (store, _) = Store::open(config).expect("open");
+        let bytes = b"fetched again after its pin outlived it";
+        let mut hasher = blobmesh_protocol::blob::BlobHasher::new();
+        hasher.update(bytes);
+        let list = hasher.finish();
+        let (hash, files) = (list.hash(), store.inner.catalog.files());
+        store.inner.pins.insert(files, &hash).expect("pin");
+        let partial = store.partial(list).expect("partial");
+        partial.write_group(0, bytes).expect("write");
+        fault::without_sync_dir(|| partial.finish()).expect_err("not durable");
+        assert_eq!(store.find(&hash).expect("find"), None);
+        partial.finish().expect("now it is");
+        assert!(store.verify(&hash).expect("verify"));
+    }
 
     #[test]
     fn bits_survive_a_round_trip_and_every_damage_is_seen() {

@@ -121,6 +121,7 @@ fn parse(bytes: &[u8]) -> Result<BTreeSet<Hash>, serde_json::Error> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::sys::fault;
     use super::*;
 
     #[test]
@@ -148,5 +149,18 @@ mod tests {
         let again = Pins::load(&files).expect("load");
         assert!(again.contains(&kept) && !again.contains(&dropped));
         assert_eq!(again.len(), 1);
+    }
+
+    #[test]
+    fn change_that_cannot_be_made_durable_costs_no_pin() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (files, _) = Files::prepare(dir.path()).expect("prepare");
+        files.furnish().expect("furnish");
+        let (kept, refused) = (Hash::of(b"kept"), Hash::of(b"refused"));
+        let pins = Pins::load(&files).expect("none yet");
+        pins.insert(&files, &kept).expect("insert");
+        fault::without_sync_dir(|| pins.insert(&files, &refused)).expect_err("not durable");
+        assert!(pins.contains(&kept) && !pins.contains(&refused));
+        assert!(Pins::load(&files).expect("load").contains(&kept), "the list is gone");
     }
 }

@@ -16,6 +16,8 @@ pub(super) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Without it 346 acknowledged blobs were lost in 400 simulated power cuts, with it none. Windows
 /// has no such call and needs none.
 pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    fault::of_sync_dir()?;
     if cfg!(unix) { File::open(path)?.sync_all() } else { Ok(()) }
 }
 
@@ -329,6 +331,32 @@ pub(super) fn inode(meta: &std::fs::Metadata) -> u64 {
     {
         let _ = meta;
         0
+    }
+}
+
+/// Failures that a test brings about.
+#[cfg(test)]
+pub(super) mod fault {
+    use std::cell::Cell;
+    use std::io;
+
+    thread_local! {
+        static SYNC_DIR_FAILS: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// Does `work` while this thread can make no directory durable, as on a bad disk.
+    pub(in crate::store) fn without_sync_dir<T>(work: impl FnOnce() -> T) -> T {
+        SYNC_DIR_FAILS.set(true);
+        let done = work();
+        SYNC_DIR_FAILS.set(false);
+        done
+    }
+
+    pub(super) fn of_sync_dir() -> io::Result<()> {
+        match SYNC_DIR_FAILS.get() {
+            true => Err(io::Error::other("a test has it fail")),
+            false => Ok(()),
+        }
     }
 }
 
