@@ -201,12 +201,14 @@ impl Catalog {
         self.signal.dirty();
     }
 
-    /// Notes the row of a blob in a pack, counts it, and says whether it did: not where the blob has a row, or the
-    /// index takes none, without which nobody would find it. The row is written later: who waits for ten thousand small
-    /// blobs does not wait for as many writes. The caller holds the stripe.
+    /// Notes the row of a blob in a pack, counts it, and says whether it did: not where the blob has a row elsewhere, or
+    /// the index takes none, without which nobody would find it. The row is written later: who waits for ten thousand
+    /// small blobs does not wait for as many writes. The caller holds the stripe.
     pub(super) fn put_member(&self, hash: &Hash, row: &Row, reservation: Reservation) -> bool {
         let waits = lock(&self.late).len() < LATE_MAX;
         let noted = match self.row(hash) {
+            // Somebody has found it in the tables, and counted it.
+            Some(old) if old.home == row.home => return true,
             Some(_) => false,
             None if waits && self.index_is_good() => {
                 lock(&self.late).insert(*hash, *row);

@@ -325,3 +325,56 @@ fn read_member(member: &Member, len_max: u64, out: &mut Vec<u8>) -> io::Result<S
 fn len_u64(bytes: &[u8]) -> u64 {
     u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{StoreConfig, sweep};
+
+    fn open(dir: &std::path::Path) -> Store {
+        Store::open(StoreConfig::new(dir.join("store"), 1 << 30, 1 << 20)).expect("open").0
+    }
+
+    /// Writes blobs into a pack as a batch does, and gives them no rows yet.
+    fn append(store: &Store) -> Vec<(Vec<u8>, Hash, Spot)> {
+        let blobs = [1, 2, 3, 4].map(|byte| vec![byte; 5_000]);
+        let members: Vec<_> = blobs.iter().map(|bytes| (Hash::of(bytes), &bytes[..])).collect();
+        let spots = store.inner.catalog.packs().append(&members).expect("append");
+        let hashes = blobs.iter().map(|bytes| Hash::of(bytes)).zip(spots);
+        blobs.clone().into_iter().zip(hashes).map(|(bytes, (hash, at))| (bytes, hash, at)).collect()
+    }
+
+    fn commit_and_read(store: &Store, members: &[(Vec<u8>, Hash, Spot)]) {
+        for (bytes, hash, spot) in members {
+            let room = store.inner.reserve(len_u64(bytes)).expect("room");
+            assert!(store.inner.commit_member(hash, *spot, room));
+            let mut read = Vec::new();
+            assert_eq!(store.read_small(hash, 5_000, &mut read).expect("read"), SmallRead::Whole);
+            assert!(read == *bytes);
+        }
+        let stats = store.stats();
+        assert_eq!((stats.blobs, stats.bytes, stats.reserved), (4, 20_000, 0));
+    }
+
+    #[test]
+    fn sweep_leaves_members_alone_that_are_just_being_stored() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = open(dir.path());
+        let members = append(&store);
+        let sweep = sweep::start(Arc::clone(&store.inner.catalog), &store.inner.sweep);
+        sweep.expect("a thread").join().expect("swept");
+        assert_eq!(store.stats().blobs, 0, "they have no rows yet");
+        commit_and_read(&store, &members);
+    }
+
+    #[test]
+    fn member_that_was_found_in_the_tables_before_it_got_its_row_stays() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = open(dir.path());
+        let members = append(&store);
+        for (_, hash, spot) in &members {
+            assert!(store.inner.catalog.adopt_member(hash, *spot, 5_000));
+        }
+        commit_and_read(&store, &members);
+    }
+}

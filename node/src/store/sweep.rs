@@ -82,7 +82,7 @@ fn sweep(catalog: &Catalog, stop: &mut Stop<'_>) -> Result<bool, StoreError> {
     });
     walk.map_err(StoreError::io("list", &blobs))?;
     let packs = catalog.files().path("packs");
-    let walk = catalog.packs().for_each(|hash, spot, size| {
+    let walk = catalog.packs().for_each_earlier(|hash, spot, size| {
         adopted += u64::from(catalog.adopt_member(&hash, spot, size));
         !stop.is_due()
     });

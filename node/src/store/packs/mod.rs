@@ -343,12 +343,13 @@ impl Packs {
         Ok(())
     }
 
-    /// Calls `visit` with every member that is not gone, pack by pack, until it returns false.
-    pub(super) fn for_each(
+    /// Calls `visit` with every member that is not gone, pack by pack, until it returns false. Passes over the packs of
+    /// this run: whoever has appended to them is just giving the members their rows.
+    pub(super) fn for_each_earlier(
         &self,
         mut visit: impl FnMut(Hash, Spot, u64) -> bool,
     ) -> io::Result<()> {
-        for pack in numbers(&self.dir)? {
+        for pack in numbers(&self.dir)?.into_iter().filter(|pack| *pack < self.first) {
             let Some(file) = self.file(&mut lock(&self.state), pack)? else { continue };
             for (spot, entry) in Walk::of(pack, &file) {
                 if !entry.gone && !visit(entry.hash, spot, u64::from(entry.len)) {
