@@ -6,6 +6,7 @@ use blobmesh_protocol::engine::Source;
 use blobmesh_protocol::engine::receipt::{self, AskedAnswer, Found, Note};
 
 use super::{Inner, len_u64, parse};
+use crate::compute;
 use crate::control::api::{
     Answer, AskedRow, DhtRow, Failure, FetchRow, PeerRow, Phases, Receipt, Status, TierBytes,
     Trouble, WayRow,
@@ -36,7 +37,7 @@ impl Inner {
     pub(super) async fn status(&self) -> Result<Answer, Failure> {
         let Some(driver) = &self.driver else { return Err(no_node()) };
         let snapshot = driver.snapshot().await?;
-        let stats = self.store.stats();
+        let stats = compute::store(&self.store, |store| Ok(store.stats())).await?;
         let facts = &self.facts;
         let of_edge = self.edge.iter().flat_map(|edge| edge.stats().counters());
         let counters =

@@ -25,7 +25,7 @@ use super::error::StoreError;
 use super::files::{Class, TempName, parent, set_class};
 use super::import::Source;
 use super::index::Row;
-use super::space::{HeldSet, Reservation};
+use super::space::{HeldSet, Lease, Reservation};
 use super::sys::{self, OpenDir, lock};
 use super::vouch::Vouch;
 use super::{Added, Inner, Store};
@@ -180,13 +180,17 @@ impl Batch {
     /// # Errors
     /// [`StoreError::Io`] where the file system does not say.
     pub fn keep(&self, hash: &Hash, size: u64) -> Result<bool, StoreError> {
-        if !self.hold(hash) {
+        if lock(&self.held).contains(hash) {
             return Ok(true);
         }
+        // Not one of this batch before it is known to be here: another thread may bring the same one.
+        let _lease = Lease::take(&self.inner.leases, *hash);
+        // Who decided to evict it before that has done so when this is free.
+        drop(self.inner.catalog.stripe(hash));
         let kept =
             self.is_listed(hash, size)? || self.find(hash)?.is_some_and(|row| row.size == size);
-        if !kept {
-            lock(&self.held).remove(hash);
+        if kept {
+            lock(&self.held).insert(*hash);
         }
         Ok(kept)
     }
@@ -419,6 +423,26 @@ mod tests {
         assert!(batch.keep(&hashes[2], 5).expect("look"));
         store.vouch_for(list, &batch.finish().expect("finish"));
         assert!(!relying(&store, &list).relies, "something left while the batch lived");
+    }
+
+    #[test]
+    fn blob_that_is_only_looked_for_is_none_of_the_batch_yet() {
+        let (_dir, store) = open();
+        let batch = store.batch().expect("batch");
+        let hash = Hash::of(b"one that another thread may bring meanwhile");
+        let inner = &store.inner;
+        thread::scope(|scope| {
+            let looking = inner.catalog.stripe(&hash);
+            let keeping = scope.spawn(|| batch.keep(&hash, 43));
+            while !inner.leases.contains(&hash) {
+                thread::yield_now();
+            }
+            let is_held = lock(&batch.held).contains(&hash);
+            drop(looking);
+            assert!(!is_held, "whoever brought it would be told that it is here");
+            assert!(!keeping.join().expect("no panic").expect("look"));
+        });
+        assert!(!inner.leases.contains(&hash));
     }
 
     #[test]

@@ -209,11 +209,9 @@ impl HeldSet {
         }
     }
 
-    /// Lets a blob go.
-    pub(super) fn remove(&mut self, hash: &Hash) {
-        if self.hashes.remove(hash) {
-            end_use(&mut lock(&self.leases.counts), hash);
-        }
+    /// Returns whether a blob is in.
+    pub(super) fn contains(&self, hash: &Hash) -> bool {
+        self.hashes.contains(hash)
     }
 
     /// Returns the blobs, in no order.
@@ -281,10 +279,10 @@ mod tests {
         assert!(hashes.iter().all(|hash| set.insert(*hash)));
         assert!(!set.insert(hashes[0]));
         let other = Lease::take(&leases, hashes[2]);
-        set.remove(&hashes[1]);
-        assert!(leases.contains(&hashes[0]) && !leases.contains(&hashes[1]));
+        assert!(hashes.iter().all(|hash| set.contains(hash) && leases.contains(hash)));
+        assert!(!set.contains(&Hash::of(b"none of the set")));
         drop(set);
-        assert!(!leases.contains(&hashes[0]), "it was used once by the set");
+        assert!(hashes[..2].iter().all(|hash| !leases.contains(hash)), "it used each once");
         assert!(leases.contains(&hashes[2]), "somebody else uses it");
         drop(other);
         assert!(!leases.contains(&hashes[2]));
