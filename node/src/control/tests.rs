@@ -76,6 +76,9 @@ impl FakeNode {
     async fn add(&self, exchange: Exchange, tell: bool) -> Result<Answer, Failure> {
         let gets = self.gets.clone();
         let adding = tokio::spawn(async move {
+            if tell {
+                gets.send("began").await.ok();
+            }
             let added = add(exchange).await;
             if tell {
                 gets.send(if added.is_ok() { "added" } else { "cut" }).await.ok();
@@ -292,7 +295,9 @@ async fn client_that_hangs_up_cuts_its_input_and_does_not_end_it() {
         [(&whole, "cut"), (&half, "cut"), (&[2, 0, 0, 0, 0].to_vec(), "added")]
     {
         let mut stream = rig.raw().await;
-        stream.write_all(&[&request[..], b"\n", frames].concat()).await.unwrap();
+        stream.write_all(&[&request[..], b"\n"].concat()).await.unwrap();
+        assert_eq!(rig.gets.recv().await, Some("began"));
+        stream.write_all(frames).await.unwrap();
         stream.shutdown().await.unwrap();
         assert_eq!(rig.gets.recv().await, Some(expected), "{frames:?}");
     }
