@@ -132,9 +132,9 @@ async fn lane_that_is_cut_leaves_only_the_rest_to_be_fetched() {
     node.until(|rows| rows.iter().any(|row| row.filter_blobs.is_some())).await;
     let receipt = node.get(&blob.hash().to_hex()).await.expect("got");
     let way = way(&receipt);
-    // The last group came with the list, over the stream.
-    let of_lane = bytes_of(30 * GROUP_BYTES);
-    assert_eq!((way.lane_bytes, way.stream_bytes), (of_lane, bytes_of(LARGE) - of_lane));
+    // What the broken lane had brought came once, whichever way the rest has taken.
+    assert_eq!(way.lane_bytes + way.stream_bytes, bytes_of(LARGE), "{way:?}");
+    assert!(way.lane_bytes >= bytes_of(30 * GROUP_BYTES), "{way:?}");
     assert!(node.cat(&blob.hash().to_hex()).await == blob.bytes);
 }
 
