@@ -112,6 +112,7 @@ async fn neighbour_that_talks_without_pause_does_not_keep_others_waiting() {
     let honest = TestNode::start(&[]).await;
     let node = TestNode::start(&[&honest]).await;
     node.linked(1).await;
+    let undisturbed = letting_in(6, &node).await;
     let conduct = Conduct { greet: chatter, ..Conduct::EMPTY_HANDED };
     let bad = BadPeer::start(conduct, &[]).await;
     bad.dial(&node).await;
@@ -122,16 +123,25 @@ async fn neighbour_that_talks_without_pause_does_not_keep_others_waiting() {
         node.hears_of(u64::from(number) - 1_999).await;
         assert_eq!(node.get(&hash).await.expect("got").tier.lan, 300_000);
     }
-    // Newcomers are let in, too; each needs its connections and streams to be noticed.
-    let started = Instant::now();
-    for _ in 0..6 {
-        let late = TestNode::start(&[&node]).await;
-        late.linked(1).await;
-    }
-    let took = started.elapsed();
-    assert!(took < SOON / 2, "{took:?}");
+    // Newcomers are let in, too; each needs its connections and streams to be noticed. The chatter takes
+    // processor time, so on a small machine a while more than without it.
+    let took = letting_in(6, &node).await;
+    assert!(
+        took < 10 * undisturbed + SOON / 6,
+        "{took:?}, and {undisturbed:?} without the chatter"
+    );
     assert!(node.peer(&bad.peer).await.is_some_and(|row| row.neighbour));
     assert_eq!(panics::count(), 0);
+}
+
+/// How long it takes until so many newcomers, one after the other, are linked to `node`.
+async fn letting_in(newcomers: usize, node: &TestNode) -> Duration {
+    let started = Instant::now();
+    for _ in 0..newcomers {
+        let late = TestNode::start(&[node]).await;
+        late.linked(1).await;
+    }
+    started.elapsed()
 }
 
 #[tokio::test(flavor = "multi_thread")]
