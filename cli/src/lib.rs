@@ -16,6 +16,7 @@ mod files;
 mod hints;
 mod logging;
 mod output;
+mod patience;
 mod session;
 mod settings;
 mod signals;

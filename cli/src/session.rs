@@ -20,7 +20,8 @@ use tokio::sync::mpsc;
 
 use crate::error::CommandError;
 use crate::files::ensure_home;
-use crate::output::{Progress, TakeEvents};
+use crate::output::{Printer, Progress, TakeEvents};
+use crate::patience::Patience;
 use crate::settings::Settings;
 use crate::signals::Signals;
 
@@ -67,9 +68,13 @@ impl Session {
     ///
     /// # Errors
     /// `NoNode` where a running node is needed; what starting a node gives; `Interrupted` after a signal.
-    pub(crate) async fn open(settings: &Settings, need: Need) -> Result<Self, CommandError> {
+    pub(crate) async fn open(
+        printer: Printer,
+        settings: &Settings,
+        need: Need,
+    ) -> Result<Self, CommandError> {
         let mut signals = Signals::new()?;
-        let server = Box::pin(signals.or(Server::find(settings, need))).await??;
+        let server = Box::pin(signals.or(Server::find(printer, settings, need))).await??;
         Ok(Self { server, signals })
     }
 
@@ -154,8 +159,19 @@ impl Session {
 }
 
 impl Server {
-    /// Finds the running node, or starts one in this process.
-    async fn find(settings: &Settings, need: Need) -> Result<Self, CommandError> {
+    /// Looks for who serves until somebody does: a store that is held is that of a node that serves soon, or of a
+    /// command that ends soon.
+    async fn find(printer: Printer, settings: &Settings, need: Need) -> Result<Self, CommandError> {
+        let mut patience = Patience::new(printer);
+        loop {
+            match Self::look(settings, need).await {
+                Err(error) => patience.wait(error).await?,
+                found => return found,
+            }
+        }
+    }
+
+    async fn look(settings: &Settings, need: Need) -> Result<Self, CommandError> {
         let socket = settings.node.socket_path();
         if let Some(client) = Client::connect(&socket).await? {
             return Ok(Self::Running { socket, found_by: Some((client, Instant::now())) });

@@ -56,6 +56,56 @@ fn second_node_of_a_home_is_refused_by_the_pid_of_the_first() {
 }
 
 #[test]
+fn node_and_command_that_start_at_once_in_a_new_home_both_succeed() {
+    for _ in 0..4 {
+        let place = Place::new();
+        place.file("a.txt", "hello");
+        let mut add = place.command(&["add", "a.txt"]);
+        let add = add.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let up = Up::start(&place, &[]);
+        Run::of(add.wait_with_output().unwrap()).succeeded();
+        assert_eq!(up.start["type"], "start", "{:?}", up.start);
+        up.signal(Signal::TERM);
+        up.end().succeeded();
+    }
+}
+
+#[test]
+fn store_that_a_command_holds_is_waited_for_and_that_is_said() {
+    let place = Place::new();
+    place.run(&["ls"]).succeeded();
+    let mut holder = place.command(&["add", "-"]);
+    holder.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut holder = holder.spawn().unwrap();
+    wait_for_holder(&place, holder.id());
+    let up = ["up", "--no-mdns", "--listen", "127.0.0.1:0", "--until-stdin-ends"];
+    let mut up = place.command(&up);
+    up.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut up = up.spawn().unwrap();
+    let mut said = BufReader::new(up.stderr.take().unwrap());
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    assert_eq!(line, "another process holds the store: waiting for its end\n");
+    drop(holder.stdin.take());
+    Run::of(holder.wait_with_output().unwrap()).succeeded();
+    while !line.starts_with("node ") {
+        line.clear();
+        assert!(said.read_line(&mut line).unwrap() > 0, "the node does not serve");
+    }
+    drop(up.stdin.take());
+    assert!(up.wait().unwrap().success());
+}
+
+/// Waits until a process holds the store of a place.
+fn wait_for_holder(place: &Place, pid: u32) {
+    let (lock, since) = (place.home().join("store/lock"), Instant::now());
+    while std::fs::read_to_string(&lock).unwrap_or_default() != format!("{pid}\n") {
+        assert!(since.elapsed() < PATIENCE, "nobody holds the store");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
 fn commands_go_through_the_running_node() {
     let place = Place::new();
     let _up = Up::start(&place, &[]);

@@ -43,7 +43,7 @@ async fn addresses_of_running_node(
     context: &Context,
     settings: &Settings,
 ) -> Result<Vec<String>, CommandError> {
-    let mut session = match Session::open(settings, Need::RunningNode).await {
+    let mut session = match Session::open(context.printer, settings, Need::RunningNode).await {
         Ok(session) => session,
         Err(error) if error.code() == crate::exit::NO_NODE => return Ok(Vec::new()),
         Err(error) => return Err(error),

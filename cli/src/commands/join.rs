@@ -47,7 +47,7 @@ pub(super) async fn run(context: &Context, args: &JoinArgs) -> Result<(), Comman
     ensure_home(&settings.node.home)?;
     let change = change_of(&settings.node.mesh_key_path(), &ticket)?;
     if change != Change::None {
-        refuse_while_running(&settings).await?;
+        refuse_while_running(context, &settings).await?;
     }
     store_key(&settings.node.mesh_key_path(), &ticket, change, args.force)?;
     let fresh = change == Change::Other;
@@ -110,8 +110,8 @@ fn store_key(
 }
 
 /// A running node holds the key it was started with.
-async fn refuse_while_running(settings: &Settings) -> Result<(), CommandError> {
-    match Session::open(settings, Need::RunningNode).await {
+async fn refuse_while_running(context: &Context, settings: &Settings) -> Result<(), CommandError> {
+    match Session::open(context.printer, settings, Need::RunningNode).await {
         Ok(session) => {
             session.close().await;
             let text = "a node runs here, and would stay in its mesh";

@@ -96,7 +96,7 @@ impl Context {
 
     /// Finds who serves this command.
     async fn session(&self, settings: &Settings, need: Need) -> Result<Session, CommandError> {
-        let session = Session::open(settings, need).await?;
+        let session = Session::open(self.printer, settings, need).await?;
         if session.is_running() && !settings.flags.is_empty() {
             let flags = settings.flags.join(", ");
             self.printer.warning(format!("the running node serves this; no effect has {flags}"));

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use blobmesh_node::Node;
 use blobmesh_node::control::api::Trouble;
-use blobmesh_node::control::{Listener, serve};
+use blobmesh_node::control::{Client, Listener, serve};
 use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -16,6 +16,7 @@ use super::Context;
 use crate::args::UpArgs;
 use crate::error::CommandError;
 use crate::files::write_whole;
+use crate::patience::Patience;
 use crate::session;
 use crate::settings::Settings;
 use crate::signals::Signals;
@@ -45,7 +46,7 @@ pub(super) async fn run(context: &Context, args: &UpArgs) -> Result<(), CommandE
     }
     let mut end = End::new(args.until_stdin_ends)?;
     let node = tokio::select! {
-        node = session::start(&settings) => node?,
+        node = Box::pin(start(context, &settings)) => node?,
         () = end.wait() => return Err(stopped_early()),
     };
     let served = serve_node(context, args, &settings, &node, &mut end).await;
@@ -61,6 +62,26 @@ pub(super) async fn run(context: &Context, args: &UpArgs) -> Result<(), CommandE
     };
     served.and(ended)?;
     context.printer.line("summary", &Summary { command: "up" })
+}
+
+/// Starts the node. A command that holds the store ends soon, and is waited for; another node is not.
+async fn start(context: &Context, settings: &Settings) -> Result<Node, CommandError> {
+    let mut patience = Patience::new(context.printer);
+    loop {
+        let error = match session::start(settings).await {
+            Ok(node) => return Ok(node),
+            Err(error) => error,
+        };
+        if serves(settings).await {
+            return Err(error);
+        }
+        patience.wait(error).await?;
+    }
+}
+
+/// Returns whether a node serves this home.
+async fn serves(settings: &Settings) -> bool {
+    !matches!(Client::connect(&settings.node.socket_path()).await, Ok(None))
 }
 
 /// Serves requests until the end comes.

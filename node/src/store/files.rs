@@ -25,11 +25,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use blobmesh_protocol::Hash;
 
 use super::error::StoreError;
+use super::lock::StoreLock;
 use super::sys;
 
 /// The format this program writes, and the newest it reads.
 const FORMAT: u64 = 1;
 const FORMAT_PREFIX: &str = "blobmesh-store ";
+/// What `FORMAT` is called while it is written.
+const NEW: &str = "FORMAT.new";
 
 /// The mode of a durable blob.
 const MODE_DURABLE: u32 = 0o444;
@@ -71,10 +74,7 @@ impl Files {
     pub(super) fn prepare(root: &Path) -> Result<(Self, bool), StoreError> {
         make_private_dir(root).map_err(StoreError::io("create", root))?;
         let root = root.canonicalize().map_err(StoreError::io("open", root))?;
-        let new = !has_format(&root)?;
-        if new {
-            write_format(&root)?;
-        }
+        let new = !has_format(&root)? && make_store(&root)?;
         Ok((Self { root, temps: AtomicU64::new(0) }, new))
     }
 
@@ -481,15 +481,33 @@ fn has_format(root: &Path) -> Result<bool, StoreError> {
     }
 }
 
-/// Makes an empty directory a store.
-fn write_format(root: &Path) -> Result<(), StoreError> {
-    // What a start that was cut short right here leaves behind does not count.
-    const OURS: &str = "FORMAT.new";
+/// Makes an empty directory a store, under its lock: two that start at once would write through the same name. False
+/// where another process has made it one meanwhile.
+fn make_store(root: &Path) -> Result<bool, StoreError> {
+    // Before the lock, which leaves a file in what may be somebody else's.
+    refuse_foreign(root)?;
+    let _lock = StoreLock::take(root)?;
+    if has_format(root)? {
+        return Ok(false);
+    }
+    write_format(root)?;
+    Ok(true)
+}
+
+/// Refuses a directory that holds what is not ours.
+fn refuse_foreign(root: &Path) -> Result<(), StoreError> {
+    // What a start that was cut short in here leaves behind does not count.
+    let is_ours = |entry: &fs::DirEntry| entry.file_name() == NEW || entry.file_name() == "lock";
     let mut entries = fs::read_dir(root).map_err(StoreError::io("list", root))?.flatten();
-    if entries.any(|entry| entry.file_name() != OURS) {
+    // All else comes after FORMAT, so that a start that goes on beside us has made it by now.
+    if entries.any(|entry| !is_ours(&entry)) && !has_format(root)? {
         return Err(StoreError::NotAStore { path: root.to_owned() });
     }
-    let (new, path) = (root.join(OURS), root.join("FORMAT"));
+    Ok(())
+}
+
+fn write_format(root: &Path) -> Result<(), StoreError> {
+    let (new, path) = (root.join(NEW), root.join("FORMAT"));
     let write = || -> io::Result<()> {
         let mut file = File::create(&new)?;
         writeln!(file, "{FORMAT_PREFIX}{FORMAT}")?;
@@ -564,6 +582,29 @@ mod tests {
         Files::prepare(dir.path()).expect("prepare");
         let format = fs::read_to_string(dir.path().join("FORMAT")).expect("read");
         assert_eq!(format, "blobmesh-store 1\n");
+    }
+
+    #[test]
+    fn store_that_two_make_at_once_is_made_by_one_and_refused_to_none_but_for_its_lock() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for round in 0..100 {
+            let root = dir.path().join(round.to_string());
+            let at_once = std::sync::Barrier::new(3);
+            let prepare = || {
+                at_once.wait();
+                Files::prepare(&root).map(|(_, new)| new)
+            };
+            let made = std::thread::scope(|scope| {
+                let threads = [(); 3].map(|()| scope.spawn(prepare));
+                threads.map(|thread| thread.join().expect("no panic"))
+            });
+            let is_fair = |made: &Result<bool, StoreError>| {
+                matches!(made, Ok(_) | Err(StoreError::Locked { .. }))
+            };
+            assert!(made.iter().all(is_fair), "{made:?}");
+            assert_eq!(made.iter().filter(|made| matches!(made, Ok(true))).count(), 1, "{made:?}");
+            assert_eq!(Files::prepare(&root).map(|(_, new)| new).ok(), Some(false));
+        }
     }
 
     #[test]

@@ -60,7 +60,7 @@ pub(super) async fn check_store(
     settings: &Settings,
     report: &mut Report<'_>,
 ) -> Result<bool, CommandError> {
-    let mut session = match Session::open(settings, Need::Store).await {
+    let mut session = match Session::open(report.context.printer, settings, Need::Store).await {
         Ok(session) => session,
         Err(error) => {
             report.add(failed_with("store", &error))?;
