@@ -21,6 +21,12 @@ const FILE_MODE: u32 = 0o644;
 const EXECUTABLE_MODE: u32 = 0o755;
 const DIR_MODE: u32 = 0o755;
 
+#[cfg(test)]
+thread_local! {
+    /// Has the renames of a thread go as on a file system that does not know `RENAME_NOREPLACE`.
+    pub(super) static LACKS_NOREPLACE: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
 /// Is an open directory.
 #[derive(Debug)]
 pub(super) struct Dir(OwnedFd);
@@ -143,13 +149,38 @@ impl Dir {
     ) -> io::Result<()> {
         check_name(from)?;
         check_name(to)?;
-        let renamed = match replace {
-            Replace::Existing => fs::renameat(&self.0, from, &to_dir.0, to),
-            Replace::Never => {
-                fs::renameat_with(&self.0, from, &to_dir.0, to, RenameFlags::NOREPLACE)
-            }
-        };
-        Ok(renamed?)
+        match replace {
+            Replace::Existing => Ok(fs::renameat(&self.0, from, &to_dir.0, to)?),
+            Replace::Never => match self.rename_no_replace(from, to_dir, to) {
+                // The file system does not know the flag: NFS, CephFS and 9p do not.
+                Err(Errno::INVAL | Errno::NOSYS) => self.rename_by_link(from, to_dir, to),
+                renamed => Ok(renamed?),
+            },
+        }
+    }
+
+    fn rename_no_replace(&self, from: &[u8], to_dir: &Self, to: &[u8]) -> Result<(), Errno> {
+        #[cfg(test)]
+        if LACKS_NOREPLACE.get() {
+            return Err(Errno::INVAL);
+        }
+        fs::renameat_with(&self.0, from, &to_dir.0, to, RenameFlags::NOREPLACE)
+    }
+
+    /// Renames an entry to a free name by a further name, which replaces nothing either. Cut short, it leaves both.
+    /// A directory has but one: of what takes its new name after a look, a rename replaces an empty directory at most.
+    fn rename_by_link(&self, from: &[u8], to_dir: &Self, to: &[u8]) -> io::Result<()> {
+        if !matches!(self.stamp(from)?, Some((Kind::Dir, _))) {
+            fs::linkat(&self.0, from, &to_dir.0, to, AtFlags::empty())?;
+            return Ok(fs::unlinkat(&self.0, from, AtFlags::empty())?);
+        }
+        if to_dir.stamp(to)?.is_some() {
+            return Err(Errno::EXIST.into());
+        }
+        match fs::renameat(&self.0, from, &to_dir.0, to) {
+            Err(Errno::NOTEMPTY | Errno::NOTDIR) => Err(Errno::EXIST.into()),
+            renamed => Ok(renamed?),
+        }
     }
 
     /// Removes anything but a directory.
@@ -394,6 +425,40 @@ mod tests {
             assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists, "{taken:?}");
         }
         assert!(!room.path().join("root/nowhere").exists());
+    }
+
+    #[test]
+    fn rename_to_a_taken_name_replaces_nothing_with_or_without_a_flag_for_it() {
+        for lacks in [false, true] {
+            LACKS_NOREPLACE.set(lacks);
+            let (room, dir) = root();
+            let path = |name: &str| room.path().join("root").join(name);
+            fs::create_dir(path("full")).expect("a directory");
+            fs::write(path("full/kept"), "kept").expect("write");
+            fs::create_dir(path("empty")).expect("a directory");
+            fs::write(path("file"), "file").expect("write");
+            symlink("nowhere", path("link")).expect("a link");
+            for from in [&b"a"[..], b"file", b"link"] {
+                for to in [&b"full"[..], b"empty", b"file", b"link"] {
+                    if from == to {
+                        continue;
+                    }
+                    let refused = dir.rename(from, &dir, to, Replace::Never).expect_err("taken");
+                    assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists, "{from:?} {to:?}");
+                }
+            }
+            let below = dir.open_below(b"full").expect("open");
+            for name in [&b"a"[..], b"file", b"link"] {
+                dir.rename(name, &below, name, Replace::Never).expect("free");
+                assert!(dir.stamp(name).expect("stat").is_none(), "{name:?} {lacks}");
+            }
+            assert!(path("full/a/b").is_dir());
+            assert_eq!(fs::read(path("full/file")).expect("read"), b"file");
+            assert_eq!(fs::read_link(path("full/link")).expect("a link"), Path::new("nowhere"));
+            assert_eq!(fs::read(path("full/kept")).expect("read"), b"kept");
+            let absent = dir.rename(b"none", &below, b"new", Replace::Never).expect_err("absent");
+            assert_eq!(absent.kind(), io::ErrorKind::NotFound);
+        }
     }
 
     #[test]

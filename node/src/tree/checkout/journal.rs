@@ -185,11 +185,14 @@ fn place(
     expected: &Expected,
 ) -> io::Result<bool> {
     let from = number.to_string().into_bytes();
-    if stage.stamp(&from)?.is_none() {
-        // It has its place.
-        return Ok(true);
+    // Else it has its place.
+    let Some((_, staged)) = stage.stamp(&from)? else { return Ok(true) };
+    let found = above.stamp(name)?;
+    if found.is_some_and(|(kind, found)| kind != Kind::Dir && found.is_of_same(&staged)) {
+        // It has both names: it was cut short where a rename takes two steps.
+        return stage.remove_file(&from).map(|()| true);
     }
-    let replace = match (expected, above.stamp(name)?) {
+    let replace = match (expected, found) {
         (_, None) => Replace::Never,
         (Expected::Anything, Some(_)) => Replace::Existing,
         (Expected::Entry(expected), Some((kind, found)))

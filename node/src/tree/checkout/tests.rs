@@ -11,7 +11,7 @@ use super::plan::Planner;
 use super::state::State;
 use super::*;
 use crate::store::StoreConfig;
-use crate::tree::beneath::Dir;
+use crate::tree::beneath::{Dir, LACKS_NOREPLACE};
 
 struct Room {
     dir: tempfile::TempDir,
@@ -188,6 +188,38 @@ fn switch_that_ended_between_any_two_steps_is_finished_by_the_next() {
             return;
         }
     }
+}
+
+#[test]
+fn file_systems_that_cannot_rename_to_free_names_only_hold_checkouts_too() {
+    LACKS_NOREPLACE.set(true);
+    let room = Room::new();
+    let (old, new) = (room.put_tree(OLD), room.put_tree(NEW));
+    room.check_out(&old).expect("made");
+    room.assert_holds(OLD);
+    room.check_out(&new).expect("switched");
+    room.assert_holds(NEW);
+    let names = fs::read_dir(room.dir.path()).expect("list").count();
+    assert_eq!(names, 2, "no stage beside the store and the directory");
+}
+
+#[test]
+fn file_that_got_its_place_by_a_link_and_kept_its_other_name_has_it() {
+    let room = Room::new();
+    let (old, new) = (room.put_tree(OLD), room.put_tree(NEW));
+    room.check_out(&old).expect("checked out");
+    switch_up_to(&room, &new, 0, false);
+    let stage = room.out().join(".blobmesh/stage");
+    let place = room.out().join("to-file");
+    fs::remove_dir_all(&place).expect("it made room");
+    let linked = fs::read_dir(&stage).expect("list").flatten().any(|entry| {
+        let is_staged = fs::read(entry.path()).is_ok_and(|bytes| bytes == b"a file");
+        is_staged && fs::hard_link(entry.path(), &place).is_ok()
+    });
+    assert!(linked);
+    let done = room.check_out(&new).expect("finished");
+    assert_eq!(done.recovered, Some(Recovered::Finished { root: new, left: 0 }));
+    room.assert_holds(NEW);
 }
 
 #[test]
