@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blobmesh_protocol::Hash;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Inner;
 use crate::control::api::{CheckoutOptions, CheckoutReport, Exchange, Failure};
@@ -15,28 +15,40 @@ const AT_ONCE_MAX: u32 = 4;
 /// How many pulls check out what came while the rest is on its way; they hold threads for as long as that takes, and
 /// others check out after.
 const EARLY_MAX: u32 = 2;
+/// How many blobs are written to files of users at once, each by a thread; others wait.
+const EXPORTS_MAX: u32 = 64;
 /// How long the end of a node waits for those that were told to stop.
 const END_WITHIN: Duration = Duration::from_secs(5);
 
-/// Are the places of checkouts that work.
+/// Are the places of those that write to directories of users: of checkouts, and of gets to a file.
 #[derive(Debug)]
 pub(super) struct Places {
     all: Arc<Semaphore>,
     early: Arc<Semaphore>,
+    exports: Arc<Semaphore>,
 }
 
 impl Default for Places {
     fn default() -> Self {
         let places = |max| Arc::new(Semaphore::new(usize::try_from(max).unwrap_or(1)));
-        Self { all: places(AT_ONCE_MAX), early: places(EARLY_MAX) }
+        Self { all: places(AT_ONCE_MAX), early: places(EARLY_MAX), exports: places(EXPORTS_MAX) }
     }
 }
 
 impl Places {
+    /// Waits for the place of one that writes a blob to a file.
+    pub(super) async fn of_export(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.exports).acquire_owned().await.ok()
+    }
+
     /// Waits until nobody works any more, for some seconds at most.
     pub(super) async fn wait(&self) {
         let all = async {
-            tokio::join!(self.all.acquire_many(AT_ONCE_MAX), self.early.acquire_many(EARLY_MAX))
+            tokio::join!(
+                self.all.acquire_many(AT_ONCE_MAX),
+                self.early.acquire_many(EARLY_MAX),
+                self.exports.acquire_many(EXPORTS_MAX)
+            )
         };
         if tokio::time::timeout(END_WITHIN, all).await.is_err() {
             tracing::warn!("a checkout did not end in time; the next one there clears up");
@@ -65,7 +77,7 @@ pub(super) use linux::{CheckingOut, report};
 mod linux {
     use futures::FutureExt as _;
     use futures::future::BoxFuture;
-    use tokio::sync::{OwnedSemaphorePermit, mpsc};
+    use tokio::sync::mpsc;
     use tokio::time::{Instant, interval};
 
     use super::*;
@@ -239,5 +251,22 @@ mod linux {
             let failure = Self::new(error.kind(), describe(&error));
             error.details().into_iter().fold(failure, Self::cause)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn end_waits_for_gets_to_files_too() {
+        let places = Places::default();
+        let writes = places.of_export().await;
+        let mut end = Box::pin(places.wait());
+        assert!((&mut end).now_or_never().is_none());
+        drop(writes);
+        assert!(end.now_or_never().is_some());
     }
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{Inner, parse};
+use super::{Inner, Stopper, parse};
 use crate::compute;
 use crate::control::api::{
     Answer, BaseName, Event, Exchange, Failure, Progress, Receipt, TierBytes, Trouble,
@@ -62,7 +62,7 @@ impl Inner {
         }
         if let Some(output) = output {
             let started = tokio::time::Instant::now();
-            compute::store(&self.store, move |store| store.export(&hash, &output, force)).await?;
+            self.export(hash, output, force).await?;
             let took = started.elapsed().as_secs_f64();
             receipt.phases.store_s += took;
             receipt.seconds += took;
@@ -93,6 +93,20 @@ impl Inner {
             }
         }
         Ok(Answer::Got(Box::new(receipt)))
+    }
+
+    /// Writes a blob to a file. Dropping the future stops that soon, and then nothing is left of it.
+    async fn export(&self, hash: Hash, output: PathBuf, force: bool) -> Result<(), Failure> {
+        let place = self.checkouts.of_export().await;
+        let stopper = Stopper::default();
+        let stopped = stopper.flag();
+        let work = compute::store(&self.store, move |store| {
+            // Held by the work, and not by who waits for it.
+            let _place = place;
+            store.export_unless(&stopped, &hash, &output, force)
+        });
+        work.await?;
+        Ok(())
     }
 
     /// Refuses an output that could not be written, before anything is fetched for it.

@@ -1,8 +1,9 @@
 //! How a blob gets out: to a file of the user's, whole and checked or not at all.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use blobmesh_protocol::Hash;
 use blobmesh_protocol::blob::group_count;
@@ -10,6 +11,9 @@ use blobmesh_protocol::blob::group_count;
 use super::error::StoreError;
 use super::read::BlobReader;
 use super::{Store, sys};
+
+/// The bytes copied between two looks whether to stop: some tens of milliseconds of work.
+const PIECE_LEN: u64 = 32 << 20;
 
 impl Store {
     /// Writes a blob to the file `dest` and returns its length in bytes.
@@ -25,10 +29,24 @@ impl Store {
     /// [`StoreError::OutputInStore`], [`StoreError::Rot`], [`StoreError::DiskFull`] or
     /// [`StoreError::Io`].
     pub fn export(&self, hash: &Hash, dest: &Path, force: bool) -> Result<u64, StoreError> {
+        self.export_unless(&AtomicBool::new(false), hash, dest, force)
+    }
+
+    /// Does the same, unless it is stopped before its end.
+    ///
+    /// # Errors
+    /// As [`export`](Self::export), and [`StoreError::Closed`] where it was stopped.
+    pub(crate) fn export_unless(
+        &self,
+        stopped: &AtomicBool,
+        hash: &Hash,
+        dest: &Path,
+        force: bool,
+    ) -> Result<u64, StoreError> {
         let dest = self.check_output(dest, force)?;
         let reader = self.open_blob(hash)?.ok_or(StoreError::Absent { hash: *hash })?;
         let output = Output::create(&dest)?;
-        copy(&reader, &output)?;
+        copy(&reader, &output, stopped)?;
         output.publish(&dest, force)?;
         Ok(reader.size())
     }
@@ -113,34 +131,70 @@ impl Drop for Output {
     }
 }
 
-fn copy(reader: &BlobReader, output: &Output) -> Result<(), StoreError> {
+fn copy(reader: &BlobReader, output: &Output, stopped: &AtomicBool) -> Result<(), StoreError> {
     if let Some(file) = reader.file() {
         if sys::reflink(&output.file, file) {
             return reader.verify_all();
         }
         if reader.is_verified() {
-            return copy_file(file, output);
+            return copy_file(file, output, stopped);
         }
     }
-    copy_groups(reader, output)
+    copy_groups(reader, output, stopped)
 }
 
 /// Copies a file that is known to be right; the kernel does it where it can.
-fn copy_file(file: &File, output: &Output) -> Result<(), StoreError> {
-    let copied = (|| {
-        let mut source = file.try_clone()?;
-        io::Seek::rewind(&mut source)?;
-        io::copy(&mut source, &mut &output.file)
-    })();
-    copied.map(drop).map_err(StoreError::io("write", &output.path))
+fn copy_file(file: &File, output: &Output, stopped: &AtomicBool) -> Result<(), StoreError> {
+    let failed = || StoreError::io("write", &output.path);
+    let mut source = file.try_clone().map_err(failed())?;
+    io::Seek::rewind(&mut source).map_err(failed())?;
+    loop {
+        check(stopped)?;
+        let mut piece = (&source).take(PIECE_LEN);
+        if io::copy(&mut piece, &mut &output.file).map_err(failed())? == 0 {
+            return Ok(());
+        }
+    }
+}
+
+fn check(stopped: &AtomicBool) -> Result<(), StoreError> {
+    if stopped.load(Ordering::Relaxed) { Err(StoreError::Closed) } else { Ok(()) }
 }
 
 /// Copies group by group, each checked before it is written.
-fn copy_groups(reader: &BlobReader, output: &Output) -> Result<(), StoreError> {
+fn copy_groups(
+    reader: &BlobReader,
+    output: &Output,
+    stopped: &AtomicBool,
+) -> Result<(), StoreError> {
     let mut buf = Vec::new();
     for index in 0..group_count(reader.size()) {
+        check(stopped)?;
         reader.read_group(index, &mut buf)?;
         (&output.file).write_all(&buf).map_err(StoreError::io("write", &output.path))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::StoreConfig;
+
+    #[test]
+    fn export_that_is_stopped_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let config = StoreConfig::new(dir.path().join("store"), 1 << 24, 1 << 20);
+        let (store, _) = Store::open(config).expect("open");
+        let out = dir.path().join("out");
+        for bytes in [b"small".to_vec(), vec![7; 200_000]] {
+            let hash = Hash::of(&bytes);
+            store.put_whole(&hash, &bytes).expect("put");
+            fs::create_dir(&out).expect("a directory");
+            let stopped =
+                store.export_unless(&AtomicBool::new(true), &hash, &out.join("blob"), false);
+            assert!(matches!(stopped, Err(StoreError::Closed)), "{stopped:?}");
+            fs::remove_dir(&out).expect("it is empty");
+        }
+    }
 }
