@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use blobmesh_protocol::Hash;
@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::interval;
 
-use super::{Inner, parse_all};
+use super::{Inner, Stopper, parse_all};
 use crate::compute;
 use crate::control::api::{Answer, BlobRow, Event, Exchange, Failure, Input, Progress, Trouble};
 use crate::driver::DriverHandle;
@@ -174,11 +174,14 @@ impl Inner {
         let driver = self.driver.clone();
         let done = Arc::new(AtomicU64::new(0));
         let count = Arc::clone(&done);
+        let stopper = Stopper::default();
+        let stopped = stopper.flag();
         let work = compute::store(&self.store, move |store| {
             let verified = match named.as_slice() {
-                [] => verify_all(store, &count)?,
-                named => verify_named(store, named, &count)?,
+                [] => verify_all(store, &count, &stopped)?,
+                named => verify_named(store, named, &count, &stopped)?,
             };
+            // Also where it was stopped.
             verified.bad.iter().for_each(|hash| driver.iter().for_each(|d| d.gone(*hash)));
             Ok(verified)
         });
@@ -242,10 +245,18 @@ struct Verified {
     bad: Vec<Hash>,
 }
 
-/// Verifies blobs that must all be there.
-fn verify_named(store: &Store, hashes: &[Hash], done: &AtomicU64) -> Result<Verified, StoreError> {
+/// Verifies blobs that must all be there, until it is stopped.
+fn verify_named(
+    store: &Store,
+    hashes: &[Hash],
+    done: &AtomicU64,
+    stopped: &AtomicBool,
+) -> Result<Verified, StoreError> {
     let mut verified = Verified::default();
     for hash in hashes {
+        if stopped.load(Ordering::Relaxed) {
+            break;
+        }
         if !verified.add(store, hash, done)? {
             return Err(StoreError::Absent { hash: *hash });
         }
@@ -253,10 +264,17 @@ fn verify_named(store: &Store, hashes: &[Hash], done: &AtomicU64) -> Result<Veri
     Ok(verified)
 }
 
-/// Verifies what the store holds; what is evicted before its turn is passed over.
-fn verify_all(store: &Store, done: &AtomicU64) -> Result<Verified, StoreError> {
+/// Verifies what the store holds, until it is stopped; what is evicted before its turn is passed over.
+fn verify_all(
+    store: &Store,
+    done: &AtomicU64,
+    stopped: &AtomicBool,
+) -> Result<Verified, StoreError> {
     let mut verified = Verified::default();
     for hash in store.hashes()? {
+        if stopped.load(Ordering::Relaxed) {
+            break;
+        }
         verified.add(store, &hash, done)?;
     }
     Ok(verified)
@@ -293,5 +311,28 @@ pub(super) async fn tell_progress(
         let progress = Progress { phase: phase.to_owned(), done, total, peers: 0, files: None };
         // A reader that is behind misses some: the next one says more.
         events.try_send(Event::Progress(progress)).ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::StoreConfig;
+
+    #[test]
+    fn verify_that_is_stopped_ends_before_the_next_blob() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let config = StoreConfig::new(dir.path().join("store"), 1 << 24, 1 << 20);
+        let (store, _) = Store::open(config).expect("open");
+        let hashes = [b"one", b"two"].map(|bytes| Hash::of(bytes));
+        for (hash, bytes) in hashes.iter().zip([b"one", b"two"]) {
+            store.put_whole(hash, bytes).expect("put");
+        }
+        for (stop, blobs) in [(false, 2), (true, 0)] {
+            let (done, stopped) = (AtomicU64::new(0), AtomicBool::new(stop));
+            assert_eq!(verify_all(&store, &done, &stopped).expect("verified").blobs, blobs);
+            let named = verify_named(&store, &hashes, &done, &stopped);
+            assert_eq!(named.expect("verified").blobs, blobs);
+        }
     }
 }
