@@ -51,6 +51,8 @@ pub(super) struct Catalog {
     clock: AtomicU64,
     /// Counts blobs that left.
     departures: AtomicU64,
+    /// Whether the totals are of the files alone, as they are to be once the index has failed.
+    counts_files: Mutex<bool>,
     /// Wakes the flusher.
     pub(super) signal: Signal,
 }
@@ -91,6 +93,7 @@ impl Catalog {
             stripes: std::array::from_fn(|_| Mutex::default()),
             clock: AtomicU64::new(0),
             departures: AtomicU64::new(0),
+            counts_files: Mutex::default(),
             signal: Signal::default(),
         }
     }
@@ -355,6 +358,8 @@ impl Catalog {
     pub(super) fn unseal(&self) {
         if let Err(error) = self.index.seal(None).and_then(|()| self.index.flush()) {
             tracing::debug!(%error, "the index could not be marked as open");
+            // The flusher sees to what follows from that.
+            self.signal.dirty();
         }
     }
 
@@ -370,7 +375,37 @@ impl Catalog {
         }
         if let Err(error) = self.index.flush() {
             tracing::debug!(%error, "the index was not flushed");
+            self.after_failed_flush();
         }
+    }
+
+    fn after_failed_flush(&self) {
+        if self.index_is_good() {
+            return self.signal.dirty();
+        }
+        let mut counted = lock(&self.counts_files);
+        if !*counted && let Err(error) = self.count_files() {
+            tracing::warn!(%error, "the blobs were not counted anew");
+        }
+        *counted = true;
+    }
+
+    /// Counts anew what is stored: with the index all went out of sight that has no file of its own, and no eviction
+    /// could make room for what is still counted of it.
+    fn count_files(&self) -> Result<(), StoreError> {
+        // Nothing comes or goes meanwhile. Nobody who holds one of these waits for another.
+        let _stripes: Vec<_> = self.stripes.iter().map(lock).collect();
+        let mut totals = Totals::default();
+        let walk = self.files.for_each_blob(|_, entry| {
+            if let Some(meta) = entry.metadata().ok().filter(Metadata::is_file) {
+                totals.blobs += 1;
+                totals.bytes = totals.bytes.saturating_add(meta.len());
+            }
+            true
+        });
+        walk.map_err(StoreError::io("list", &self.files.path("blobs")))?;
+        self.space.recount(totals);
+        Ok(())
     }
 
     /// Makes the index compact if it has grown far beyond what it holds.
@@ -388,7 +423,9 @@ impl Catalog {
         self.write_late();
         self.write_accesses();
         let totals = clean.then(|| self.space.stored());
-        if let Err(error) = self.index.seal(totals).and_then(|()| self.index.flush()) {
+        // The seal vouches for rows, so it comes after them.
+        let flushed = self.index.flush().and_then(|()| self.index.seal(totals));
+        if let Err(error) = flushed.and_then(|()| self.index.flush()) {
             tracing::debug!(%error, "the index was not sealed; the next start checks it");
         }
         self.index.close();
@@ -469,6 +506,34 @@ pub(super) enum Located {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn catalog(dir: &std::path::Path) -> Catalog {
+        let (files, _) = Files::prepare(dir).expect("prepare");
+        files.furnish().expect("furnish");
+        let (index, found) = Index::open(&dir.join("index.sled"));
+        let packs = Packs::load(files.path("packs"), true).expect("packs");
+        Catalog::new(files, packs, index, found.totals, 100)
+    }
+
+    #[test]
+    fn index_that_cannot_be_made_durable_is_not_sealed_as_of_a_clean_end() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let blobs = dir.path().join("index.sled/blobs");
+        for is_away in [true, false] {
+            let catalog = catalog(dir.path());
+            catalog.unseal();
+            if is_away {
+                fs::rename(&blobs, dir.path().join("away")).expect("rename");
+            }
+            catalog.close(true);
+            if is_away {
+                fs::rename(dir.path().join("away"), &blobs).expect("rename");
+            }
+            let (index, found) = Index::open(&dir.path().join("index.sled"));
+            index.close();
+            assert_eq!((found.totals.is_none(), found.rebuild), (is_away, None));
+        }
+    }
 
     #[test]
     fn file_of_the_future_is_not_the_last_to_be_evicted_for_ever() {

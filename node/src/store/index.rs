@@ -21,7 +21,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{PoisonError, RwLock, mpsc};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -171,6 +171,9 @@ pub(super) enum IndexFault {
     /// Its files could not be synced or moved.
     #[error("the files of the index could not be handled")]
     Io(#[from] io::Error),
+    /// Its files could not be opened to be synced; another try may do it.
+    #[error("the files of the index could not be opened")]
+    Unopened(#[source] io::Error),
 }
 
 /// Tells how the index was found.
@@ -301,15 +304,24 @@ impl Index {
     }
 
     /// Makes all writes so far durable. Only one thread calls this.
+    ///
+    /// # Errors
+    /// After [`IndexFault::Unopened`], as where too many files are open, the index is as good as before, and to flush it
+    /// again makes durable what this call did not.
     pub(super) fn flush(&self) -> Result<(), IndexFault> {
-        self.call(|trees| trees.db.flush().map(drop))?;
-        sync_files(&self.dir).inspect_err(|_| self.fail())?;
-        Ok(())
+        // Held over both: a compact copy must not take the place of the files between them.
+        let trees = self.trees();
+        self.call_on(trees.as_ref(), |trees| trees.db.flush().map(drop))?;
+        sync_files(&self.dir).inspect_err(|fault| {
+            if !matches!(fault, IndexFault::Unopened(_)) {
+                self.fail();
+            }
+        })
     }
 
     /// Writes a compact index if this one has grown far beyond what it holds; says whether it did.
     pub(super) fn compact_if_bloated(&self) -> Result<bool, IndexFault> {
-        let on_disk = self.call(|trees| trees.db.size_on_disk())?;
+        let on_disk = self.size_on_disk();
         if on_disk <= COMPACT_MIN_BYTES || on_disk / COMPACT_FACTOR <= self.call(live_bytes)? {
             return Ok(false);
         }
@@ -331,9 +343,13 @@ impl Index {
         Ok(())
     }
 
-    /// Returns the bytes the index takes on disk.
+    /// Returns the bytes the index takes on disk; 0 where that cannot be learned at the moment, which is no fault of the
+    /// index: sled asks the file system.
     pub(super) fn size_on_disk(&self) -> u64 {
-        self.call(|trees| trees.db.size_on_disk()).unwrap_or(0)
+        let trees = self.trees();
+        let Some(trees) = trees.as_ref().filter(|_| self.is_good()) else { return 0 };
+        let size = catch_unwind(AssertUnwindSafe(|| trees.db.size_on_disk()));
+        size.ok().and_then(Result::ok).unwrap_or(0)
     }
 
     /// Lets go of sled and its lock; the index is out of use from here on.
@@ -348,13 +364,21 @@ impl Index {
         self.call(|_| Err::<(), _>(full())).expect_err("it fails");
     }
 
+    fn trees(&self) -> RwLockReadGuard<'_, Option<Trees>> {
+        self.trees.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Makes a call into sled; the first one that fails puts the index out of use.
     fn call<T>(&self, call: impl FnOnce(&Trees) -> sled::Result<T>) -> Result<T, IndexFault> {
-        if !self.is_good() {
-            return Err(IndexFault::OutOfUse);
-        }
-        let trees = self.trees.read().unwrap_or_else(PoisonError::into_inner);
-        let trees = trees.as_ref().ok_or(IndexFault::OutOfUse)?;
+        self.call_on(self.trees().as_ref(), call)
+    }
+
+    fn call_on<T>(
+        &self,
+        trees: Option<&Trees>,
+        call: impl FnOnce(&Trees) -> sled::Result<T>,
+    ) -> Result<T, IndexFault> {
+        let trees = trees.filter(|_| self.is_good()).ok_or(IndexFault::OutOfUse)?;
         match catch_unwind(AssertUnwindSafe(|| call(trees))) {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => {
@@ -385,7 +409,9 @@ impl IndexFault {
         match self {
             Self::Panicked => RebuildReason::Panicked,
             Self::TimedOut => RebuildReason::TimedOut,
-            Self::Sled(_) | Self::Io(_) | Self::OutOfUse => RebuildReason::Unreadable,
+            Self::Sled(_) | Self::Io(_) | Self::Unopened(_) | Self::OutOfUse => {
+                RebuildReason::Unreadable
+            }
         }
     }
 }
@@ -420,7 +446,7 @@ fn fill_copy(old: &Trees, dir: &Path) -> Result<(), IndexFault> {
     };
     catch_unwind(AssertUnwindSafe(copy)).map_err(|_| IndexFault::Panicked)??;
     discard(Some(new));
-    Ok(sync_files(dir)?)
+    sync_files(dir)
 }
 
 /// Replaces the closed database in `dir` by the one in `new_dir`, and opens it.
@@ -505,16 +531,23 @@ fn await_lock(db: &Path) {
 }
 
 /// Syncs every file of a database and its directories.
-fn sync_files(dir: &Path) -> io::Result<()> {
+fn sync_files(dir: &Path) -> Result<(), IndexFault> {
+    let sync = |path: &Path| -> Result<(), IndexFault> {
+        // After a sync that failed the kernel takes for written what is not, and a second one says nothing.
+        Ok(File::open(path).map_err(IndexFault::Unopened)?.sync_all()?)
+    };
     for name in ["db", "conf"] {
-        File::open(dir.join(name))?.sync_all()?;
+        sync(&dir.join(name))?;
     }
     let blobs = dir.join("blobs");
-    for entry in fs::read_dir(&blobs)? {
-        File::open(entry?.path())?.sync_all()?;
+    for entry in fs::read_dir(&blobs).map_err(IndexFault::Unopened)? {
+        sync(&entry.map_err(IndexFault::Unopened)?.path())?;
     }
-    sys::sync_dir(&blobs)?;
-    sys::sync_dir(dir)
+    if cfg!(unix) {
+        sync(&blobs)?;
+        sync(dir)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -646,6 +679,24 @@ mod tests {
         let (index, found) = Index::open(&dir);
         assert_eq!((found.rebuild, rows(&index)), (None, 41));
         assert!(found.totals.is_some(), "the seal was copied");
+    }
+
+    #[test]
+    fn files_that_cannot_be_opened_for_a_moment_leave_the_index_in_use() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let dir = dir.path().join("index.sled");
+        filled(&dir, 3);
+        let (index, _) = Index::open(&dir);
+        fs::rename(dir.join("blobs"), dir.join("away")).expect("rename");
+        index.put_row(&Hash::of(b"new"), &ROW).expect("put");
+        assert_eq!(index.size_on_disk(), 0, "it cannot be learned");
+        assert!(!index.compact_if_bloated().expect("nor is it said to be bloated"));
+        assert!(matches!(index.flush(), Err(IndexFault::Unopened(_))));
+        assert!(index.is_good() && !marker(&dir).exists());
+        fs::rename(dir.join("away"), dir.join("blobs")).expect("rename");
+        index.flush().expect("another try");
+        assert!(index.size_on_disk() > 0);
+        assert_eq!(rows(&index), 4);
     }
 
     #[test]

@@ -635,6 +635,23 @@ mod tests {
     }
 
     #[test]
+    fn what_goes_out_of_sight_with_the_index_takes_no_room() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (store, _) = open(dir.path(), 50);
+        let inline = Hash::of(&[1; 30]);
+        store.put_whole(&inline, &[1; 30]).expect("put");
+        let file = add(&store, &[2; 10]);
+        store.pin(&file).expect("pin");
+        store.inner.catalog.index().break_down();
+        store.inner.catalog.flush();
+        let stats = store.stats();
+        assert_eq!((stats.blobs, stats.bytes), (1, 10));
+        add(&store, &[3; 40]);
+        assert_eq!(store.stats().bytes, 50);
+        assert!(store.find(&inline).expect("find").is_none());
+    }
+
+    #[test]
     fn held_blobs_are_not_evicted_whether_they_were_there_before_or_come_later() {
         let dir = tempfile::tempdir().expect("a directory");
         let (store, _) = open(dir.path(), 50);

@@ -51,6 +51,11 @@ impl Space {
         lock(&self.ledger).stored
     }
 
+    /// Sets what is stored, where that was counted anew.
+    pub(super) fn recount(&self, stored: Totals) {
+        lock(&self.ledger).stored = stored;
+    }
+
     /// Returns the bytes that are promised.
     pub(super) fn reserved(&self) -> u64 {
         lock(&self.ledger).reserved
