@@ -225,7 +225,8 @@ impl Inner {
         class: Class,
         reservation: Reservation,
     ) -> Result<Added, StoreError> {
-        let ready = self.prepare_file(temp.file(), temp.path(), &list.hash(), class)?;
+        set_class(temp.file(), class).map_err(StoreError::io("change", temp.path()))?;
+        let ready = self.sync_ahead(temp.file(), temp.path(), &list.hash(), class)?;
         self.commit(list, class, &mut Some(reservation), |path, class| {
             if !ready {
                 temp.sync()?;
@@ -234,17 +235,16 @@ impl Inner {
         })
     }
 
-    /// Gives the file of a whole blob, not yet under its name, the mode of its class, and syncs it if
-    /// it will be needed. No stripe is held: a sync may take long. False if it was not synced because
-    /// the blob seems to be there already; whoever publishes it all the same syncs it then.
-    pub(super) fn prepare_file(
+    /// Syncs the file of a whole blob, not yet under its name, if its class asks for it and it will be
+    /// needed. No stripe is held: a sync may take long. False if it was not synced because the blob
+    /// seems to be there already; whoever publishes it all the same syncs it then.
+    pub(super) fn sync_ahead(
         &self,
         file: &File,
         path: &Path,
         hash: &Hash,
         class: Class,
     ) -> Result<bool, StoreError> {
-        set_class(file, class).map_err(StoreError::io("change", path))?;
         if class == Class::Cache {
             return Ok(true);
         }

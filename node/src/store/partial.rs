@@ -24,7 +24,7 @@ use blobmesh_protocol::blob::{
 };
 
 use super::error::StoreError;
-use super::files::{Class, PartialFile, make_dir, parent};
+use super::files::{Class, PartialFile, make_dir, parent, set_class};
 use super::partials::Idle;
 use super::read::{BlobReader, FileMark, Known};
 use super::run::CheckedRun;
@@ -35,6 +35,9 @@ use super::{Added, Inner, Store};
 /// How many bytes of groups may be written before the bits are saved: half of the 64 MiB that may be fetched
 /// twice after a crash. What was on its way when it came is fetched twice too.
 pub const CHECKPOINT_BYTES: u64 = 32 << 20;
+
+/// The mode of a partial's data.
+const MODE_DATA: u32 = 0o600;
 
 impl Store {
     /// Returns the partial blob of a proven list: the one that is being filled, the one on disk, or a
@@ -478,9 +481,11 @@ impl Shared {
         reservation: &mut Option<Reservation>,
     ) -> Result<Added, StoreError> {
         let (inner, data) = (&self.inner, self.data_path());
-        let ready = inner.prepare_file(&self.file, &data, &self.list.hash(), class)?;
+        inner.sync_ahead(&self.file, &data, &self.list.hash(), class)?;
         let added = inner.commit(&self.list, class, reservation, |path, class| {
-            if !ready {
+            // Not before: as long as it is a partial it is to be opened and written to, after a restart too.
+            set_class(&self.file, class).map_err(StoreError::io("change", &data))?;
+            if class == Class::Durable {
                 self.file.sync_all().map_err(StoreError::io("sync", &data))?;
             }
             inner.catalog.files().name_blob(&data, path, class)
@@ -536,7 +541,7 @@ fn load(inner: &Inner, hash: &Hash) -> Option<(GroupList, File, GroupSet)> {
     let groups = fs::read(path(PartialFile::Groups)).ok()?;
     let size_max = inner.config.blob_bytes_max;
     let provisional = ProvisionalList::from_file(*hash, &groups, size_max).ok()?;
-    let file = open_data(&path(PartialFile::Data), false).ok()?;
+    let file = reopen_data(&path(PartialFile::Data)).ok()?;
     if file.metadata().ok()?.len() != provisional.size() {
         return None;
     }
@@ -555,11 +560,18 @@ fn make_data(path: &Path, size: u64) -> Result<File, StoreError> {
     Ok(file)
 }
 
+/// Opens data that was written before. A finish that was stopped just before the blob had its name has left it with
+/// the mode of a blob.
+fn reopen_data(path: &Path) -> std::io::Result<File> {
+    sys::set_mode(&File::open(path)?, MODE_DATA)?;
+    open_data(path, false)
+}
+
 fn open_data(path: &Path, create: bool) -> std::io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(create);
     #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, MODE_DATA);
     options.open(path)
 }
 

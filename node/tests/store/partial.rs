@@ -266,6 +266,50 @@ fn group_that_rotted_while_idle_is_never_served_nor_finished() {
 }
 
 #[test]
+fn finish_that_fails_leaves_a_partial_that_can_be_finished() {
+    let home = Home::new();
+    let store = home.open();
+    let (bytes, hash) = blob();
+    let partial = store.partial(list_of(&bytes)).expect("partial");
+    fill(&partial, &bytes, 0..GROUPS);
+    let outboard = home.root().join("outboard").join(hash.sharded_path());
+    let shard = outboard.parent().expect("a shard");
+    fs::remove_dir(shard).expect("remove");
+    fs::write(shard, "in the way of the list").expect("write");
+    partial.finish().expect_err("the list has no place");
+    assert_eq!(mode_of_data(&home, &hash), 0o600);
+    fs::remove_file(shard).expect("remove");
+    drop(partial);
+    let partial = store.find_partial(&hash).expect("find").expect("resumed");
+    assert!(missing(&partial).is_empty());
+    partial.finish().expect("finish");
+    assert_holds(&store, &bytes);
+}
+
+#[test]
+fn finish_that_was_stopped_before_the_blob_had_its_name_is_taken_up() {
+    let home = Home::new();
+    let store = home.open();
+    let (bytes, hash) = blob();
+    let partial = store.partial(list_of(&bytes)).expect("partial");
+    fill(&partial, &bytes, 1..GROUPS);
+    drop(partial);
+    let data = home.partial_path(&hash, "data");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o400);
+    fs::set_permissions(data, mode).expect("the mode of a fetched blob");
+    let partial = store.find_partial(&hash).expect("find").expect("resumed");
+    assert_eq!(mode_of_data(&home, &hash), 0o600);
+    fill(&partial, &bytes, [0]);
+    partial.finish().expect("finish");
+    assert_holds(&store, &bytes);
+}
+
+fn mode_of_data(home: &Home, hash: &Hash) -> u32 {
+    let meta = fs::metadata(home.partial_path(hash, "data")).expect("stat");
+    std::os::unix::fs::PermissionsExt::mode(&meta.permissions()) & 0o777
+}
+
+#[test]
 fn partial_without_a_group_leaves_nothing() {
     let home = Home::new();
     let store = home.open();
