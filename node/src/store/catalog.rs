@@ -303,19 +303,21 @@ impl Catalog {
     /// Gives a file without a row its row, if it is there.
     pub(super) fn adopt(&self, hash: &Hash) -> Result<Located, StoreError> {
         let _stripe = self.stripe(hash);
-        let row = self.row(hash);
-        let packed = row.filter(|row| matches!(row.home, Home::Pack(_)));
-        if let Some(row) = row.filter(|_| packed.is_none()) {
+        let old = self.row(hash);
+        if let Some(row) = old.filter(|row| row.home == Home::File) {
             return Ok(Located::Here(row));
         }
-        // A file that is there beside a packed blob is the later one: of an add that was cut short.
+        // A file beside a blob that lies in a pack or in the index is the later one: of an add that was cut short.
         let Some(meta) = self.file_meta(hash)? else {
-            return Ok(packed.map_or(Located::Absent, Located::Here));
+            return Ok(old.map_or(Located::Absent, Located::Here));
         };
         let row = self.row_of_file(&meta);
         // An index that takes no rows must not count the same blob again and again.
         if self.index_is_good() {
             self.put(hash, &row, None);
+            if old.is_some_and(|old| old.home == Home::Index) {
+                self.remove_inline(hash);
+            }
         }
         Ok(Located::Here(row))
     }

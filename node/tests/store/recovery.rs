@@ -122,6 +122,32 @@ fn file_without_a_row_is_found_and_counted_once() {
     assert_eq!((store.stats().blobs, store.stats().bytes), (1, ADDED as u64));
 }
 
+/// The row of an add waits to be flushed, its file does not.
+#[test]
+fn file_that_was_added_just_before_a_crash_stands_above_what_the_index_has_of_the_blob() {
+    let home = Home::new();
+    let bytes = bytes_of(SMALL, 9);
+    let hash = Hash::of(&bytes);
+    let store = home.open();
+    store.put_whole(&hash, &bytes).expect("put");
+    store.close();
+    let running = home.open();
+    let image = home.crash_image();
+    running.close();
+    let path = image.blob_path(&hash);
+    fs::write(&path, &bytes).expect("write");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o444);
+    fs::set_permissions(&path, mode).expect("chmod");
+    let store = image.open();
+    let listed = store.list().expect("list");
+    let [(listed, info)] = listed[..] else { panic!("one blob") };
+    assert_eq!((listed, info.origin, info.size), (hash, Origin::Added, SMALL as u64));
+    assert_eq!((store.stats().blobs, store.stats().bytes), (1, SMALL as u64));
+    assert_holds(&store, &bytes);
+    assert_eq!(store.remove(&hash, false).expect("remove"), Some(SMALL as u64));
+    assert_eq!(store.find(&hash).expect("find"), None);
+}
+
 #[test]
 fn row_without_a_file_is_dropped_when_met_and_by_the_sweep() {
     let home = Home::new();
