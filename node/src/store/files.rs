@@ -40,6 +40,8 @@ const MODE_DURABLE: u32 = 0o444;
 const MODE_CACHE: u32 = 0o400;
 /// How many rotten blobs are kept for a look.
 const ROTTEN_MAX: usize = 16;
+/// How many bytes they may take together. They come on top of the store's bound, and a look needs no more.
+const ROTTEN_BYTES_MAX: u64 = 256 << 20;
 
 /// Knows the paths of one store.
 #[derive(Debug)]
@@ -303,12 +305,18 @@ impl Files {
         let Ok(entries) = fs::read_dir(self.root.join("rotten")) else { return };
         let mut files: Vec<_> = entries
             .flatten()
-            .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+            .filter_map(|entry| {
+                let meta = entry.metadata().ok()?;
+                Some((meta.modified().ok()?, entry.path(), meta.len()))
+            })
             .collect();
         files.sort();
-        let excess = files.len().saturating_sub(ROTTEN_MAX);
-        for (_, path) in files.into_iter().take(excess) {
-            fs::remove_file(path).ok();
+        let mut bytes: u64 = 0;
+        for (at, (_, path, len)) in files.into_iter().rev().enumerate() {
+            bytes = bytes.saturating_add(len);
+            if at >= ROTTEN_MAX || bytes > ROTTEN_BYTES_MAX {
+                fs::remove_file(path).ok();
+            }
         }
     }
 
@@ -681,5 +689,22 @@ mod tests {
             assert!(!files.blob(&hash).exists());
         }
         assert_eq!(fs::read_dir(files.path("rotten")).expect("list").count(), ROTTEN_MAX);
+    }
+
+    #[test]
+    fn rotten_blobs_take_no_more_bytes_than_their_bound() {
+        let (_dir, files) = files();
+        let set_aside = |name: &[u8], len| {
+            let path = files.blob(&Hash::of(name));
+            let file = File::create(&path).expect("create");
+            // Of holes, which take nothing.
+            file.set_len(len).expect("grow");
+            files.set_aside(&Hash::of(name), true);
+            fs::read_dir(files.path("rotten")).expect("list").count()
+        };
+        assert_eq!(set_aside(b"as long as may be", ROTTEN_BYTES_MAX), 1);
+        assert_eq!(set_aside(b"longer", ROTTEN_BYTES_MAX + 1), 0, "nor what is older than it");
+        assert_eq!(set_aside(b"short", 7), 1);
+        assert_eq!(set_aside(b"short, too", 7), 2);
     }
 }

@@ -39,6 +39,7 @@ fn full_device_refuses_clearly_and_loses_nothing() {
 fn child() {
     let Some(dir) = std::env::var_os(DIR) else { return };
     let root = std::path::Path::new(&dir).join("store");
+    pack_that_does_not_fit_takes_nothing(&root);
     let config = StoreConfig::new(root.clone(), 1 << 30, 1 << 28);
     let (store, _) = Store::open(config.clone()).expect("open");
     let temps = || std::fs::read_dir(root.join("tmp")).expect("list").count();
@@ -73,4 +74,25 @@ fn child() {
     let hash = Hash::of(&kept[0]);
     assert!(store.remove(&hash, false).expect("removal makes room").is_some());
     println!("the child came to its end");
+}
+
+fn pack_that_does_not_fit_takes_nothing(root: &std::path::Path) {
+    let (store, _) =
+        Store::open(StoreConfig::new(root.to_owned(), 1 << 30, 1 << 28)).expect("open");
+    let fetched = |seeds: std::ops::Range<u64>| -> Vec<(Hash, bytes::Bytes)> {
+        let bytes = seeds.map(|seed| bytes::Bytes::from(bytes_of(GROUP, seed)));
+        bytes.map(|bytes| (Hash::of(&bytes), bytes)).collect()
+    };
+    let packs = || -> Vec<u64> {
+        let packs = std::fs::read_dir(root.join("packs")).expect("list").flatten();
+        packs.map(|pack| pack.metadata().expect("stat").len()).collect()
+    };
+    assert!(store.put_batch(&fetched(2000..2030)).iter().all(Result::is_ok));
+    let before = packs();
+    assert_eq!(before, [4096 + 30 * GROUP as u64]);
+    let stored = store.put_batch(&fetched(2030..2130));
+    assert!(stored.iter().any(Result::is_err), "the device is small");
+    assert_eq!(packs(), before);
+    store.close();
+    std::fs::remove_dir_all(root).expect("room for the next");
 }

@@ -158,6 +158,10 @@ impl Packs {
         let blocks = 1 + members.iter().map(|(_, bytes)| blocks_of(len_u64(bytes))).sum::<u64>();
         let (pack, file) = self.open_filling(&mut filling, blocks)?;
         if let Err(error) = write(&file, members, filling.blocks * BLOCK_LEN) {
+            // Nobody would ever let go of those whose table is written.
+            if let Err(error) = file.set_len(filling.blocks * BLOCK_LEN) {
+                tracing::debug!(%error, pack, "a part of a pack is nobody's");
+            }
             // Behind what was cut short no table would be found.
             self.seal(&mut filling);
             return Err(error);
