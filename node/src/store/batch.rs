@@ -38,7 +38,7 @@ const STAGED_BYTES_MAX: u64 = 256 << 20;
 const NAMING_THREADS_MAX: usize = 4;
 /// Up to how many blobs are synced one by one. To sync the whole file system takes less for more of them, but waits for
 /// whatever others have written to it.
-const SYNCED_SINGLY_MAX: usize = 256;
+pub(super) const SYNCED_SINGLY_MAX: usize = 256;
 /// How many syncs go on at once.
 const SYNCING_THREADS: usize = 8;
 
@@ -336,7 +336,7 @@ impl Batch {
 }
 
 /// Syncs each of some paths, several at once: a journal writes those together that wait for it at the same time.
-fn sync_each(
+pub(super) fn sync_each(
     paths: &[&Path],
     sync: impl Fn(&Path) -> io::Result<()> + Sync,
 ) -> Result<(), StoreError> {

@@ -7,22 +7,24 @@
 //! Whoever changes what is stored under a hash holds its [`stripe`](Catalog::stripe) while he does,
 //! and never two of them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, Metadata};
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use blobmesh_protocol::Hash;
 
+use super::batch::{SYNCED_SINGLY_MAX, sync_each};
 use super::error::StoreError;
 use super::files::{Class, Files, class_of};
 use super::flush::Signal;
 use super::index::{Home, Index, Row, Totals};
 use super::packs::{Packs, Spot};
 use super::space::{Reservation, Space};
-use super::sys::lock;
+use super::sys::{self, lock};
 
 /// How many locks the hashes share. Two blobs share one with a chance of 1/64; they then wait for
 /// each other's rename, about a millisecond.
@@ -51,6 +53,8 @@ pub(super) struct Catalog {
     clock: AtomicU64,
     /// Counts blobs that left.
     departures: AtomicU64,
+    /// Fetched blobs of this run that have files, none of them synced; at most one more than are synced one by one.
+    unsynced: Mutex<HashSet<Hash>>,
     /// Whether the totals are of the files alone, as they are to be once the index has failed.
     counts_files: Mutex<bool>,
     /// Wakes the flusher.
@@ -93,6 +97,7 @@ impl Catalog {
             stripes: std::array::from_fn(|_| Mutex::default()),
             clock: AtomicU64::new(0),
             departures: AtomicU64::new(0),
+            unsynced: Mutex::default(),
             counts_files: Mutex::default(),
             signal: Signal::default(),
         }
@@ -201,7 +206,17 @@ impl Catalog {
         if let Some(old) = old.filter(|old| old.home != row.home) {
             self.leave_pack(hash, &old);
         }
+        if row.class == Class::Cache && row.home == Home::File {
+            self.note_unsynced(hash);
+        }
         self.signal.dirty();
+    }
+
+    fn note_unsynced(&self, hash: &Hash) {
+        let mut unsynced = lock(&self.unsynced);
+        if unsynced.len() <= SYNCED_SINGLY_MAX {
+            unsynced.insert(*hash);
+        }
     }
 
     /// Notes the row of a blob in a pack, counts it, and says whether it did: not where the blob has a row elsewhere, or
@@ -418,6 +433,30 @@ impl Catalog {
         }
     }
 
+    /// Makes the bytes durable that were fetched in this run. It is the store's end, so nobody waits for it who has
+    /// something else to do.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] also where there are many, and the platform cannot sync all of them at once.
+    pub(super) fn sync_fetched(&self) -> Result<(), StoreError> {
+        let unsynced = std::mem::take(&mut *lock(&self.unsynced));
+        if unsynced.len() > SYNCED_SINGLY_MAX {
+            let root = self.files.root();
+            let synced = fs::File::open(root).and_then(|root| sys::sync_file_system(&root));
+            let synced = synced.and_then(|done| match done {
+                true => Ok(()),
+                false => Err(io::ErrorKind::Unsupported.into()),
+            });
+            return synced.map_err(StoreError::io("sync", root));
+        }
+        let packs = self.packs.of_this_run();
+        let packs = packs.map_err(StoreError::io("list", &self.files.path("packs")))?;
+        let paths: Vec<PathBuf> =
+            unsynced.iter().map(|hash| self.files.blob(hash)).chain(packs).collect();
+        let paths: Vec<&Path> = paths.iter().map(PathBuf::as_path).collect();
+        sync_each(&paths, sys::sync_if_there)
+    }
+
     /// Writes everything, seals the index with the totals and closes it.
     ///
     /// An end that is not `clean` makes the next start count and sweep.
@@ -509,7 +548,7 @@ pub(super) enum Located {
 mod tests {
     use super::*;
 
-    fn catalog(dir: &std::path::Path) -> Catalog {
+    fn catalog(dir: &Path) -> Catalog {
         let (files, _) = Files::prepare(dir).expect("prepare");
         files.furnish().expect("furnish");
         let (index, found) = Index::open(&dir.join("index.sled"));

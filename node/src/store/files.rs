@@ -10,6 +10,7 @@
 //! rotten/cdef…         blobs whose bytes were found wrong, kept for a look, a few at most
 //! tmp/                 everything begins here; emptied when the store is opened
 //! pins.json            what users protect from eviction
+//! doubt                which fetched blobs a power cut may have emptied; there after one, see `doubt.rs`
 //! index.sled/          disposable: see `index.rs`
 //! ```
 //!
@@ -66,7 +67,7 @@ pub(super) enum PartialFile {
 pub(super) enum Class {
     /// It survives a power cut: bytes and name are synced before it is reported as done.
     Durable,
-    /// It can be had again: nothing is synced, and it is checked when it is read.
+    /// It can be had again: it is synced when the store is closed, and checked when it is read.
     Cache,
 }
 

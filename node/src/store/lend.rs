@@ -3,6 +3,7 @@
 //! A tree is restored from thousands of blobs that were verified when they came in. To look each of them up and to
 //! remember what of it was read takes as long as to copy it, so this asks the file system alone, and the index only for
 //! what is no file. Whoever borrows checks as much as he wants to: [`BlobReader::recheck_group`] hashes what is there.
+//! Only what a power cut may have emptied is hashed first (`doubt.rs`).
 
 use std::fs::{self, File};
 use std::io;
@@ -65,7 +66,7 @@ impl Store {
             packs.lent(true);
             return Ok(Lendable::Yes);
         }
-        if self.is_file(hash, size) {
+        if self.is_sound_file(hash)? && self.is_file(hash, size) {
             return Ok(Lendable::Yes);
         }
         // In a pack or the index, cut short by a power cut, or not what a manifest says: who knows rows tells.
@@ -81,7 +82,8 @@ impl Store {
             .is_ok_and(|meta| meta.is_file() && meta.len() == size)
     }
 
-    /// Opens a blob of `size` bytes to be copied; none if there is none of that length. Its bytes are not checked.
+    /// Opens a blob of `size` bytes to be copied; none if there is none of that length. Its bytes are not checked but
+    /// where they are in doubt.
     ///
     /// # Errors
     /// [`StoreError::Io`] where it cannot be opened.
@@ -110,6 +112,10 @@ impl Store {
     }
 
     fn lend_file(&self, hash: &Hash, size: u64) -> Result<Option<Lent>, StoreError> {
+        // Before it is opened: what is there afterwards was hashed, or came in this run.
+        if !self.is_sound_file(hash)? {
+            return Ok(None);
+        }
         let path = self.blob_path(hash);
         let file = match File::open(&path) {
             Ok(file) => file,
@@ -123,11 +129,35 @@ impl Store {
     fn lend_member(&self, hash: &Hash, size: u64) -> Result<Option<Lent>, StoreError> {
         let member = self.inner.open_member(hash)?;
         let Some(member) = member.filter(|member| member.len() == size) else { return Ok(None) };
-        // Its blocks may be empty since a power cut, and nothing else shows it. Wrong bytes take it out.
-        if self.inner.catalog.packs().is_doubtful(member.spot()) && !self.verify(hash)? {
+        let doubt = &self.inner.doubt;
+        if doubt.is_of_member(member.spot()) && !doubt.is_right(hash) && !self.is_right(hash)? {
             return Ok(None);
         }
         Ok(Some(Lent::Packed(LentMember(member))))
+    }
+
+    /// Returns whether the file of a blob, if it has one, may be lent: one in doubt is hashed, once a run.
+    fn is_sound_file(&self, hash: &Hash) -> Result<bool, StoreError> {
+        let doubt = &self.inner.doubt;
+        if !doubt.is_of_files() || doubt.is_right(hash) {
+            return Ok(true);
+        }
+        match fs::symlink_metadata(self.blob_path(hash)) {
+            Ok(meta) if doubt.is_of_file(&meta) => self.is_right(hash),
+            // Whoever opens what is not there sees that.
+            Ok(_) | Err(_) => Ok(true),
+        }
+    }
+
+    /// Hashes what was not read yet of a blob. Wrong bytes take it out of the store.
+    fn is_right(&self, hash: &Hash) -> Result<bool, StoreError> {
+        let Some(reader) = self.inner.open_blob(hash)? else { return Ok(false) };
+        match reader.verify_all() {
+            Ok(()) => self.inner.doubt.note_right(hash),
+            Err(StoreError::Rot { .. }) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        Ok(true)
     }
 
     /// Returns where the file of a blob is, if it has one.
@@ -149,6 +179,8 @@ impl BlobReader {
 
 #[cfg(test)]
 mod tests {
+    use super::super::files::{Class, set_class};
+    use super::super::sys::fault;
     use super::*;
     use crate::store::StoreConfig;
 
@@ -178,6 +210,33 @@ mod tests {
         let absent = Hash::of(b"absent");
         assert_eq!(store.is_lendable(&absent, 6).expect("said"), Lendable::Absent);
         assert!(store.lend(&absent, 6).expect("said").is_none());
+    }
+
+    #[test]
+    fn what_the_end_of_the_store_could_not_sync_is_hashed_before_it_is_lent() {
+        for is_synced in [true, false] {
+            let dir = tempfile::tempdir().expect("a directory");
+            let store = store(dir.path());
+            let hash = Hash::of(&[7; 5000]);
+            store.put_whole(&hash, &[7; 5000]).expect("put");
+            match is_synced {
+                true => store.close(),
+                false => fault::without_sync_file(|| store.close()),
+            }
+            let path = store.blob_path(&hash);
+            drop(store);
+            let times = fs::metadata(&path).expect("stat").modified().expect("time");
+            fs::remove_file(&path).expect("remove");
+            let file = File::create(&path).expect("create");
+            file.set_len(5000).expect("a hole");
+            set_class(&file, Class::Cache).expect("chmod");
+            file.set_modified(times).expect("time");
+            let (store, report) =
+                Store::open(StoreConfig::new(dir.path().join("store"), 1 << 20, 1 << 20))
+                    .expect("open");
+            assert!(report.clean);
+            assert_eq!(store.lend(&hash, 5000).expect("lend").is_some(), is_synced);
+        }
     }
 
     #[test]

@@ -6,8 +6,9 @@
 //! the files. Users' pins lie in a file of their own.
 //!
 //! **Two classes.** An added or pinned blob is *durable*: it survives a power cut once the call has
-//! returned. A fetched one is *cache*: nothing is synced for it, because it can be fetched again; after
-//! an unclean end its length is checked when it is first met, and its bytes when they are first read.
+//! returned. A fetched one is *cache*: nothing is synced for it before the store is closed, because it
+//! can be fetched again; after an unclean end its length is checked when it is first met, and its bytes
+//! when they are first read, or before it is first lent (`doubt.rs`).
 //!
 //! **Nothing unverified leaves.** Bytes that come in are hashed before they get a name; bytes that go
 //! out are checked group by group the first time after their file was opened or changed. A blob that has
@@ -22,6 +23,7 @@
 
 mod batch;
 mod catalog;
+mod doubt;
 mod error;
 mod evict;
 mod export;
@@ -65,6 +67,7 @@ pub(crate) use self::space::HeldSet;
 pub(crate) use self::sys::read_exact_at;
 
 use self::catalog::{Catalog, Located};
+use self::doubt::Doubt;
 use self::files::{Class, Files};
 use self::index::{Home, Index, Row};
 use self::lock::StoreLock;
@@ -227,6 +230,7 @@ struct Inner {
     vouches: Vouches,
     recent: Recent,
     partials: Partials,
+    doubt: Arc<Doubt>,
     sweep: Arc<sweep::Progress>,
     gone: Mutex<Option<Arc<GoneListener>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -263,6 +267,7 @@ impl Store {
             temps_removed,
             partials: partials.len(),
         };
+        let doubt = Doubt::load(catalog.files(), report.clean, catalog.packs().first());
         let inner = Inner {
             config,
             catalog,
@@ -272,6 +277,7 @@ impl Store {
             vouches: Vouches::default(),
             recent: Recent::default(),
             partials,
+            doubt: Arc::new(doubt),
             sweep: Arc::default(),
             gone: Mutex::default(),
             threads: Mutex::default(),
@@ -482,7 +488,8 @@ impl Inner {
         let flusher = flush::start(Arc::clone(&self.catalog));
         threads.push(flusher.map_err(StoreError::io("start a thread for", root))?);
         if sweep {
-            let sweep = sweep::start(Arc::clone(&self.catalog), &self.sweep);
+            let (catalog, doubt) = (Arc::clone(&self.catalog), Arc::clone(&self.doubt));
+            let sweep = sweep::start(catalog, doubt, &self.sweep);
             threads.push(sweep.map_err(StoreError::io("start a thread for", root))?);
         }
         Ok(())
@@ -564,8 +571,23 @@ impl Inner {
             // A thread that panicked has said so; what it left undone the next start does.
             thread.join().ok();
         }
-        self.catalog.close(!self.sweep.is_undone());
+        self.catalog.close(!self.sweep.is_undone() && self.settle_doubt());
         *lock(&self.lock) = None;
+    }
+
+    /// Makes durable what was fetched, as far as that can be done, and tells the next start of the rest. False where it
+    /// cannot be told: then the end is no clean one.
+    fn settle_doubt(&self) -> bool {
+        let catalog = &self.catalog;
+        if let Err(error) = catalog.sync_fetched() {
+            tracing::debug!(%error, "what was fetched is not synced, and hashed when it is lent");
+            self.doubt.raise(catalog.now(), catalog.packs().next());
+        }
+        let saved = self.doubt.save(catalog.files());
+        if let Err(error) = &saved {
+            tracing::debug!(%error, "it was not saved what is in doubt");
+        }
+        saved.is_ok()
     }
 }
 

@@ -361,7 +361,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let store = open(dir.path());
         let members = append(&store);
-        let sweep = sweep::start(Arc::clone(&store.inner.catalog), &store.inner.sweep);
+        let inner = &store.inner;
+        let (catalog, doubt) = (Arc::clone(&inner.catalog), Arc::clone(&inner.doubt));
+        let sweep = sweep::start(catalog, doubt, &inner.sweep);
         sweep.expect("a thread").join().expect("swept");
         assert_eq!(store.stats().blobs, 0, "they have no rows yet");
         commit_and_read(&store, &members);

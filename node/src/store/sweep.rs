@@ -10,6 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use super::catalog::Catalog;
+use super::doubt::{self, Doubt};
 use super::error::StoreError;
 use super::index::Home;
 use super::sys::lock;
@@ -56,13 +57,17 @@ impl Drop for Running {
 }
 
 /// Starts a sweep.
-pub(super) fn start(catalog: Arc<Catalog>, progress: &Arc<Progress>) -> io::Result<JoinHandle<()>> {
+pub(super) fn start(
+    catalog: Arc<Catalog>,
+    doubt: Arc<Doubt>,
+    progress: &Arc<Progress>,
+) -> io::Result<JoinHandle<()>> {
     *lock(&progress.running) = true;
     progress.undone.store(true, Ordering::Release);
     let running = Running(Arc::clone(progress));
     thread::Builder::new().name("store-sweep".to_owned()).spawn(move || {
         let mut stop = Stop { progress: &running.0, steps: 0 };
-        match sweep(&catalog, &mut stop) {
+        match sweep(&catalog, &doubt, &mut stop) {
             Ok(true) => running.0.undone.store(false, Ordering::Release),
             Ok(false) => tracing::debug!("the sweep was stopped; the next start begins it again"),
             Err(error) => tracing::warn!(%error, "the store could not be swept"),
@@ -71,10 +76,11 @@ pub(super) fn start(catalog: Arc<Catalog>, progress: &Arc<Progress>) -> io::Resu
 }
 
 /// Makes index and files agree; false when it was stopped before it came to its end.
-fn sweep(catalog: &Catalog, stop: &mut Stop<'_>) -> Result<bool, StoreError> {
-    let (mut adopted, mut dropped) = (0_u64, 0_u64);
+fn sweep(catalog: &Catalog, doubt: &Doubt, stop: &mut Stop<'_>) -> Result<bool, StoreError> {
+    let (mut adopted, mut dropped, mut newest) = (0_u64, 0_u64, 0);
     let blobs = catalog.files().path("blobs");
-    let walk = catalog.files().for_each_blob(|hash, _| {
+    let walk = catalog.files().for_each_blob(|hash, entry| {
+        newest = entry.metadata().map_or(newest, |meta| newest.max(doubt::written(&meta)));
         if catalog.row(&hash).is_none_or(|row| row.home != Home::File) {
             adopted += u64::from(catalog.adopt(&hash).is_ok());
         }
@@ -101,7 +107,12 @@ fn sweep(catalog: &Catalog, stop: &mut Stop<'_>) -> Result<bool, StoreError> {
         dropped += u64::from(catalog.drop_if_gone(&hash));
     }
     tracing::debug!(adopted, dropped, "index and files agree again");
-    Ok(!stop.is_due())
+    let is_through = !stop.is_due();
+    if is_through {
+        // A clock that was put back must not have older files pass for newer ones.
+        doubt.settle(newest.max(catalog.now()));
+    }
+    Ok(is_through)
 }
 
 /// Looks whether the sweep shall end, but not during its first steps: a small store is swept to its

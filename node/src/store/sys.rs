@@ -21,6 +21,16 @@ pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(path)?.sync_all() } else { Ok(()) }
 }
 
+/// Makes the bytes of a file durable; there is nothing to do for one that has gone.
+pub(super) fn sync_if_there(path: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    fault::of_sync_file()?;
+    match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        file => file?.sync_data(),
+    }
+}
+
 /// Is an open directory. To look at files below it takes half as long as by their whole paths.
 #[derive(Debug)]
 pub(super) struct OpenDir {
@@ -342,6 +352,7 @@ pub(super) mod fault {
 
     thread_local! {
         static SYNC_DIR_FAILS: Cell<bool> = const { Cell::new(false) };
+        static SYNC_FILE_FAILS: Cell<bool> = const { Cell::new(false) };
     }
 
     /// Does `work` while this thread can make no directory durable, as on a bad disk.
@@ -352,11 +363,24 @@ pub(super) mod fault {
         done
     }
 
+    /// Does `work` while this thread can make no fetched blob durable.
+    pub(in crate::store) fn without_sync_file<T>(work: impl FnOnce() -> T) -> T {
+        SYNC_FILE_FAILS.set(true);
+        let done = work();
+        SYNC_FILE_FAILS.set(false);
+        done
+    }
+
     pub(super) fn of_sync_dir() -> io::Result<()> {
-        match SYNC_DIR_FAILS.get() {
-            true => Err(io::Error::other("a test has it fail")),
-            false => Ok(()),
-        }
+        fail_if(SYNC_DIR_FAILS.get())
+    }
+
+    pub(super) fn of_sync_file() -> io::Result<()> {
+        fail_if(SYNC_FILE_FAILS.get())
+    }
+
+    fn fail_if(fails: bool) -> io::Result<()> {
+        if fails { Err(io::Error::other("a test has it fail")) } else { Ok(()) }
     }
 }
 

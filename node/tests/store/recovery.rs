@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::{Arc, Mutex};
 
 use blobmesh_node::control::api::Trouble;
-use blobmesh_node::store::{Origin, RebuildReason, Store, StoreError};
+use blobmesh_node::store::{Lendable, Lent, Origin, RebuildReason, Store, StoreError};
 use blobmesh_protocol::Hash;
 
 use crate::support::{Case, GROUP, Home, assert_holds, bytes_of, fetch, flip_bit, truncate};
@@ -213,6 +213,50 @@ fn fetched_blob_of_right_length_and_wrong_bytes_is_found_when_read() {
     assert_eq!(refused.kind(), Trouble::WrongBytes);
     assert!(buf.is_empty());
     assert_eq!(store.find(&hash).expect("find"), None);
+}
+
+/// A checkout copies what it is lent, and looks at no byte.
+#[test]
+fn fetched_blob_of_right_length_and_wrong_bytes_is_not_lent_however_clean_the_ends_since() {
+    for clean_runs in [0, 1, 3] {
+        let home = Home::new();
+        let (running, blobs) = four_blobs(&home);
+        let right = bytes_of(FETCHED, 10);
+        fetch(&running, &right);
+        let image = home.crash_image();
+        let hash = Hash::of(&blobs[1]);
+        truncate(&image.blob_path(&hash), GROUP as u64);
+        truncate(&image.blob_path(&hash), FETCHED as u64);
+        for run in 0..clean_runs {
+            let (store, report) = image.open_reporting();
+            assert_eq!(report.clean, run > 0);
+            // The sweep comes to its end, and so does the run.
+            store.gc().expect("gc");
+            store.close();
+        }
+        let (store, report) = image.open_reporting();
+        assert_eq!(report.clean, clean_runs > 0);
+        assert!(store.lend(&hash, FETCHED as u64).expect("lend").is_none(), "{clean_runs}");
+        assert_eq!(store.is_lendable(&hash, FETCHED as u64).expect("said"), Lendable::Absent);
+        for bytes in [&right, &blobs[0], &blobs[2]] {
+            let lent = store.lend(&Hash::of(bytes), bytes.len() as u64).expect("lend");
+            assert!(matches!(lent, Some(Lent::File(_))), "{clean_runs}: {lent:?}");
+        }
+    }
+}
+
+#[test]
+fn fetched_blob_of_wrong_bytes_is_not_lendable_after_an_unclean_end() {
+    let home = Home::new();
+    let (_running, blobs) = four_blobs(&home);
+    let image = home.crash_image();
+    let hash = Hash::of(&blobs[1]);
+    flip_bit(&image.blob_path(&hash), GROUP + 1);
+    let store = image.open();
+    assert_eq!(store.is_lendable(&hash, FETCHED as u64).expect("said"), Lendable::Absent);
+    fetch(&store, &blobs[1]);
+    assert_eq!(store.is_lendable(&hash, FETCHED as u64).expect("said"), Lendable::Yes);
+    assert!(store.lend(&hash, FETCHED as u64).expect("lend").is_some());
 }
 
 #[test]

@@ -5,8 +5,8 @@
 //! file system can share its blocks with a checked-out file and give them back alone. A row of the index says where
 //! a blob lies; from the tables those rows can be made again.
 //!
-//! **Only the cache.** What lies in a pack can be fetched again: it is not synced, and checked by its hash as
-//! every fetched blob. A blob that is added or pinned gets a file of its own. While the index is out of use, nothing
+//! **Only the cache.** What lies in a pack can be fetched again: it is not synced before the store is closed, and
+//! checked by its hash as every fetched blob. A blob that is added or pinned gets a file of its own. While the index is out of use, nothing
 //! in packs is found.
 //!
 //! **A pack is written from front to end, once.** A member that goes is marked in its table and its blocks are
@@ -273,9 +273,20 @@ impl Packs {
         if self.clean { Ok(true) } else { self.names(hash, spot, len) }
     }
 
-    /// Returns whether a member was written before an unclean end, so that its blocks may hold anything.
-    pub(super) fn is_doubtful(&self, spot: Spot) -> bool {
-        !self.clean && spot.pack < self.first
+    /// Returns the number of the first pack of this run.
+    pub(super) fn first(&self) -> u32 {
+        self.first
+    }
+
+    /// Returns the number of the pack that comes next.
+    pub(super) fn next(&self) -> u32 {
+        lock(&self.filling).next
+    }
+
+    /// Returns where the packs of this run lie.
+    pub(super) fn of_this_run(&self) -> io::Result<Vec<PathBuf>> {
+        let numbers = numbers(&self.dir)?.into_iter().filter(|pack| *pack >= self.first);
+        Ok(numbers.map(|pack| self.path(pack)).collect())
     }
 
     /// Returns whether a blob that is lent is to be looked for in packs before its file is: those of a tree lie
