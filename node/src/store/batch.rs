@@ -126,7 +126,7 @@ impl Batch {
         hasher.update(bytes);
         let list = hasher.finish();
         let hash = list.hash();
-        if !self.is_needed(&hash)? {
+        if !self.is_needed(&hash, list.size())? {
             return Ok(hash);
         }
         self.inner.check_size(list.size())?;
@@ -155,7 +155,7 @@ impl Batch {
         let source = Source::of(path, file)?;
         let (intake, list) = self.inner.take_in(&source, on_progress)?;
         let (hash, size) = (list.hash(), list.size());
-        if self.is_needed(&hash)? {
+        if self.is_needed(&hash, size)? {
             let temp = intake.temp;
             set_class(temp.file(), Class::Durable)
                 .map_err(StoreError::io("change", temp.path()))?;
@@ -232,11 +232,11 @@ impl Batch {
     }
 
     /// Makes a blob one of this batch, and returns whether it is to be written.
-    fn is_needed(&self, hash: &Hash) -> Result<bool, StoreError> {
+    fn is_needed(&self, hash: &Hash, size: u64) -> Result<bool, StoreError> {
         if !self.hold(hash) {
             return Ok(false);
         }
-        Ok(self.find(hash)?.is_none())
+        Ok(self.find(hash)?.is_none_or(|row| row.size != size))
     }
 
     /// Returns the row of a durable blob that is in the store, and notes that it was used, if that was not noted

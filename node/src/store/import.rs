@@ -268,8 +268,9 @@ impl Inner {
         let (hash, size) = (list.hash(), list.size());
         let _stripe = self.catalog.stripe(&hash);
         let old = match self.catalog.locate_held(&hash)? {
-            Located::Here(row) => Some(row),
-            Located::Lost(_) | Located::Absent => None,
+            Located::Here(row) if row.size == size => Some(row),
+            // A file that had no row tells no more than how long it is.
+            Located::Here(_) | Located::Lost(_) | Located::Absent => None,
         };
         if keeps(old, class) {
             self.catalog.touch(&hash);

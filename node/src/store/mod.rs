@@ -74,7 +74,7 @@ use self::lock::StoreLock;
 use self::packs::Packs;
 use self::partials::Partials;
 use self::pins::Pins;
-use self::read::Recent;
+use self::read::{FileMark, Recent};
 use self::space::Leases;
 use self::sys::lock;
 use self::vouch::Vouches;
@@ -321,18 +321,23 @@ impl Store {
     pub(crate) fn hold(&self, hashes: impl IntoIterator<Item = Hash>) -> HeldSet {
         let mut held = HeldSet::new(&self.inner.leases);
         held.extend(hashes);
+        // Who decided to evict one of them before that has done so when these are free.
+        held.hashes().for_each(|hash| drop(self.inner.catalog.stripe(hash)));
         held
     }
 
     /// Returns the lengths of blobs in their order, as [`find`](Self::find) does; none of one that is not in
     /// the store, and maybe of one that the index has lost: whoever asks for many does not look for the file
-    /// of each.
+    /// of each. Whoever has them held before he asks finds none that is just being evicted.
     pub fn sizes(&self, hashes: &[Hash]) -> Result<Vec<Option<u64>>, StoreError> {
         self.inner.ensure_open()?;
         let indexed = self.inner.catalog.index_is_good();
-        let size = |hash| match indexed && self.inner.catalog.row(hash).is_none() {
-            true => Ok(None),
-            false => Ok(self.inner.find_row(hash)?.map(|row| row.size)),
+        let size = |hash| {
+            drop(self.inner.catalog.stripe(hash));
+            match indexed && self.inner.catalog.row(hash).is_none() {
+                true => Ok(None),
+                false => Ok(self.inner.find_row(hash)?.map(|row| row.size)),
+            }
         };
         hashes.iter().map(size).collect()
     }
@@ -346,13 +351,14 @@ impl Store {
     pub fn remove(&self, hash: &Hash, force: bool) -> Result<Option<u64>, StoreError> {
         let inner = &self.inner;
         inner.ensure_open()?;
+        // Before the look at the pins: whoever has pinned it looks afterwards whether it is still there.
+        let _stripe = inner.catalog.stripe(hash);
         if inner.pins.contains(hash) {
             if !force {
                 return Err(StoreError::Pinned { hash: *hash });
             }
             inner.pins.remove(inner.catalog.files(), hash)?;
         }
-        let _stripe = inner.catalog.stripe(hash);
         match inner.catalog.locate_held(hash)? {
             Located::Here(row) => {
                 inner.delete(hash, &row)?;
@@ -369,37 +375,30 @@ impl Store {
     /// Protects a blob from eviction and makes it durable; it is both when the call returns.
     ///
     /// # Errors
-    /// [`StoreError::Absent`] if it is not in the store, [`StoreError::Rot`] if its bytes are wrong.
+    /// [`StoreError::Absent`] if it is not in the store, or is removed meanwhile, [`StoreError::Rot`] if its bytes are
+    /// wrong.
     pub fn pin(&self, hash: &Hash) -> Result<(), StoreError> {
-        let inner = &self.inner;
-        // The lease keeps it from being evicted between the check and the pin.
-        let reader = inner.open_blob(hash)?.ok_or(StoreError::Absent { hash: *hash })?;
-        let row = inner.find_row(hash)?.ok_or(StoreError::Absent { hash: *hash })?;
-        if row.class == Class::Cache {
-            reader.verify_all()?;
-            inner.make_durable(hash, &reader)?;
-        }
-        inner.pins.insert(inner.catalog.files(), hash)
+        self.pin_all(std::slice::from_ref(hash))
     }
 
-    /// Protects many durable blobs from eviction, as [`pin`](Self::pin) does, in one step.
+    /// Protects many blobs from eviction, as [`pin`](Self::pin) does, in one step.
     ///
     /// # Errors
-    /// [`StoreError::Absent`] for the first that is not in the store; none is pinned then.
+    /// As [`pin`](Self::pin) for the first that cannot be pinned; none is pinned then.
     pub fn pin_all(&self, hashes: &[Hash]) -> Result<(), StoreError> {
-        self.inner.ensure_open()?;
-        let mut leases = Vec::with_capacity(hashes.len());
+        let inner = &self.inner;
+        inner.ensure_open()?;
+        // None of them is evicted between the check and the pin.
+        let _held = self.hold(hashes.iter().copied());
         for hash in hashes {
-            leases.push(space::Lease::take(&self.inner.leases, *hash));
-            let row = self.inner.find_row(hash)?.ok_or(StoreError::Absent { hash: *hash })?;
+            let row = inner.find_row(hash)?.ok_or(StoreError::Absent { hash: *hash })?;
             if row.class == Class::Cache {
-                let reader =
-                    self.inner.open_blob(hash)?.ok_or(StoreError::Absent { hash: *hash })?;
+                let reader = inner.open_blob(hash)?.ok_or(StoreError::Absent { hash: *hash })?;
                 reader.verify_all()?;
-                self.inner.make_durable(hash, &reader)?;
+                inner.make_durable(hash, &reader)?;
             }
         }
-        self.inner.pins.insert_all(self.inner.catalog.files(), hashes)
+        inner.insert_pins(hashes)
     }
 
     /// Ends the protection of many blobs in one step.
@@ -535,15 +534,51 @@ impl Inner {
 
     fn sync_in_place(&self, hash: &Hash, file: &File) -> Result<(), StoreError> {
         let path = self.catalog.files().blob(hash);
-        files::set_class(file, Class::Durable).map_err(StoreError::io("change", &path))?;
+        // No stripe is held: a sync may take long.
         file.sync_all().map_err(StoreError::io("sync", &path))?;
-        let shard = files::parent(&path);
-        sys::sync_dir(shard).map_err(StoreError::io("sync", shard))?;
         let _stripe = self.catalog.stripe(hash);
+        if !is_at(file, &path) {
+            // Removed or replaced since it was opened.
+            let durable = self.is_durable_held(hash)?;
+            return durable.then_some(()).ok_or(StoreError::Absent { hash: *hash });
+        }
+        // Its bytes are durable before its mode says so.
+        let class = || -> std::io::Result<()> {
+            files::set_class(file, Class::Durable)?;
+            file.sync_all()?;
+            sys::sync_dir(files::parent(&path))
+        };
+        if let Err(error) = class() {
+            files::set_class(file, Class::Cache).ok();
+            return Err(StoreError::io("sync", &path)(error));
+        }
         if let Some(row) = self.catalog.row(hash) {
             self.catalog.put(hash, &Row { class: Class::Durable, ..row }, None);
         }
         Ok(())
+    }
+
+    /// Adds pins of durable blobs, or none where one of them was removed meanwhile.
+    fn insert_pins(&self, hashes: &[Hash]) -> Result<(), StoreError> {
+        let new: Vec<Hash> =
+            hashes.iter().copied().filter(|hash| !self.pins.contains(hash)).collect();
+        self.pins.insert_all(self.catalog.files(), hashes)?;
+        for hash in hashes {
+            let stripe = self.catalog.stripe(hash);
+            let durable = self.is_durable_held(hash);
+            drop(stripe);
+            if !matches!(durable, Ok(true)) {
+                self.pins.remove_all(self.catalog.files(), &new)?;
+                return durable.and(Err(StoreError::Absent { hash: *hash }));
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns whether a durable blob is there. The caller holds the stripe.
+    fn is_durable_held(&self, hash: &Hash) -> Result<bool, StoreError> {
+        let located = self.catalog.locate_held(hash)?;
+        Ok(matches!(located, Located::Here(row) if row.class == Class::Durable))
     }
 
     fn tell_gone(&self, hash: &Hash) {
@@ -601,6 +636,12 @@ impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Store").field("dir", &self.config.dir).finish_non_exhaustive()
     }
+}
+
+/// Returns whether an open file is the one at a path.
+fn is_at(file: &File, path: &Path) -> bool {
+    let metas = file.metadata().and_then(|file| Ok((file, fs::symlink_metadata(path)?)));
+    metas.is_ok_and(|(file, there)| FileMark::of(&file) == FileMark::of(&there))
 }
 
 fn remove_if_there(path: &Path) -> Result<(), StoreError> {
@@ -671,6 +712,56 @@ mod tests {
         add(&store, &[3; 40]);
         assert_eq!(store.stats().bytes, 50);
         assert!(store.find(&inline).expect("find").is_none());
+    }
+
+    #[test]
+    fn blob_that_is_removed_while_it_is_pinned_is_absent_and_not_pinned() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let config = StoreConfig::new(dir.path().join("store"), 20_000, 10_000);
+        let (store, _) = Store::open(config).expect("open");
+        let (bytes, inner) = ([1; 5_000], &store.inner);
+        let hash = Hash::of(&bytes);
+        store.put_whole(&hash, &bytes).expect("put");
+        let reader = inner.open_blob(&hash).expect("open").expect("there");
+        store.remove(&hash, false).expect("remove");
+        let absent = |result: Result<(), StoreError>| {
+            assert!(matches!(result, Err(StoreError::Absent { .. })), "{result:?}");
+            assert_eq!(store.pins(), []);
+        };
+        absent(inner.make_durable(&hash, &reader));
+        absent(inner.insert_pins(&[hash]));
+        // One that was fetched again meanwhile is another, and not durable.
+        store.put_whole(&hash, &bytes).expect("put");
+        absent(inner.make_durable(&hash, &reader));
+        absent(inner.insert_pins(&[hash]));
+        assert_eq!(store.find(&hash).expect("find").expect("there").origin, Origin::Fetched);
+        let added = add(&store, &bytes);
+        inner.make_durable(&added, &reader).expect("the other one is durable");
+        inner.insert_pins(&[added]).expect("pinned");
+    }
+
+    #[test]
+    fn whoever_takes_hold_of_blobs_sees_those_go_that_were_to_be_evicted_before() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (store, _) = open(dir.path(), 50);
+        let hash = add(&store, &[1; 10]);
+        let (inner, one) = (&store.inner, [hash]);
+        std::thread::scope(|scope| {
+            let evicting = inner.catalog.stripe(&hash);
+            let holding = scope.spawn(|| {
+                let _held = store.hold(one);
+                inner.catalog.row(&hash)
+            });
+            while !inner.leases.contains(&hash) {
+                std::thread::yield_now();
+            }
+            // Whoever does not wait is through by now.
+            (0..1_000).for_each(|_| std::thread::yield_now());
+            let row = inner.catalog.row(&hash).expect("there");
+            inner.delete(&hash, &row).expect("delete");
+            drop(evicting);
+            assert_eq!(holding.join().expect("no panic"), None);
+        });
     }
 
     #[test]

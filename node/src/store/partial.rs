@@ -617,7 +617,7 @@ mod tests {
         hasher.update(bytes);
         let list = hasher.finish();
         let (hash, files) = (list.hash(), store.inner.catalog.files());
-        store.inner.pins.insert(files, &hash).expect("pin");
+        store.inner.pins.insert_all(files, &[hash]).expect("pin");
         let partial = store.partial(list).expect("partial");
         partial.write_group(0, bytes).expect("write");
         fault::without_sync_dir(|| partial.finish()).expect_err("not durable");

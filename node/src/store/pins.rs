@@ -61,12 +61,7 @@ impl Pins {
         u64::try_from(lock(&self.pins).len()).unwrap_or(u64::MAX)
     }
 
-    /// Adds a pin, durably; does nothing when it is there.
-    pub(super) fn insert(&self, files: &Files, hash: &Hash) -> Result<(), StoreError> {
-        self.change(files, |pins| pins.insert(*hash))
-    }
-
-    /// Adds many pins, durably and at once.
+    /// Adds pins, durably and at once; does nothing when they are there.
     pub(super) fn insert_all(&self, files: &Files, hashes: &[Hash]) -> Result<(), StoreError> {
         self.change(files, |pins| {
             let before = pins.len();
@@ -143,8 +138,8 @@ mod tests {
         files.furnish().expect("furnish");
         let (kept, dropped) = (Hash::of(b"kept"), Hash::of(b"dropped"));
         let pins = Pins::load(&files).expect("none yet");
-        pins.insert(&files, &kept).expect("insert");
-        pins.insert(&files, &dropped).expect("insert");
+        pins.insert_all(&files, &[kept]).expect("insert");
+        pins.insert_all(&files, &[dropped]).expect("insert");
         pins.remove(&files, &dropped).expect("remove");
         let again = Pins::load(&files).expect("load");
         assert!(again.contains(&kept) && !again.contains(&dropped));
@@ -158,8 +153,8 @@ mod tests {
         files.furnish().expect("furnish");
         let (kept, refused) = (Hash::of(b"kept"), Hash::of(b"refused"));
         let pins = Pins::load(&files).expect("none yet");
-        pins.insert(&files, &kept).expect("insert");
-        fault::without_sync_dir(|| pins.insert(&files, &refused)).expect_err("not durable");
+        pins.insert_all(&files, &[kept]).expect("insert");
+        fault::without_sync_dir(|| pins.insert_all(&files, &[refused])).expect_err("not durable");
         assert!(pins.contains(&kept) && !pins.contains(&refused));
         assert!(Pins::load(&files).expect("load").contains(&kept), "the list is gone");
     }

@@ -3,7 +3,7 @@
 use std::fs;
 
 use blobmesh_node::control::api::Trouble;
-use blobmesh_node::store::{Origin, StoreConfig, StoreError};
+use blobmesh_node::store::{Origin, Store, StoreConfig, StoreError};
 use blobmesh_protocol::Hash;
 
 use crate::support::{Case, GROUP, Home, SIZES, assert_holds, bytes_of, fetch, list_of};
@@ -164,7 +164,7 @@ fn quarantine_stores_what_was_expected_and_nothing_else() {
 fn endless_source_is_cut_off_at_the_bound() {
     let home = Home::new();
     let config = StoreConfig { blob_bytes_max: 3 * GROUP as u64, ..home.config() };
-    let (store, _) = blobmesh_node::store::Store::open(config).expect("open");
+    let (store, _) = Store::open(config).expect("open");
     let mut quarantine = store.quarantine(Hash::of(b"x")).expect("quarantine");
     let piece = bytes_of(GROUP, 9);
     (0..3).for_each(|_| quarantine.write(&piece).expect("within the bound"));
@@ -231,6 +231,32 @@ fn adding_a_fetched_blob_makes_it_durable() {
 }
 
 #[test]
+fn file_of_another_length_under_the_name_of_a_blob_is_replaced_by_an_add() {
+    let add = |home: &Home, store: &Store, bytes: &[u8]| {
+        home.add(store, bytes);
+    };
+    let add_by_a_batch = |_: &Home, store: &Store, bytes: &[u8]| {
+        let batch = store.batch().expect("batch");
+        batch.put(bytes).expect("put");
+        batch.finish().expect("finish");
+    };
+    replaces_a_file_of_another_length(add);
+    replaces_a_file_of_another_length(add_by_a_batch);
+}
+
+fn replaces_a_file_of_another_length(add: impl FnOnce(&Home, &Store, &[u8])) {
+    let bytes = bytes_of(GROUP, 13);
+    let home = Home::new();
+    let path = home.blob_path(&Hash::of(&bytes));
+    let store = home.open();
+    fs::write(&path, &bytes[1..]).expect("write");
+    add(&home, &store, &bytes);
+    assert_eq!(fs::read(&path).expect("read"), bytes);
+    assert_eq!((store.stats().blobs, store.stats().bytes), (1, GROUP as u64));
+    assert_holds(&store, &bytes);
+}
+
+#[test]
 fn list_and_hashes_are_sorted_and_whole() {
     let home = Home::new();
     let store = home.open();
@@ -246,7 +272,7 @@ fn list_and_hashes_are_sorted_and_whole() {
 fn second_opener_is_told_who_holds_the_store() {
     let home = Home::new();
     let store = home.open();
-    let refused = blobmesh_node::store::Store::open(home.config()).expect_err("locked");
+    let refused = Store::open(home.config()).expect_err("locked");
     assert!(
         matches!(refused, StoreError::Locked { pid: Some(pid), .. } if pid == std::process::id())
     );
