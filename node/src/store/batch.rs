@@ -8,11 +8,10 @@
 //! Blobs of a batch, written or found in the store, are not evicted while it lives: a directory that does not
 //! fit is refused, and does not drive out its own beginning.
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::num::NonZero;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -22,7 +21,7 @@ use blobmesh_protocol::blob::{BlobHasher, GroupList};
 
 use super::catalog::Located;
 use super::error::StoreError;
-use super::files::{Class, TempName, parent, set_class};
+use super::files::{Class, TempName, set_class};
 use super::import::Source;
 use super::index::Row;
 use super::space::{HeldSet, Lease, Reservation};
@@ -216,7 +215,7 @@ impl Batch {
     pub fn finish(self) -> Result<BatchAdded, StoreError> {
         self.name_staged()?;
         let added = std::mem::take(&mut *lock(&self.named));
-        self.sync_names(&added)?;
+        self.sync_names(added.len())?;
         let held = self.held.into_inner().unwrap_or_else(PoisonError::into_inner);
         Ok(BatchAdded { added, vouch: self.vouch, held })
     }
@@ -301,6 +300,7 @@ impl Batch {
         self.inner.commit(&list, Class::Durable, &mut Some(reservation), |path, _| {
             // The directory is synced with all others.
             self.inner.catalog.files().rename(temp.path(), path)?;
+            self.inner.names.note(&list.hash());
             temp.keep();
             Ok(())
         })
@@ -315,16 +315,16 @@ impl Batch {
         sync_each(&paths, |path| File::open(path)?.sync_all())
     }
 
-    /// Makes the names of blobs durable whose bytes are.
-    fn sync_names(&self, added: &[Added]) -> Result<(), StoreError> {
-        if added.is_empty() || (added.len() > SYNCED_SINGLY_MAX && self.sync_file_system()?) {
+    /// Makes the names of all blobs of the batch durable, of which some were written by it; others may have been found,
+    /// and be of a batch that has not ended.
+    fn sync_names(&self, added: usize) -> Result<(), StoreError> {
+        let names = &self.inner.names;
+        let moment = names.moment();
+        if added > SYNCED_SINGLY_MAX && self.sync_file_system()? {
+            names.synced(moment);
             return Ok(());
         }
-        let files = self.inner.catalog.files();
-        let shards: BTreeSet<PathBuf> =
-            added.iter().map(|added| parent(&files.blob(&added.hash)).to_owned()).collect();
-        let shards: Vec<&Path> = shards.iter().map(PathBuf::as_path).collect();
-        sync_each(&shards, sys::sync_dir)
+        names.sync(self.inner.catalog.files(), lock(&self.held).hashes())
     }
 
     /// Makes all durable that anybody wrote to the store's file system; false where that cannot be done.
@@ -361,8 +361,11 @@ pub(super) fn sync_each(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::fs;
+    use std::path::PathBuf;
 
+    use super::super::sys::fault;
     use super::*;
     use crate::store::StoreConfig;
 
@@ -443,6 +446,31 @@ mod tests {
             assert!(!keeping.join().expect("no panic").expect("look"));
         });
         assert!(!inner.leases.contains(&hash));
+    }
+
+    #[test]
+    fn blob_that_another_batch_has_named_is_durable_for_nobody_before_its_name_is() {
+        let (_dir, store) = open();
+        let bytes = b"named by a batch that does not end";
+        let first = store.batch().expect("batch");
+        let hash = first.put(bytes).expect("put");
+        first.name_staged().expect("named");
+        let second = store.batch().expect("batch");
+        second.put(bytes).expect("put");
+        let add = || {
+            let mut writer = store.add_writer().expect("writer");
+            writer.write(bytes).expect("write");
+            writer.finish()
+        };
+        fault::without_sync_dir(|| {
+            add().expect_err("it is there, and not durable");
+            store.pin(&hash).expect_err("nor for one who pins it");
+            second.finish().expect_err("nor for another batch");
+        });
+        assert_eq!(store.pins(), []);
+        drop(first);
+        assert!(add().expect("now it is").existed);
+        fault::without_sync_dir(add).expect("once is enough");
     }
 
     #[test]

@@ -273,6 +273,9 @@ impl Inner {
             Located::Here(_) | Located::Lost(_) | Located::Absent => None,
         };
         if keeps(old, class) {
+            if class == Class::Durable {
+                self.names.sync(self.catalog.files(), [&hash])?;
+            }
             self.catalog.touch(&hash);
             return Ok(Added { hash, size, existed: true });
         }

@@ -34,6 +34,7 @@ mod import;
 mod index;
 mod lend;
 mod lock;
+mod names;
 mod packs;
 mod partial;
 mod partials;
@@ -71,6 +72,7 @@ use self::doubt::Doubt;
 use self::files::{Class, Files};
 use self::index::{Home, Index, Row};
 use self::lock::StoreLock;
+use self::names::Names;
 use self::packs::Packs;
 use self::partials::Partials;
 use self::pins::Pins;
@@ -224,6 +226,7 @@ struct Inner {
     config: StoreConfig,
     catalog: Arc<Catalog>,
     pins: Pins,
+    names: Names,
     /// Held by the one who evicts, so that two writers in need do not evict twice.
     evicting: Mutex<()>,
     leases: Arc<Leases>,
@@ -272,6 +275,7 @@ impl Store {
             config,
             catalog,
             pins,
+            names: Names::new(report.clean),
             evicting: Mutex::default(),
             leases: Arc::default(),
             vouches: Vouches::default(),
@@ -398,6 +402,7 @@ impl Store {
                 inner.make_durable(hash, &reader)?;
             }
         }
+        inner.names.sync(inner.catalog.files(), hashes)?;
         inner.insert_pins(hashes)
     }
 
