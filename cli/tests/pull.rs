@@ -317,7 +317,11 @@ fn tree_that_was_prefetched_is_checked_out_without_a_mesh() {
     assert_eq!(all_in(&two.out()), all_in(&two.giver.directory.path().join("d")));
 
     let nobody = Hash::of(b"nobody has it").to_hex();
-    prefetch(&[&nobody, &tree]).failed(exit::PARTIAL, "1 blob could not be got");
+    let run = prefetch(&[&nobody, &tree]);
+    run.failed(exit::PARTIAL, "1 blob could not be got");
+    let told = run.lines().into_iter().find(|line| line["type"] == "failed").expect("a line");
+    assert_eq!(told["kind"], "not_found", "{run:?}");
+    prefetch(&[&nobody]).failed(exit::NOT_FOUND, "1 blob could not be got");
     two.taker.run(&["prefetch", &tree]).failed(exit::NO_NODE, "no node runs");
 }
 

@@ -1,7 +1,7 @@
 //! `prefetch`: blobs come into the store ahead of whoever will want them.
 
 use blobmesh_node::control::GET_MANY_MAX;
-use blobmesh_node::control::api::{Answer, PrefetchReport, Request, Trouble};
+use blobmesh_node::control::api::{Answer, PrefetchReport, Request, TierBytes, Trouble};
 use serde::Serialize;
 
 use super::{Context, unexpected};
@@ -21,10 +21,14 @@ struct Queued {
 
 /// The line that ends one that was.
 #[derive(Serialize)]
-struct Summary<'a> {
+struct Summary {
     command: &'static str,
-    #[serde(flatten)]
-    report: &'a PrefetchReport,
+    blobs: u64,
+    tier: TierBytes,
+    existed: u64,
+    failed: u64,
+    left: u64,
+    seconds: f64,
 }
 
 pub(super) async fn run(context: &Context, args: &PrefetchArgs) -> Result<(), CommandError> {
@@ -60,16 +64,28 @@ pub(super) async fn run(context: &Context, args: &PrefetchArgs) -> Result<(), Co
 
 fn end(context: &Context, report: &PrefetchReport) -> Result<(), CommandError> {
     context.printer.status(told(report));
-    context.printer.line("summary", &Summary { command: "prefetch", report })?;
-    match report.failed {
-        0 => Ok(()),
-        failed => {
-            let text = format!("{} could not be got", count(failed, "blob"));
-            let all = report.blobs + report.existed == 0;
-            let kind = if all { Trouble::NotFound } else { Trouble::Partial };
-            Err(CommandError::new(kind, text).hint("`blobmesh get HASH` says of each why"))
-        }
+    report.failures.iter().for_each(|failure| context.printer.part_failed(&failure.clone().into()));
+    context.printer.line("summary", &summary(report))?;
+    if report.failed == 0 {
+        return Ok(());
     }
+    let text = format!("{} could not be got", count(report.failed, "blob"));
+    Err(CommandError::new(kind_of(report), text).hint("`blobmesh get HASH` says of each why"))
+}
+
+/// Returns what it is that some could not be got: where none was, and all for one reason, it is that.
+fn kind_of(report: &PrefetchReport) -> Trouble {
+    let kinds: Vec<_> = report.failures.iter().map(|failure| failure.kind).collect();
+    match kinds.first() {
+        _ if report.blobs + report.existed > 0 => Trouble::Partial,
+        Some(first) if kinds.iter().all(|kind| kind == first) => *first,
+        _ => Trouble::Other,
+    }
+}
+
+fn summary(report: &PrefetchReport) -> Summary {
+    let PrefetchReport { blobs, tier, existed, failed, left, seconds, .. } = *report;
+    Summary { command: "prefetch", blobs, tier, existed, failed, left, seconds }
 }
 
 fn told(report: &PrefetchReport) -> String {
@@ -98,8 +114,9 @@ fn with_hint(error: CommandError) -> CommandError {
 
 #[cfg(test)]
 mod tests {
+    use blobmesh_node::control::api::Failure;
+
     use super::*;
-    use blobmesh_node::control::api::TierBytes;
 
     #[test]
     fn budget_is_told_where_it_ended_before_the_list() {
@@ -115,5 +132,21 @@ mod tests {
         assert_eq!(told(&report), all);
         let some = told(&PrefetchReport { left: 1, ..report });
         assert_eq!(some, format!("{all}; the budget ended before 1 blob"));
+    }
+
+    #[test]
+    fn reason_that_all_failed_for_is_that_of_the_whole() {
+        use Trouble::{NotFound, Other, Partial, Unreachable};
+        for (blobs, existed, failures, kind) in [
+            (0, 0, &[Unreachable, Unreachable][..], Unreachable),
+            (0, 0, &[NotFound], NotFound),
+            (0, 0, &[NotFound, Unreachable], Other),
+            (1, 0, &[Unreachable], Partial),
+            (0, 1, &[NotFound], Partial),
+        ] {
+            let failures: Vec<_> = failures.iter().map(|kind| Failure::new(*kind, "")).collect();
+            let report = PrefetchReport { blobs, existed, failures, ..PrefetchReport::default() };
+            assert_eq!(kind_of(&report), kind, "{report:?}");
+        }
     }
 }

@@ -150,6 +150,9 @@ pub struct PrefetchReport {
     pub existed: u64,
     /// How many could not be got.
     pub failed: u64,
+    /// Why, of the first of them.
+    #[serde(default)]
+    pub failures: Vec<Failure>,
     /// How many were left because they exceed the budget.
     pub left: u64,
     /// The whole in seconds.

@@ -30,6 +30,7 @@ use self::budget::Budget;
 pub(crate) use self::learned::Learned;
 pub(super) use self::learned::roots_of;
 use self::quiet::{Busy, Foreground};
+use super::gets::failure;
 use super::{Inner, NodeService, len_u64, parse, parse_all, reports};
 use crate::compute;
 use crate::control::api::{
@@ -49,6 +50,8 @@ const BUDGET_DEFAULT: u64 = 10 << 30;
 /// How many bytes may come that nobody asked for, those that came since yesterday and were not used among them; and no
 /// more than a quarter of the store.
 const BUDGET_LEARNED: u64 = 1 << 30;
+/// How many failures of a list are told.
+const FAILURES_MAX: usize = 5;
 /// How many blobs one list may come to, those of its trees included: about 100 bytes each.
 const BLOBS_MAX: usize = 500_000;
 
@@ -290,8 +293,11 @@ impl Inner {
                     report.tier.edge += tier.edge;
                     self.prefetch.ahead().came(wanted.hash, size, tier, list.after);
                 }
-                Came::Failed => {
+                Came::Failed(failure) => {
                     report.failed += 1;
+                    if report.failures.len() < FAILURES_MAX {
+                        report.failures.push(*failure);
+                    }
                     continue;
                 }
                 Came::TooLong => {
@@ -337,13 +343,51 @@ impl Inner {
             tokio::select! {
                 biased;
                 () = self.prefetch.foreground.disturbed() => {}
-                came = get_within(driver, (hash, held), budget, progress) => {
+                came = self.get_within(driver, (hash, held), budget, progress) => {
                     if let Some(came) = came.transpose() {
                         return (wanted, came);
                     }
                 }
             }
             held += told.borrow().lan + told.borrow().edge;
+        }
+    }
+
+    /// Gets one blob of which so many bytes are held, unless the others are more than what is left of the budget; none where a
+    /// user has begun to get it.
+    async fn get_within(
+        &self,
+        driver: &DriverHandle,
+        (hash, held): (Hash, u64),
+        budget: &Budget,
+        progress: watch::Sender<GetProgress>,
+    ) -> Result<Option<Came>, Failure> {
+        let mut told = progress.subscribe();
+        let mut share = budget.share(progress.subscribe());
+        let mut get = pin!(driver.get_ahead(hash, progress));
+        let mut length = pin!(async {
+            let known = told.wait_for(|progress: &GetProgress| progress.size.is_some()).await;
+            known.ok().and_then(|progress| progress.size)
+        });
+        let ended = tokio::select! {
+            biased;
+            ended = &mut get => ended?,
+            Some(size) = &mut length => match share.take(size.saturating_sub(held)) {
+                true => get.await?,
+                false => return Ok(Some(Came::TooLong)),
+            },
+        };
+        match ended.result {
+            Ok(()) => {
+                let tier = reports::tier(&ended.receipt);
+                share.spend(tier.lan + tier.edge);
+                Ok(Some(Came::Got { size: ended.receipt.size.unwrap_or_default(), tier }))
+            }
+            Err(WantError::Cancelled) => Ok(None),
+            Err(why) => {
+                let receipt = reports::receipt(&ended, self.edge.is_some());
+                Ok(Some(Came::Failed(Box::new(failure(hash, why, &receipt, ended)))))
+            }
         }
     }
 
@@ -382,49 +426,16 @@ impl From<Root> for Wanted {
 }
 
 /// Says what came of one blob.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 enum Came {
     Here,
     Got {
         size: u64,
         tier: TierBytes,
     },
-    Failed,
+    Failed(Box<Failure>),
     /// It is longer than what is left of the budget.
     TooLong,
-}
-
-/// Gets one blob of which so many bytes are held, unless the others are more than what is left of the budget; none where a
-/// user has begun to get it.
-async fn get_within(
-    driver: &DriverHandle,
-    (hash, held): (Hash, u64),
-    budget: &Budget,
-    progress: watch::Sender<GetProgress>,
-) -> Result<Option<Came>, Failure> {
-    let mut told = progress.subscribe();
-    let mut share = budget.share(progress.subscribe());
-    let mut get = pin!(driver.get_ahead(hash, progress));
-    let mut length = pin!(async {
-        let known = told.wait_for(|progress: &GetProgress| progress.size.is_some()).await;
-        known.ok().and_then(|progress| progress.size)
-    });
-    let ended = tokio::select! {
-        biased;
-        ended = &mut get => ended?,
-        Some(size) = &mut length => match share.take(size.saturating_sub(held)) {
-            true => get.await?,
-            false => return Ok(Some(Came::TooLong)),
-        },
-    };
-    match ended.result {
-        Ok(()) => {}
-        Err(WantError::Cancelled) => return Ok(None),
-        Err(_) => return Ok(Some(Came::Failed)),
-    }
-    let tier = reports::tier(&ended.receipt);
-    share.spend(tier.lan + tier.edge);
-    Ok(Some(Came::Got { size: ended.receipt.size.unwrap_or_default(), tier }))
 }
 
 /// Tells how far a prefetch is, until it is dropped.
