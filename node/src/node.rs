@@ -162,6 +162,15 @@ impl Node {
         self.service.facts().addresses.clone()
     }
 
+    /// Waits until the node finds and serves nothing any more, which it does not do by itself: its task has failed. Never
+    /// of a node without a network. Cancel safe.
+    pub async fn ended(&self) {
+        match &self.network {
+            Some(network) => network.driver.ended().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Stops the node: says goodbye, ends its transfers with what they verified kept, and closes the
     /// store.
     ///
@@ -353,4 +362,27 @@ fn random_seed() -> u64 {
 
 fn lost(_: compute::WorkerLost) -> Failure {
     Failure::new(Trouble::Other, "a worker thread was lost")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn node_whose_task_has_failed_is_known_to_have_ended_and_can_be_stopped() {
+        let home = tempfile::tempdir().expect("a directory");
+        let node = Node::start(NodeConfig {
+            listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
+            mdns: false,
+            ..NodeConfig::new(home.path().to_owned())
+        });
+        let node = node.await.expect("the node starts");
+        {
+            let mut ended = std::pin::pin!(node.ended());
+            assert!(futures::poll!(&mut ended).is_pending());
+            node.network.as_ref().expect("a network").driver_task.abort();
+            ended.await;
+        }
+        node.shutdown().await;
+    }
 }

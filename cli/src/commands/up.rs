@@ -108,6 +108,10 @@ async fn serve_node(
         _ = &mut serving => {
             return Err(CommandError::new(Trouble::Other, "the control socket is not served any more"));
         }
+        () = node.ended() => {
+            return Err(CommandError::new(Trouble::Other, "the node has ended by itself")
+                .hint("its log says why; what it stored is kept"));
+        }
     }
     context.printer.status("stopping; a second signal stops at once");
     drop(stop);

@@ -146,6 +146,11 @@ impl DriverHandle {
         }
     }
 
+    /// Waits until the driver's task has ended, as it does when it is stopped, or panics.
+    pub(crate) async fn ended(&self) {
+        self.events.closed().await;
+    }
+
     async fn send(&self, event: Event) -> Result<(), DriverStopped> {
         self.events.send(event).await.map_err(|_| DriverStopped)
     }
