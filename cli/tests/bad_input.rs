@@ -256,3 +256,17 @@ fn nothing_leads_to_a_home_directory() {
     let hint = run.failed(exit::CONFIGURATION, "there is no home directory");
     assert!(hint.is_some_and(|hint| hint.contains("--home")), "{hint:?}");
 }
+
+#[test]
+fn usage_errors_are_whole_in_json_too() {
+    let place = Place::new();
+    for (args, message) in [
+        (&["get"][..], "<HASH>"),
+        (&["ls", "--color", "green"], "[possible values: auto, always, never]"),
+        (&["add", "x", "--pni"], "'--pni'"),
+    ] {
+        let error = place.run(&[&["--json"], args].concat()).lines().pop().expect("a line");
+        let told = error["message"].as_str().expect("a message");
+        assert!(told.contains(message) && !told.contains('\n'), "{told:?}");
+    }
+}

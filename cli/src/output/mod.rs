@@ -7,6 +7,7 @@
 mod progress;
 mod receipt;
 mod table;
+mod usage;
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
@@ -17,6 +18,7 @@ use serde::Serialize;
 pub(crate) use self::progress::{Count, Progress, TakeEvents};
 pub(crate) use self::receipt::{got_line, got_many_line, receipt_text, tiers};
 pub(crate) use self::table::table;
+use self::usage::Usage;
 use crate::args::{ColorWhen, GlobalArgs};
 use crate::error::{CommandError, stdout_error};
 
@@ -157,14 +159,13 @@ impl Printer {
     pub(crate) fn clap(&self, error: &clap::Error) -> u8 {
         let code = u8::try_from(error.exit_code()).unwrap_or(crate::exit::USAGE);
         if self.json && code != crate::exit::DONE {
-            let text = error.render().to_string();
-            let first = text.lines().next().unwrap_or_default();
+            let usage = Usage::of(&error.render().to_string());
             let body = ErrorBody {
                 code,
                 kind: blobmesh_node::control::api::Trouble::Usage,
-                message: first.trim_start_matches("error: "),
+                message: &usage.message,
                 causes: &[],
-                hint: Some("see `blobmesh --help`"),
+                hint: Some(usage.hint.as_deref().unwrap_or("see `blobmesh --help`")),
             };
             write_json("error", &body).ok();
         }
