@@ -273,7 +273,8 @@ impl Meeting {
         }
         if dials {
             bad.dial(&node).await;
-            bad.until(deed.what, |seen| seen.links > 0).await;
+            // Some are heard, and let go, before the node has said a word.
+            bad.until(deed.what, |seen| seen.links > 0 || seen.ends > 0).await;
         } else {
             node.until(|rows| rows.iter().any(|row| row.peer == bad.peer && has_filter(row))).await;
         }

@@ -35,6 +35,13 @@ async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
     }
 }
 
+/// Has the peer hear of a stream: it does with the first that is written, and that goes before it has agreed.
+async fn announced<E: std::fmt::Debug>(opening: impl Future<Output = Result<Stream, E>>) -> Stream {
+    let mut stream = in_time("open", opening).await.unwrap();
+    stream.flush().await.unwrap();
+    stream
+}
+
 struct Node {
     peer: PeerId,
     handle: SwarmHandle,
@@ -193,12 +200,12 @@ async fn exchange(mut ours: Stream, mut theirs: Stream) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_carry_bytes_both_ways() {
     let (ours, mut theirs) = Node::pair().await;
-    let blob = ours.handle.open_blob(&theirs.peer).await.unwrap();
+    let blob = announced(ours.handle.open_blob(&theirs.peer)).await;
     let (peer, their_blob) = theirs.blob_stream().await;
     assert_eq!(peer, ours.peer);
     in_time("blob bytes", exchange(blob, their_blob)).await;
 
-    let control = theirs.handle.open_control(&ours.peer).await.unwrap();
+    let control = announced(theirs.handle.open_control(&ours.peer)).await;
     let mut ours = ours;
     let (peer, our_control) = ours
         .wait("control stream", |event| match event {
@@ -241,18 +248,18 @@ async fn streams_beyond_the_bound_are_refused_and_places_come_back() {
     let (ours, mut theirs) = Node::pair().await;
     let mut open = Vec::new();
     for _ in 0..PLACES {
-        open.push(in_time("open", ours.handle.open_blob(&theirs.peer)).await.unwrap());
+        open.push(announced(ours.handle.open_blob(&theirs.peer)).await);
     }
     let error = ours.handle.open_blob(&theirs.peer).await.unwrap_err();
     assert!(matches!(error, OpenError::TooMany), "{error}");
-    in_time("control", ours.handle.open_control(&theirs.peer)).await.unwrap();
+    let _control = announced(ours.handle.open_control(&theirs.peer)).await;
     open.pop();
     let mut inbound = Vec::new();
     for _ in 0..PLACES {
         inbound.push(theirs.blob_stream().await);
     }
     inbound.clear();
-    open.push(in_time("open", ours.handle.open_blob(&theirs.peer)).await.unwrap());
+    open.push(announced(ours.handle.open_blob(&theirs.peer)).await);
     theirs.blob_stream().await;
 }
 
@@ -391,7 +398,7 @@ async fn providers_are_found_and_reached_through_a_third_node() {
 
     assert_eq!(seeker.find_in_time(hash).await, [holder.peer]);
     in_time("connect", seeker.handle.connect(&holder.peer)).await.unwrap();
-    let stream = in_time("open", seeker.handle.open_blob(&holder.peer)).await.unwrap();
+    let stream = announced(seeker.handle.open_blob(&holder.peer)).await;
     let (peer, their_stream) = holder.blob_stream().await;
     assert_eq!(peer, seeker.peer);
     in_time("bytes", exchange(stream, their_stream)).await;
@@ -478,7 +485,7 @@ async fn both_ends_dialling_at_once_makes_one_peer_each() {
         tokio::join!(ours.dial(&theirs), theirs.dial(&ours));
         ours.connected(&theirs).await;
         theirs.connected(&ours).await;
-        in_time("open", ours.handle.open_blob(&theirs.peer)).await.unwrap();
+        let _stream = announced(ours.handle.open_blob(&theirs.peer)).await;
         theirs.blob_stream().await;
     }
 }

@@ -14,14 +14,28 @@ use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
 /// Each end is closed on its own: `shutdown` says that nothing more will be written, and reading ends
 /// with an end of file once the peer has said so. Dropping an open stream resets it. An open stream
 /// keeps the connection alive and occupies one of the peer's places until it is dropped.
+///
+/// It is written to before the peer has agreed to it, which saves a round trip; where the peer does not, the first read
+/// fails.
 pub struct Stream {
     inner: Compat<libp2p::Stream>,
+    /// Whether a read has failed, as where the peer does not agree. libp2p would panic at any call after that.
+    failed: bool,
     _place: OwnedSemaphorePermit,
 }
 
 impl Stream {
     pub(super) fn new(inner: libp2p::Stream, place: OwnedSemaphorePermit) -> Self {
-        Self { inner: inner.compat(), _place: place }
+        Self { inner: inner.compat(), failed: false, _place: place }
+    }
+
+    /// Returns what calls are made to.
+    fn usable(&mut self) -> io::Result<Pin<&mut Compat<libp2p::Stream>>> {
+        if self.failed {
+            Err(io::ErrorKind::BrokenPipe.into())
+        } else {
+            Ok(Pin::new(&mut self.inner))
+        }
     }
 }
 
@@ -37,7 +51,9 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, buffer)
+        let read = self.usable()?.poll_read(cx, buffer);
+        self.failed = matches!(read, Poll::Ready(Err(_)));
+        read
     }
 }
 
@@ -47,14 +63,14 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, bytes)
+        self.usable()?.poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        self.usable()?.poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+        self.usable()?.poll_shutdown(cx)
     }
 }

@@ -4,6 +4,9 @@
 
 use std::time::Duration;
 
+use futures::StreamExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
 use super::*;
 
 const LOOPBACK: &str = "/ip4/127.0.0.1/tcp/0";
@@ -75,6 +78,43 @@ impl Node {
             _ => None,
         })
         .await
+    }
+}
+
+/// Starts a peer of a mesh that speaks none of its protocols, as one of a later version may.
+async fn speaker_of_nothing(mesh: u8) -> (PeerId, String) {
+    let keypair = libp2p::identity::Keypair::generate_ed25519();
+    let prologue = MeshKey::from_bytes([mesh; 32]).unwrap().noise_prologue();
+    let transport = transport::build(&keypair, &prologue).unwrap();
+    let config = libp2p::swarm::Config::with_tokio_executor();
+    let name = keypair.public().to_peer_id();
+    let behaviour = libp2p::swarm::dummy::Behaviour;
+    let mut swarm = libp2p::Swarm::new(transport, behaviour, name, config);
+    swarm.listen_on(LOOPBACK.parse().unwrap()).unwrap();
+    let address = loop {
+        match swarm.next().await {
+            Some(libp2p::swarm::SwarmEvent::NewListenAddr { address, .. }) => break address,
+            _ => continue,
+        }
+    };
+    tokio::spawn(async move { while swarm.next().await.is_some() {} });
+    (convert::from_libp2p(&name).unwrap(), address.to_string())
+}
+
+#[tokio::test]
+async fn stream_that_the_peer_does_not_agree_to_fails_at_its_first_read_and_at_all_calls_after() {
+    let (peer, address) = speaker_of_nothing(1).await;
+    let mut node = Node::start(1, LOOPBACK);
+    node.handle.dial(&address).await.unwrap();
+    assert_eq!(node.connected().await, peer);
+    let mut stream = node.handle.open_blob(&peer).await.unwrap();
+    stream.write_all(b"a request").await.unwrap();
+    stream.flush().await.unwrap();
+    for _ in 0..2 {
+        stream.read_u8().await.expect_err("nobody answers");
+        stream.write_u8(1).await.expect_err("nobody listens");
+        stream.flush().await.expect_err("nobody listens");
+        stream.shutdown().await.expect_err("there is nothing to end");
     }
 }
 

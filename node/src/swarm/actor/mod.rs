@@ -14,6 +14,7 @@ use blobmesh_protocol::{Hash, PeerId};
 use futures::StreamExt;
 use libp2p::PeerId as LibPeerId;
 use libp2p::core::transport::ListenerId;
+use libp2p::core::upgrade::Version;
 use libp2p::core::{ConnectedPoint, Multiaddr};
 use libp2p::identify;
 use libp2p::identity::Keypair;
@@ -406,6 +407,8 @@ fn build(
     let behaviour = Behaviour::new(keypair, &config.mesh)?;
     let config = libp2p::swarm::Config::with_executor(tasks.executor())
         .with_idle_connection_timeout(IDLE_TIMEOUT)
+        // A stream is written to before it is agreed to: all whom we connect to speak what we do.
+        .with_substream_upgrade_protocol_override(Version::V1Lazy)
         .with_max_negotiating_inbound_streams(NEGOTIATING_IN_MAX);
     let local = keypair.public().to_peer_id();
     Ok(libp2p::Swarm::new(transport, behaviour, local, config))

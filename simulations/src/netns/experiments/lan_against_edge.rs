@@ -2,8 +2,9 @@
 //!
 //! Small blobs one after another: first from a neighbour across an office switch, then from an edge that is
 //! 50 ms away, both over connections that are open. Then from a neighbour by nodes that have just started
-//! and know no more than its address. Times are those of receipts: from the command's arrival at the node to
-//! the end of the get. What a shell takes to start a command is not in them.
+//! and know no more than its address; and the same from so far away that the round trips of it can be counted. Times
+//! are those of receipts: from the command's arrival at the node to the end of the get. What a shell takes to start a
+//! command is not in them.
 
 use std::{
     io::{Read as _, Write as _},
@@ -34,7 +35,7 @@ pub static EXPERIMENT: Experiment = Experiment {
     name: "lan-against-edge",
     about: "64 KiB come from a neighbour in a millisecond, and 50 times sooner than from an edge 50 ms away",
     topology: Topology::Relay(layout),
-    nodes: 2..=2,
+    nodes: 3..=3,
     metrics: &[
         LAN_P50_MS,
         LAN_P99_MS,
@@ -42,6 +43,7 @@ pub static EXPERIMENT: Experiment = Experiment {
         EDGE_P50_MS,
         LAN_GAIN,
         LAN_COLD_MS,
+        COLD_ROUND_TRIPS,
         EXISTS_10K_S,
         EXISTS_RIGHT,
         RIGHT_TIER_SHARE,
@@ -56,6 +58,13 @@ const LINK: Link = Link::new(Rate::mbit(10_000), Duration::from_micros(50));
 
 /// Round trips to the edge take 50 ms, those of the LAN aside.
 const UPLINK: Link = Link { down: Some(Rate::mbit(200)), ..Link::slow(Duration::from_millis(25)) };
+
+/// The wire of the host that is far away: any machine's own work is little beside such a round trip.
+const FAR: Link = Link::slow(Duration::from_millis(125));
+const FAR_ROUND_TRIP_MS: f64 = 250.0;
+const FAR_HOST: u8 = 3;
+/// What is got from there is so short that TCP's slow start adds no round trip.
+const FAR_BLOB_BYTES: u64 = 4 << 10;
 
 /// The length of a blob.
 const BLOB_LEN: usize = 64 << 10;
@@ -111,6 +120,12 @@ const LAN_COLD_MS: MetricSpec = MetricSpec {
     bound: Some(Bound::AtMost(5.0)),
     about: "the median of 5 such gets by commands that start a node of their own, which dials first",
 };
+const COLD_ROUND_TRIPS: MetricSpec = MetricSpec {
+    name: "cold_round_trips",
+    unit: "count",
+    bound: Some(Bound::AtMost(6.5)),
+    about: "the same of 4 KiB by a host whose round trips to the neighbour take 250 ms: the median over that",
+};
 const EXISTS_10K_S: MetricSpec = MetricSpec {
     name: "exists_10k_s",
     unit: "s",
@@ -131,7 +146,11 @@ const RIGHT_TIER_SHARE: MetricSpec = MetricSpec {
 };
 
 fn layout(nodes: u8) -> Layout {
-    office::layout(nodes, LINK, UPLINK)
+    let mut layout = office::layout(nodes, LINK, UPLINK);
+    if let Some(link) = layout.links_mut().nth(usize::from(FAR_HOST) - 1) {
+        *link = FAR;
+    }
+    layout
 }
 
 fn run(trial: &mut Trial<'_, '_>) -> Result<(), Error> {
@@ -141,12 +160,15 @@ fn run(trial: &mut Trial<'_, '_>) -> Result<(), Error> {
         Original::new(trial, BLOB_BYTES, seed)
     })?;
     let cold = blobs(COLD_GETS.min(most), 2_000, |seed| Original::new(trial, BLOB_BYTES, seed))?;
+    let from_far =
+        blobs(COLD_GETS.min(most), 4_000, |seed| Original::new(trial, FAR_BLOB_BYTES, seed))?;
     let far =
         blobs(EDGE_GETS.min(most) + WARM_UP_GETS, 3_000, |seed| edge.put(trial, BLOB_BYTES, seed))?;
     let mut nodes = lan::start_with(trial, 1..=2, "", &EDGE_FLAGS)?;
     let Some(getter) = nodes.pop() else { return Err(Error::NoHost { number: 2 }) };
     let Some(holder) = nodes.first() else { return Err(Error::NoHost { number: 1 }) };
-    let files: Vec<_> = warm.iter().chain(&cold).map(|blob| blob.path.as_path()).collect();
+    let files: Vec<_> =
+        warm.iter().chain(&cold).chain(&from_far).map(|blob| blob.path.as_path()).collect();
     holder.home.add_all(&files)?;
     lan::know(trial, std::slice::from_ref(&getter), &nodes, files.len() as u64)?;
 
@@ -160,7 +182,9 @@ fn run(trial: &mut Trial<'_, '_>) -> Result<(), Error> {
     let (exists_s, right) = exists(&getter.home, &warm)?;
     getter.stop()?;
     trial.report.step("gets by commands that start a node of their own");
-    let cold_ms = cold_gets(trial, holder, &cold, &mut gets)?;
+    let cold_ms = cold_gets(trial, 2, holder, &cold, &mut gets)?;
+    trial.report.step("the same from far away");
+    let from_far_ms = cold_gets(trial, FAR_HOST, holder, &from_far, &mut gets)?;
 
     let counted = |times: Vec<f64>| times.into_iter().skip(WARM_UP_GETS.into()).collect();
     let (near_ms, far_ms): (Vec<f64>, Vec<f64>) = (counted(near_ms), counted(far_ms));
@@ -173,6 +197,7 @@ fn run(trial: &mut Trial<'_, '_>) -> Result<(), Error> {
         (&EDGE_P50_MS, far),
         (&LAN_GAIN, far / near),
         (&LAN_COLD_MS, median(cold_ms)),
+        (&COLD_ROUND_TRIPS, median(from_far_ms) / FAR_ROUND_TRIP_MS),
         (&EXISTS_10K_S, exists_s),
         (&EXISTS_RIGHT, right),
         (&RIGHT_TIER_SHARE, share(gets.right, gets.all)),
@@ -254,17 +279,18 @@ fn bare_exchanges(trial: &Trial<'_, '_>, count: u8) -> Result<Vec<f64>, Error> {
     inside(getter, exchange)
 }
 
-/// Gets each blob by a command in a fresh home, which starts a node of its own and knows the holder's
+/// Gets each blob by a command in a fresh home at a host, which starts a node of its own and knows the holder's
 /// address only; returns the milliseconds of each.
 fn cold_gets(
     trial: &Trial<'_, '_>,
+    host: u8,
     holder: &Node<'_>,
     blobs: &[Original],
     gets: &mut Gets,
 ) -> Result<Vec<f64>, Error> {
     let (ticket, address) = (holder.home.invite()?, holder.home.multiaddress());
     let times = (1..).zip(blobs).map(|(number, blob)| {
-        let home = trial.home(2, &format!("-cold-{number}"))?;
+        let home = trial.home(host, &format!("-cold-{number}"))?;
         home.join(&ticket)?;
         let receipt = home.get_alone(&blob.hash, &address, LIMIT)?;
         Ok(gets.judge(receipt, |tier| tier.lan))
