@@ -47,6 +47,8 @@ pub struct Stats {
     pub hedges: u64,
     /// Fetches dropped because no byte came for too long.
     pub stalls: u64,
+    /// Times the node was held up itself, by its store or for want of processor time.
+    pub held_up: u64,
     /// Peers banned for wrong bytes.
     pub bans: u64,
     /// Provide records put into the DHT, repeats included.
@@ -97,6 +99,7 @@ impl Stats {
             ("filters_refused", self.filters_refused),
             ("hedges", self.hedges),
             ("stalls", self.stalls),
+            ("held_up", self.held_up),
             ("bans", self.bans),
             ("adverts", self.adverts),
             ("adverts_refused", self.adverts_refused),

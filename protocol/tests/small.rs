@@ -390,6 +390,34 @@ fn neighbour_with_much_to_answer_is_given_the_time_of_a_source_and_what_waits_fo
 }
 
 #[test]
+fn silence_of_a_node_that_is_held_up_is_not_its_sources_but_for_a_bound() {
+    let stall = Config::default().stall_timeout;
+    let mut rig = Rig::with(Config { provider_search: false, ..Config::default() });
+    let holder = rig.small_neighbour(1, &[hash(1)]);
+    rig.want(hash(1), None);
+    let fetch = small(&mut rig, holder, hash(1));
+    rig.pass(Config::default().hedge_initial);
+    rig.look(hash(1), LookResult::Absent);
+    let held_up_for = |rig: &mut Rig, time: Duration| {
+        for _ in 0..time.as_millis() / 500 {
+            rig.pass(500 * MS);
+            rig.tell(Input::HeldUp);
+        }
+    };
+    held_up_for(&mut rig, 2 * stall);
+    rig.pass(stall - MS);
+    assert!(!rig.take_stop(fetch), "it has the time of a stall from there");
+    rig.pass(2 * MS);
+    assert!(rig.take_stop(fetch));
+    assert_eq!(rig.engine.stats().stalls, 1);
+
+    rig.pass(Config::default().backoff_initial);
+    let fetch = rig.take_fetch(Source::Peer(holder)).expect("another try");
+    held_up_for(&mut rig, 5 * stall);
+    assert!(rig.take_stop(fetch), "a dead one is found, however long the node is held up");
+}
+
+#[test]
 fn request_that_is_never_answered_is_given_up_and_the_neighbour_rests() {
     let mut rig = Rig::with(Config { provider_search: false, ..Config::default() });
     let holder = rig.small_neighbour(1, &[hash(1), hash(2)]);

@@ -26,6 +26,7 @@ mod wants;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use blobmesh_protocol::engine::{DropReason, Input, Source};
 use blobmesh_protocol::id::{FetchId, ServeId};
@@ -62,6 +63,8 @@ use crate::transfer::{Carried, Meter};
 
 /// How many events the driver handles before it lets other tasks of its thread run.
 const TURN_EVENTS_MAX: usize = 64;
+/// How late the driver is, or how long the store takes for a write, where that is the node's own silence.
+const HELD_UP: Duration = Duration::from_millis(500);
 
 /// Is everything a driver works with.
 pub(crate) struct Parts {
@@ -248,6 +251,13 @@ async fn run(desk: &Desk, mut inboxes: Inboxes) {
     }
 }
 
+/// Returns whether the driver is late for what is due, or that is due while the store stands still: then what sources
+/// gave may wait to be told.
+fn is_held_up(due: Option<Instant>, is_behind: impl FnOnce(Duration) -> bool) -> bool {
+    let late = due.and_then(|due| Instant::now().checked_duration_since(due));
+    late.is_some_and(|late| late >= HELD_UP || is_behind(HELD_UP))
+}
+
 impl Driver {
     /// Does what is due without an event, and returns until when to wait for the next.
     fn settle(&mut self) -> Option<Instant> {
@@ -281,7 +291,13 @@ impl Driver {
     }
 
     fn tell(&mut self, input: Input) {
-        self.engine.handle(self.clock.now(), input);
+        let now = self.clock.now();
+        if is_held_up(self.waits_until, |long| self.store.is_behind(long)) {
+            // Before any of its timers fires.
+            self.waits_until = None;
+            self.engine.handle(now, Input::HeldUp);
+        }
+        self.engine.handle(now, input);
     }
 
     fn handle_event(&mut self, event: Event) {

@@ -9,9 +9,11 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use super::{Driver, DriverHandle, GetEnded, GetProgress, Holdings, Parts, start};
+use super::{
+    Driver, DriverHandle, GetEnded, GetProgress, HELD_UP, Holdings, Parts, is_held_up, start,
+};
 use crate::config::EdgeConfig;
 use crate::edge::{Edge, EdgeOptions};
 use crate::identity::Identity;
@@ -152,4 +154,23 @@ async fn what_comes_slowly_as_nobody_waits_for_it_is_asked_for_anew_when_somebod
     let ahead = ahead.expect("the driver runs");
     assert_eq!(ahead.result, Err(WantError::Cancelled));
     assert_eq!(ahead.receipt.fetches.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn driver_that_is_late_or_whose_store_stands_still_is_held_up_when_something_is_due() {
+    let now = Instant::now();
+    tokio::time::advance(Duration::from_secs(10)).await;
+    let ago = |millis: u64| Some(now + Duration::from_millis(10_000 - millis));
+    let table = [
+        (None, true, false),
+        (Some(now + Duration::from_secs(11)), true, false),
+        (ago(0), true, true),
+        (ago(0), false, false),
+        (ago(499), false, false),
+        (ago(500), false, true),
+    ];
+    for (due, is_behind, expected) in table {
+        let held_up = is_held_up(due, |long| is_behind && long == HELD_UP);
+        assert_eq!(held_up, expected, "{due:?} {is_behind}");
+    }
 }

@@ -46,6 +46,7 @@ mod space;
 mod sweep;
 mod sys;
 mod vouch;
+mod writes;
 
 use std::fmt;
 use std::fs::{self, File};
@@ -53,6 +54,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use blobmesh_protocol::Hash;
 
@@ -80,6 +82,7 @@ use self::read::{FileMark, Recent};
 use self::space::Leases;
 use self::sys::lock;
 use self::vouch::Vouches;
+use self::writes::Writes;
 
 /// Configures a store.
 #[derive(Clone, Debug)]
@@ -227,6 +230,7 @@ struct Inner {
     catalog: Arc<Catalog>,
     pins: Pins,
     names: Names,
+    writes: Writes,
     /// Held by the one who evicts, so that two writers in need do not evict twice.
     evicting: Mutex<()>,
     leases: Arc<Leases>,
@@ -276,6 +280,7 @@ impl Store {
             catalog,
             pins,
             names: Names::new(report.clean),
+            writes: Writes::default(),
             evicting: Mutex::default(),
             leases: Arc::default(),
             vouches: Vouches::default(),
@@ -328,6 +333,11 @@ impl Store {
         // Who decided to evict one of them before that has done so when these are free.
         held.hashes().for_each(|hash| drop(self.inner.catalog.stripe(hash)));
         held
+    }
+
+    /// Returns whether a write of what was fetched has taken at least so long, as on a disk that is busy.
+    pub(crate) fn is_behind(&self, long: Duration) -> bool {
+        self.inner.writes.take(long)
     }
 
     /// Returns the lengths of blobs in their order, as [`find`](Self::find) does; none of one that is not in

@@ -130,6 +130,7 @@ impl Partial {
     pub fn write_group(&self, index: u64, bytes: &[u8]) -> Result<bool, StoreError> {
         let shared = &self.0;
         shared.inner.ensure_open()?;
+        let _write = shared.inner.writes.begin();
         if lock(&shared.state).held.contains(index) {
             return Ok(false);
         }
@@ -158,6 +159,7 @@ impl Partial {
     ) -> Result<u64, StoreError> {
         let shared = &self.0;
         shared.inner.ensure_open()?;
+        let _write = shared.inner.writes.begin();
         if run.hash() != shared.list.hash() {
             return Err(StoreError::Absent { hash: run.hash() });
         }
@@ -270,6 +272,7 @@ impl Partial {
     /// [`held`](Self::held)'s missing ones again.
     pub fn finish(&self) -> Result<Added, StoreError> {
         self.0.inner.ensure_open()?;
+        let _write = self.0.inner.writes.begin();
         self.0.finish()
     }
 }

@@ -71,6 +71,9 @@ pub enum Input {
         /// Whether it has.
         apart: bool,
     },
+    /// The node itself was held up, by its store or for want of processor time: a source that was silent may have given
+    /// what has not come to be told.
+    HeldUp,
     /// The control streams with a neighbour are open.
     Connected {
         /// The neighbour.

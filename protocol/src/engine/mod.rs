@@ -109,6 +109,7 @@ impl Engine {
             Input::Gone { hash } => self.handle_gone(hash),
             Input::Settled => self.resolver.settle(&mut self.peers, &mut self.shell),
             Input::EdgeApart { apart } => self.resolver.edge_apart = apart,
+            Input::HeldUp => self.resolver.held_up(&mut self.shell),
             Input::Connected { peer } => self.handle_connected(peer),
             Input::Disconnected { peer } => self.handle_disconnected(peer),
             Input::Message { peer, message } => self.handle_message(peer, message),

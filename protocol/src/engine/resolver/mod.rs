@@ -16,6 +16,7 @@
 mod advance;
 mod fetching;
 mod finding;
+mod held_up;
 mod herd;
 mod overheard;
 mod queues;

@@ -125,6 +125,8 @@ pub(crate) struct Running {
     pub(crate) source: Source,
     pub(crate) found: Found,
     pub(crate) heard: Time,
+    /// How much of its silence since its last word is no longer counted.
+    pub(crate) excused: Duration,
     pub(crate) bytes: u64,
     /// Whether it took too long to its first byte, so that another may be started beside it.
     pub(crate) late: bool,
@@ -332,6 +334,7 @@ impl Resolution {
             source,
             found,
             heard,
+            excused: Duration::ZERO,
             bytes: 0,
             late: false,
             small: None,
@@ -436,7 +439,7 @@ impl Resolution {
         }
         // A source that gives one range is alive, though another one waits behind it.
         for other in self.fetches.values_mut().filter(|other| other.source == source) {
-            other.heard = now;
+            (other.heard, other.excused) = (now, Duration::ZERO);
         }
         let running = self.fetches.get_mut(&fetch)?;
         if bytes == 0 {
