@@ -12,7 +12,8 @@ use std::fs::{self, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, mpsc};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use blobmesh_protocol::Hash;
@@ -26,6 +27,8 @@ use super::packs::{Packs, Spot};
 use super::space::{Reservation, Space};
 use super::sys::{self, lock};
 
+/// How long the end of a store waits for what was fetched to be durable.
+const SYNC_WITHIN: Duration = Duration::from_secs(3);
 /// How many locks the hashes share. Two blobs share one with a chance of 1/64; they then wait for
 /// each other's rename, about a millisecond.
 const STRIPES: usize = 64;
@@ -375,7 +378,8 @@ impl Catalog {
     pub(super) fn unseal(&self) {
         if let Err(error) = self.index.seal(None).and_then(|()| self.index.flush()) {
             tracing::debug!(%error, "the index could not be marked as open");
-            // The flusher sees to what follows from that.
+            // It would pass for one of a clean end after a power cut. The flusher sees to what follows from that.
+            self.index.fail();
             self.signal.dirty();
         }
     }
@@ -433,28 +437,34 @@ impl Catalog {
         }
     }
 
-    /// Makes the bytes durable that were fetched in this run. It is the store's end, so nobody waits for it who has
-    /// something else to do.
+    /// Makes the bytes durable that were fetched in this run. It is the store's end, for which users wait: where it takes
+    /// more than some seconds, as on a slow disk, that is a failure, and it goes on while the process does.
     ///
     /// # Errors
     /// [`StoreError::Io`] also where there are many, and the platform cannot sync all of them at once.
     pub(super) fn sync_fetched(&self) -> Result<(), StoreError> {
+        let root = self.files.root().to_owned();
+        let failed = |error| StoreError::io("sync", self.files.root())(error);
+        #[cfg(test)]
+        sys::fault::of_sync_file().map_err(failed)?;
         let unsynced = std::mem::take(&mut *lock(&self.unsynced));
-        if unsynced.len() > SYNCED_SINGLY_MAX {
-            let root = self.files.root();
-            let synced = fs::File::open(root).and_then(|root| sys::sync_file_system(&root));
-            let synced = synced.and_then(|done| match done {
-                true => Ok(()),
-                false => Err(io::ErrorKind::Unsupported.into()),
-            });
-            return synced.map_err(StoreError::io("sync", root));
-        }
         let packs = self.packs.of_this_run();
         let packs = packs.map_err(StoreError::io("list", &self.files.path("packs")))?;
+        if unsynced.is_empty() && packs.is_empty() {
+            return Ok(());
+        }
+        let many = unsynced.len() > SYNCED_SINGLY_MAX;
         let paths: Vec<PathBuf> =
             unsynced.iter().map(|hash| self.files.blob(hash)).chain(packs).collect();
-        let paths: Vec<&Path> = paths.iter().map(PathBuf::as_path).collect();
-        sync_each(&paths, sys::sync_if_there)
+        let (done, ended) = mpsc::channel();
+        let sync = move || {
+            let synced = if many { sync_all(&root) } else { sync_paths(&paths) };
+            // Nobody may wait any more.
+            done.send(synced).ok();
+        };
+        thread::Builder::new().name("store-sync".to_owned()).spawn(sync).map_err(failed)?;
+        let ended = ended.recv_timeout(SYNC_WITHIN);
+        ended.map_err(|_| failed(io::ErrorKind::TimedOut.into()))?
     }
 
     /// Writes everything, seals the index with the totals and closes it.
@@ -544,6 +554,21 @@ pub(super) enum Located {
     Absent,
 }
 
+/// Makes all durable that anybody wrote to the file system of a directory.
+fn sync_all(root: &Path) -> Result<(), StoreError> {
+    let synced = fs::File::open(root).and_then(|root| sys::sync_file_system(&root));
+    let synced = synced.and_then(|done| match done {
+        true => Ok(()),
+        false => Err(io::ErrorKind::Unsupported.into()),
+    });
+    synced.map_err(StoreError::io("sync", root))
+}
+
+fn sync_paths(paths: &[PathBuf]) -> Result<(), StoreError> {
+    let paths: Vec<&Path> = paths.iter().map(PathBuf::as_path).collect();
+    sync_each(&paths, sys::sync_if_there)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -574,6 +599,17 @@ mod tests {
             index.close();
             assert_eq!((found.totals.is_none(), found.rebuild), (is_away, None));
         }
+    }
+
+    #[test]
+    fn index_that_cannot_be_marked_as_open_is_not_used() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let catalog = catalog(dir.path());
+        let blobs = dir.path().join("index.sled/blobs");
+        fs::rename(&blobs, dir.path().join("away")).expect("rename");
+        catalog.unseal();
+        fs::rename(dir.path().join("away"), &blobs).expect("rename");
+        assert!(!catalog.index_is_good(), "after a power cut it would pass for one of a clean end");
     }
 
     #[test]

@@ -47,6 +47,7 @@ impl Store {
         let reader = self.open_blob(hash)?.ok_or(StoreError::Absent { hash: *hash })?;
         let output = Output::create(&dest)?;
         copy(&reader, &output, stopped)?;
+        check(stopped)?;
         output.publish(&dest, force)?;
         Ok(reader.size())
     }
@@ -134,7 +135,8 @@ impl Drop for Output {
 fn copy(reader: &BlobReader, output: &Output, stopped: &AtomicBool) -> Result<(), StoreError> {
     if let Some(file) = reader.file() {
         if sys::reflink(&output.file, file) {
-            return reader.verify_all();
+            reader.verify_while(|| check(stopped).is_ok())?;
+            return check(stopped);
         }
         if reader.is_verified() {
             return copy_file(file, output, stopped);

@@ -41,7 +41,7 @@ const MODE_DURABLE: u32 = 0o444;
 const MODE_CACHE: u32 = 0o400;
 /// How many rotten blobs are kept for a look.
 const ROTTEN_MAX: usize = 16;
-/// How many bytes they may take together. They come on top of the store's bound, and a look needs no more.
+/// How many bytes they may take together, but for one alone. They come on top of the store's bound.
 const ROTTEN_BYTES_MAX: u64 = 256 << 20;
 
 /// Knows the paths of one store.
@@ -295,27 +295,31 @@ impl Files {
     pub(super) fn set_aside(&self, hash: &Hash, keep: bool) {
         let path = self.blob(hash);
         let aside = self.root.join("rotten").join(hash.to_hex());
-        if !keep || fs::rename(&path, aside).is_err() {
+        if !keep || fs::rename(&path, &aside).is_err() {
             fs::remove_file(&path).ok();
         }
         fs::remove_file(self.outboard(hash)).ok();
-        self.thin_out_rotten();
+        self.thin_out_rotten(&aside);
     }
 
-    fn thin_out_rotten(&self) {
+    /// Removes rotten blobs beyond their bounds, those that were written first before others. The `newest` stays however
+    /// long it is: most of a user's own blob may be right.
+    fn thin_out_rotten(&self, newest: &Path) {
         let Ok(entries) = fs::read_dir(self.root.join("rotten")) else { return };
-        let mut files: Vec<_> = entries
-            .flatten()
+        let others = entries.flatten().filter(|entry| entry.path() != newest);
+        let mut others: Vec<_> = others
             .filter_map(|entry| {
                 let meta = entry.metadata().ok()?;
                 Some((meta.modified().ok()?, entry.path(), meta.len()))
             })
             .collect();
-        files.sort();
-        let mut bytes: u64 = 0;
-        for (at, (_, path, len)) in files.into_iter().rev().enumerate() {
-            bytes = bytes.saturating_add(len);
-            if at >= ROTTEN_MAX || bytes > ROTTEN_BYTES_MAX {
+        others.sort();
+        let newest = fs::symlink_metadata(newest).ok();
+        let (mut kept, mut bytes) = newest.map_or((0, 0), |meta| (1, meta.len()));
+        for (_, path, len) in others.into_iter().rev() {
+            if kept < ROTTEN_MAX && bytes.saturating_add(len) <= ROTTEN_BYTES_MAX {
+                (kept, bytes) = (kept + 1, bytes + len);
+            } else {
                 fs::remove_file(path).ok();
             }
         }
@@ -703,9 +707,11 @@ mod tests {
             files.set_aside(&Hash::of(name), true);
             fs::read_dir(files.path("rotten")).expect("list").count()
         };
-        assert_eq!(set_aside(b"as long as may be", ROTTEN_BYTES_MAX), 1);
-        assert_eq!(set_aside(b"longer", ROTTEN_BYTES_MAX + 1), 0, "nor what is older than it");
         assert_eq!(set_aside(b"short", 7), 1);
         assert_eq!(set_aside(b"short, too", 7), 2);
+        assert_eq!(set_aside(b"longer than all may be", ROTTEN_BYTES_MAX + 1), 1, "alone");
+        assert_eq!(set_aside(b"as long as may be", ROTTEN_BYTES_MAX), 1, "instead of the other");
+        assert_eq!(set_aside(b"one more", 7), 1);
+        assert_eq!(set_aside(b"one more, too", 7), 2);
     }
 }

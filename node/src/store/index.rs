@@ -393,7 +393,8 @@ impl Index {
     }
 
     /// Puts the index out of use, and leaves a mark so that the next start makes a new one.
-    fn fail(&self) {
+    /// Puts the index out of use until the next start, which makes it anew.
+    pub(super) fn fail(&self) {
         if self.good.swap(false, Ordering::AcqRel) {
             tracing::warn!("the index failed; the store works from its files until the next start");
             if let Err(error) = File::create(marker(&self.dir)) {

@@ -130,7 +130,10 @@ impl Store {
         let member = self.inner.open_member(hash)?;
         let Some(member) = member.filter(|member| member.len() == size) else { return Ok(None) };
         let doubt = &self.inner.doubt;
-        if doubt.is_of_member(member.spot()) && !doubt.is_right(hash) && !self.is_right(hash)? {
+        if doubt.is_of_member(member.spot())
+            && !doubt.is_right(hash)
+            && !self.is_right(hash, false)?
+        {
             return Ok(None);
         }
         Ok(Some(Lent::Packed(LentMember(member))))
@@ -143,15 +146,18 @@ impl Store {
             return Ok(true);
         }
         match fs::symlink_metadata(self.blob_path(hash)) {
-            Ok(meta) if doubt.is_of_file(&meta) => self.is_right(hash),
+            Ok(meta) if doubt.is_of_file(&meta) => self.is_right(hash, true),
             // Whoever opens what is not there sees that.
             Ok(_) | Err(_) => Ok(true),
         }
     }
 
-    /// Hashes what was not read yet of a blob. Wrong bytes take it out of the store.
-    fn is_right(&self, hash: &Hash) -> Result<bool, StoreError> {
-        let Some(reader) = self.inner.open_blob(hash)? else { return Ok(false) };
+    /// Hashes what was not read yet of a blob in a file, or elsewhere; false where it is found in the other. Wrong bytes
+    /// take it out of the store.
+    fn is_right(&self, hash: &Hash, in_file: bool) -> Result<bool, StoreError> {
+        let reader = self.inner.open_blob(hash)?;
+        let reader = reader.filter(|reader| reader.file().is_some() == in_file);
+        let Some(reader) = reader else { return Ok(false) };
         match reader.verify_all() {
             Ok(()) => self.inner.doubt.note_right(hash),
             Err(StoreError::Rot { .. }) => return Ok(false),

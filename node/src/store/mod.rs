@@ -230,6 +230,8 @@ struct Inner {
     config: StoreConfig,
     catalog: Arc<Catalog>,
     pins: Pins,
+    /// Held by the one who adds pins, with no stripe.
+    pinning: Mutex<()>,
     names: Names,
     writes: Writes,
     /// Held by the one who evicts, so that two writers in need do not evict twice.
@@ -280,6 +282,7 @@ impl Store {
             config,
             catalog,
             pins,
+            pinning: Mutex::default(),
             names: Names::new(report.clean),
             writes: Writes::default(),
             evicting: Mutex::default(),
@@ -533,11 +536,11 @@ impl Inner {
             tracing::debug!(%error, "what was fetched is not synced, and hashed when it is lent");
             self.doubt.raise(catalog.now(), catalog.packs().next());
         }
-        let saved = self.doubt.save(catalog.files());
-        if let Err(error) = &saved {
-            tracing::debug!(%error, "it was not saved what is in doubt");
+        let told = self.names.sync_all(catalog.files()).and(self.doubt.save(catalog.files()));
+        if let Err(error) = &told {
+            tracing::debug!(%error, "the next start cannot be told what is not durable");
         }
-        saved.is_ok()
+        told.is_ok()
     }
 }
 

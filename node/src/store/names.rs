@@ -75,6 +75,14 @@ impl Names {
         Ok(())
     }
 
+    /// Makes all names durable before a clean end, after which nobody doubts them.
+    pub(super) fn sync_all(&self, files: &Files) -> Result<(), StoreError> {
+        let shards: Vec<u8> = lock(&self.unsynced).shards.keys().copied().collect();
+        let some: Vec<Hash> =
+            shards.into_iter().map(|shard| Hash::from_bytes([shard; 32])).collect();
+        self.sync(files, &some)
+    }
+
     /// Returns the shards of some blobs that have such names, each with one of the blobs.
     fn unsynced_of<'a>(
         &self,
@@ -135,5 +143,7 @@ mod tests {
         assert!(!fault::without_sync_dir(|| sync(0)) && !fault::without_sync_dir(|| sync(255)));
         assert!(sync(255));
         assert!(fault::without_sync_dir(|| sync(255)));
+        names.sync_all(&files).expect("synced");
+        assert!(fault::without_sync_dir(|| sync(0)));
     }
 }

@@ -14,6 +14,7 @@ use super::error::StoreError;
 use super::files::{self, Class};
 use super::index::Row;
 use super::read::{BlobReader, FileMark};
+use super::sys::lock;
 use super::{Inner, Store, sys};
 
 impl Store {
@@ -99,6 +100,8 @@ impl Inner {
 
     /// Adds pins of durable blobs, or none where one of them was removed meanwhile.
     fn insert_pins(&self, hashes: &[Hash]) -> Result<(), StoreError> {
+        // Else others would be told of pins that are taken back here.
+        let _one_at_a_time = lock(&self.pinning);
         let new: Vec<Hash> =
             hashes.iter().copied().filter(|hash| !self.pins.contains(hash)).collect();
         self.pins.insert_all(self.catalog.files(), hashes)?;

@@ -447,12 +447,20 @@ impl BlobReader {
     /// # Errors
     /// [`StoreError::Rot`] if any byte is wrong.
     pub fn verify_all(&self) -> Result<(), StoreError> {
+        self.verify_while(|| true).map(drop)
+    }
+
+    /// Does the same as long as it is to `go_on`; returns whether it came to its end.
+    pub(super) fn verify_while(&self, go_on: impl Fn() -> bool) -> Result<bool, StoreError> {
         let missing = lock(&self.known.verified).missing();
         let mut buf = Vec::new();
         for index in missing.into_iter().flatten() {
+            if !go_on() {
+                return Ok(false);
+            }
             self.read_group(index, &mut buf)?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Has the next read of a group check it again.

@@ -52,10 +52,10 @@ impl Store {
     /// Of each blob [`StoreError::WrongHash`] if the bytes are not the blob's, else as
     /// [`put_whole`](Self::put_whole).
     pub fn put_batch(&self, blobs: &[(Hash, Bytes)]) -> Vec<Result<Added, StoreError>> {
-        let _write = self.inner.writes.begin();
         let bytes = blobs.iter().map(|(_, bytes)| len_u64(bytes)).sum();
         // All or none: where not all fit, each makes its own room.
         let mut room = self.inner.reserve(bytes).ok();
+        let _write = self.inner.writes.begin();
         let mut packed = room.as_mut().map(|room| self.inner.pack(blobs, room)).unwrap_or_default();
         let put = |(at, (hash, bytes)): (usize, &(Hash, Bytes))| match packed.remove(&at) {
             Some(size) => Ok(Added { hash: *hash, size, existed: false }),

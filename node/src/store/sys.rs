@@ -23,8 +23,6 @@ pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
 
 /// Makes the bytes of a file durable; there is nothing to do for one that has gone.
 pub(super) fn sync_if_there(path: &Path) -> io::Result<()> {
-    #[cfg(test)]
-    fault::of_sync_file()?;
     match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         file => file?.sync_data(),
@@ -375,7 +373,7 @@ pub(super) mod fault {
         fail_if(SYNC_DIR_FAILS.get())
     }
 
-    pub(super) fn of_sync_file() -> io::Result<()> {
+    pub(in crate::store) fn of_sync_file() -> io::Result<()> {
         fail_if(SYNC_FILE_FAILS.get())
     }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
@@ -19,14 +19,18 @@ use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
 /// fails.
 pub struct Stream {
     inner: Compat<libp2p::Stream>,
-    /// Whether a read has failed, as where the peer does not agree. libp2p would panic at any call after that.
+    /// Whether all that was written for the negotiation has left. libp2p panics at a read before that, where the peer has
+    /// agreed ahead and reset the stream.
+    flushed: bool,
+    /// Whether a read has failed, as where the peer does not agree, or a call before all of that has left. libp2p panics
+    /// at any call after the former.
     failed: bool,
     _place: OwnedSemaphorePermit,
 }
 
 impl Stream {
     pub(super) fn new(inner: libp2p::Stream, place: OwnedSemaphorePermit) -> Self {
-        Self { inner: inner.compat(), failed: false, _place: place }
+        Self { inner: inner.compat(), flushed: false, failed: false, _place: place }
     }
 
     /// Returns what calls are made to.
@@ -36,6 +40,11 @@ impl Stream {
         } else {
             Ok(Pin::new(&mut self.inner))
         }
+    }
+
+    /// Takes in what came of a call that writes.
+    fn note<T>(&mut self, done: &Poll<io::Result<T>>) {
+        self.failed |= !self.flushed && matches!(done, Poll::Ready(Err(_)));
     }
 }
 
@@ -51,6 +60,9 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.flushed {
+            ready!(self.as_mut().poll_flush(cx))?;
+        }
         let read = self.usable()?.poll_read(cx, buffer);
         self.failed = matches!(read, Poll::Ready(Err(_)));
         read
@@ -63,14 +75,21 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.usable()?.poll_write(cx, bytes)
+        let written = self.usable()?.poll_write(cx, bytes);
+        self.note(&written);
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.usable()?.poll_flush(cx)
+        let flushed = self.usable()?.poll_flush(cx);
+        self.note(&flushed);
+        self.flushed |= matches!(flushed, Poll::Ready(Ok(())));
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.usable()?.poll_shutdown(cx)
+        let shut = self.usable()?.poll_shutdown(cx);
+        self.note(&shut);
+        shut
     }
 }
