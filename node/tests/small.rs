@@ -60,9 +60,9 @@ async fn list_of_small_blobs_comes_by_small_requests_and_the_second_time_from_th
     let list = [&hashes[..], &hashes[..5], std::slice::from_ref(&nobody)].concat();
     let (answer, rows) = getter.get_many(&list).await;
     let Ok(Answer::GotMany { got, failed, tier, .. }) = answer else { panic!("{answer:?}") };
-    assert_eq!((got, failed), (distinct.len() as u64, 1));
-    assert_eq!(rows.len(), distinct.len() + 1, "one row each, also of what is named twice");
     let failures: Vec<_> = rows.iter().filter_map(|row| row.failure.as_ref()).collect();
+    assert_eq!((got, failed), (distinct.len() as u64, 1), "{:?}", failures.first());
+    assert_eq!(rows.len(), distinct.len() + 1, "one row each, also of what is named twice");
     assert_eq!(failures[0].kind, Trouble::NotFound);
     let all: u64 = rows.iter().filter_map(|row| row.size).sum();
     assert_eq!((tier.local + tier.lan, tier.edge), (all, 0));
