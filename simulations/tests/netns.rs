@@ -227,7 +227,7 @@ fn lan_against_edge_sees_bytes_from_the_wrong_tier() {
     assert!(!run.holds.unwrap());
     // The stand-in says of what came from its peer that it came from the edge: all but six gets of the edge.
     let right = run.values["right_tier_share"].unwrap();
-    assert!((right - 6.0 / 13.0).abs() < 1e-9, "{:?}", run.values);
+    assert!((right - 6.0 / 14.0).abs() < 1e-9, "{:?}", run.values);
     // The wires alone take that long.
     assert!(run.values["edge_p50_ms"].unwrap() >= 50.0, "{:?}", run.values);
     assert_eq!(run.values["exists_right"], Some(10_000.0));
