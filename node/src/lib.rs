@@ -19,6 +19,7 @@ mod private_file;
 pub mod secret_file;
 mod service;
 mod small;
+mod stop;
 pub mod store;
 pub mod swarm;
 mod transfer;

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use blobmesh_protocol::Hash;
@@ -11,10 +11,11 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::interval;
 
-use super::{Inner, Stopper, parse_all};
+use super::{Inner, parse_all};
 use crate::compute;
 use crate::control::api::{Answer, BlobRow, Event, Exchange, Failure, Input, Progress, Trouble};
 use crate::driver::DriverHandle;
+use crate::stop::{Stop, StopOnDrop};
 use crate::store::{Added, Origin, Store, StoreError};
 use crate::tree::closure;
 
@@ -174,12 +175,12 @@ impl Inner {
         let driver = self.driver.clone();
         let done = Arc::new(AtomicU64::new(0));
         let count = Arc::clone(&done);
-        let stopper = Stopper::default();
-        let stopped = stopper.flag();
+        let waits = StopOnDrop::default();
+        let stop = waits.wish();
         let work = compute::store(&self.store, move |store| {
             let verified = match named.as_slice() {
-                [] => verify_all(store, &count, &stopped)?,
-                named => verify_named(store, named, &count, &stopped)?,
+                [] => verify_all(store, &count, &stop)?,
+                named => verify_named(store, named, &count, &stop)?,
             };
             // Also where it was stopped.
             verified.bad.iter().for_each(|hash| driver.iter().for_each(|d| d.gone(*hash)));
@@ -250,11 +251,11 @@ fn verify_named(
     store: &Store,
     hashes: &[Hash],
     done: &AtomicU64,
-    stopped: &AtomicBool,
+    stop: &Stop,
 ) -> Result<Verified, StoreError> {
     let mut verified = Verified::default();
     for hash in hashes {
-        if stopped.load(Ordering::Relaxed) {
+        if stop.is_wanted() {
             break;
         }
         if !verified.add(store, hash, done)? {
@@ -265,14 +266,10 @@ fn verify_named(
 }
 
 /// Verifies what the store holds, until it is stopped; what is evicted before its turn is passed over.
-fn verify_all(
-    store: &Store,
-    done: &AtomicU64,
-    stopped: &AtomicBool,
-) -> Result<Verified, StoreError> {
+fn verify_all(store: &Store, done: &AtomicU64, stop: &Stop) -> Result<Verified, StoreError> {
     let mut verified = Verified::default();
     for hash in store.hashes()? {
-        if stopped.load(Ordering::Relaxed) {
+        if stop.is_wanted() {
             break;
         }
         verified.add(store, &hash, done)?;
@@ -328,10 +325,13 @@ mod tests {
         for (hash, bytes) in hashes.iter().zip([b"one", b"two"]) {
             store.put_whole(hash, bytes).expect("put");
         }
-        for (stop, blobs) in [(false, 2), (true, 0)] {
-            let (done, stopped) = (AtomicU64::new(0), AtomicBool::new(stop));
-            assert_eq!(verify_all(&store, &done, &stopped).expect("verified").blobs, blobs);
-            let named = verify_named(&store, &hashes, &done, &stopped);
+        for (is_stopped, blobs) in [(false, 2), (true, 0)] {
+            let (done, stop) = (AtomicU64::new(0), Stop::default());
+            if is_stopped {
+                stop.stop();
+            }
+            assert_eq!(verify_all(&store, &done, &stop).expect("verified").blobs, blobs);
+            let named = verify_named(&store, &hashes, &done, &stop);
             assert_eq!(named.expect("verified").blobs, blobs);
         }
     }

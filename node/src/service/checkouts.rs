@@ -84,9 +84,9 @@ mod linux {
     use crate::compute;
     use crate::control::api::{Event, Progress};
     use crate::driver::describe;
+    use crate::stop::StopOnDrop;
     use crate::tree::{
-        self, CheckedOut, CheckoutError, Options, Recovered, Stop, Supply, checkout,
-        checkout_meanwhile,
+        self, CheckedOut, CheckoutError, Options, Recovered, Supply, checkout, checkout_meanwhile,
     };
 
     /// How often progress is told.
@@ -135,9 +135,8 @@ mod linux {
             let CheckoutOptions { force, copy, hard_link, verify } = wanted;
             let options = Options { force, hard_link, verify, copy };
             let progress = Arc::new(tree::Progress::default());
-            let stopper = Stopper(Stop::default(), supply.clone());
-            let (store, told, stop) =
-                (self.store.clone(), Arc::clone(&progress), stopper.0.clone());
+            let ends = EndOfWait(StopOnDrop::default(), supply.clone());
+            let (store, told, stop) = (self.store.clone(), Arc::clone(&progress), ends.0.wish());
             let work = compute::run(move || {
                 // Held by the work, and not by who waits for it.
                 let _place = place;
@@ -148,7 +147,7 @@ mod linux {
                     None => checkout(&store, &root, &dir, &options, &told, &stop),
                 }
             });
-            CheckingOut { work: work.boxed(), progress, _stopper: stopper }
+            CheckingOut { work: work.boxed(), progress, _ends: ends }
         }
     }
 
@@ -156,7 +155,7 @@ mod linux {
     pub(in crate::service) struct CheckingOut {
         work: BoxFuture<'static, Result<Result<CheckedOut, CheckoutError>, compute::WorkerLost>>,
         progress: Arc<tree::Progress>,
-        _stopper: Stopper,
+        _ends: EndOfWait,
     }
 
     impl CheckingOut {
@@ -179,12 +178,12 @@ mod linux {
         }
     }
 
-    /// Stops the work when nobody waits for it any more.
-    struct Stopper(Stop, Option<Supply>);
+    /// Stops the work when nobody waits for it any more, also where it waits for its supply.
+    struct EndOfWait(StopOnDrop, Option<Supply>);
 
-    impl Drop for Stopper {
+    impl Drop for EndOfWait {
         fn drop(&mut self) {
-            self.0.stop();
+            self.0.wish().stop();
             if let Some(supply) = &self.1 {
                 supply.end();
             }

@@ -10,13 +10,14 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{Inner, Stopper, parse};
+use super::{Inner, parse};
 use crate::compute;
 use crate::control::api::{
     Answer, BaseName, Event, Exchange, Failure, Progress, Receipt, TierBytes, Trouble,
 };
 use crate::driver::{GetEnded, GetProgress};
 use crate::service::reports;
+use crate::stop::StopOnDrop;
 use crate::store::{BlobReader, StoreError};
 
 /// How often progress is told.
@@ -98,12 +99,12 @@ impl Inner {
     /// Writes a blob to a file. Dropping the future stops that soon, and then nothing is left of it.
     async fn export(&self, hash: Hash, output: PathBuf, force: bool) -> Result<(), Failure> {
         let place = self.checkouts.of_export().await;
-        let stopper = Stopper::default();
-        let stopped = stopper.flag();
+        let waits = StopOnDrop::default();
+        let stop = waits.wish();
         let work = compute::store(&self.store, move |store| {
             // Held by the work, and not by who waits for it.
             let _place = place;
-            store.export_unless(&stopped, &hash, &output, force)
+            store.export_unless(&stop, &hash, &output, force)
         });
         work.await?;
         Ok(())

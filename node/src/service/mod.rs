@@ -20,7 +20,7 @@ mod trees;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 
 use blobmesh_protocol::Hash;
 use bytes::Bytes;
@@ -219,23 +219,6 @@ impl Inner {
             Request::Verify { hashes } => self.verify(&hashes, &exchange).await,
             Request::Gc => self.gc().await,
         }
-    }
-}
-
-/// Stops work on a thread when nobody waits for it any more.
-#[derive(Debug, Default)]
-struct Stopper(Arc<AtomicBool>);
-
-impl Stopper {
-    /// Returns what the work looks at: whether it is to stop.
-    fn flag(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.0)
-    }
-}
-
-impl Drop for Stopper {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 

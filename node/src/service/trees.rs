@@ -17,6 +17,7 @@ use crate::control::api::{
     AddedTree, Answer, Event, Exchange, Failure, FileCount, Progress, TreeRow, Trouble,
 };
 use crate::driver::{DriverHandle, describe};
+use crate::stop::StopOnDrop;
 use crate::store::Store;
 use crate::tree::scan::{ScanError, ScanOptions, ScanProgress, Scanned, scan};
 
@@ -33,7 +34,7 @@ impl Inner {
         }
         let began = Instant::now();
         let progress = Arc::new(ScanProgress::default());
-        let _ends_it = Cancel(Arc::clone(&progress));
+        let _waits = StopOnDrop::of(progress.stop.clone());
         let (store, driver) = (self.store.clone(), self.driver.clone());
         let store_dir = store.dir().to_owned();
         let memory = self.facts.home.join("scans");
@@ -152,15 +153,6 @@ fn told(scanned: &Scanned, warnings: Vec<String>) -> AddedTree {
         special: scanned.left_out.special,
         warnings,
         seconds: 0.0,
-    }
-}
-
-/// Ends a scan that nobody waits for.
-struct Cancel(Arc<ScanProgress>);
-
-impl Drop for Cancel {
-    fn drop(&mut self) {
-        self.0.canceled.store(true, Ordering::Relaxed);
     }
 }
 

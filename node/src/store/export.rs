@@ -3,7 +3,6 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use blobmesh_protocol::Hash;
 use blobmesh_protocol::blob::group_count;
@@ -11,6 +10,7 @@ use blobmesh_protocol::blob::group_count;
 use super::error::StoreError;
 use super::read::BlobReader;
 use super::{Store, sys};
+use crate::stop::Stop;
 
 /// The bytes copied between two looks whether to stop: some tens of milliseconds of work.
 const PIECE_LEN: u64 = 32 << 20;
@@ -29,7 +29,7 @@ impl Store {
     /// [`StoreError::OutputInStore`], [`StoreError::Rot`], [`StoreError::DiskFull`] or
     /// [`StoreError::Io`].
     pub fn export(&self, hash: &Hash, dest: &Path, force: bool) -> Result<u64, StoreError> {
-        self.export_unless(&AtomicBool::new(false), hash, dest, force)
+        self.export_unless(&Stop::default(), hash, dest, force)
     }
 
     /// Does the same, unless it is stopped before its end.
@@ -38,7 +38,7 @@ impl Store {
     /// As [`export`](Self::export), and [`StoreError::Closed`] where it was stopped.
     pub(crate) fn export_unless(
         &self,
-        stopped: &AtomicBool,
+        stop: &Stop,
         hash: &Hash,
         dest: &Path,
         force: bool,
@@ -46,8 +46,8 @@ impl Store {
         let dest = self.check_output(dest, force)?;
         let reader = self.open_blob(hash)?.ok_or(StoreError::Absent { hash: *hash })?;
         let output = Output::create(&dest)?;
-        copy(&reader, &output, stopped)?;
-        check(stopped)?;
+        copy(&reader, &output, stop)?;
+        check(stop)?;
         output.publish(&dest, force)?;
         Ok(reader.size())
     }
@@ -132,26 +132,26 @@ impl Drop for Output {
     }
 }
 
-fn copy(reader: &BlobReader, output: &Output, stopped: &AtomicBool) -> Result<(), StoreError> {
+fn copy(reader: &BlobReader, output: &Output, stop: &Stop) -> Result<(), StoreError> {
     if let Some(file) = reader.file() {
         if sys::reflink(&output.file, file) {
-            reader.verify_while(|| check(stopped).is_ok())?;
-            return check(stopped);
+            reader.verify_while(|| check(stop).is_ok())?;
+            return check(stop);
         }
         if reader.is_verified() {
-            return copy_file(file, output, stopped);
+            return copy_file(file, output, stop);
         }
     }
-    copy_groups(reader, output, stopped)
+    copy_groups(reader, output, stop)
 }
 
 /// Copies a file that is known to be right; the kernel does it where it can.
-fn copy_file(file: &File, output: &Output, stopped: &AtomicBool) -> Result<(), StoreError> {
+fn copy_file(file: &File, output: &Output, stop: &Stop) -> Result<(), StoreError> {
     let failed = || StoreError::io("write", &output.path);
     let mut source = file.try_clone().map_err(failed())?;
     io::Seek::rewind(&mut source).map_err(failed())?;
     loop {
-        check(stopped)?;
+        check(stop)?;
         let mut piece = (&source).take(PIECE_LEN);
         if io::copy(&mut piece, &mut &output.file).map_err(failed())? == 0 {
             return Ok(());
@@ -159,19 +159,15 @@ fn copy_file(file: &File, output: &Output, stopped: &AtomicBool) -> Result<(), S
     }
 }
 
-fn check(stopped: &AtomicBool) -> Result<(), StoreError> {
-    if stopped.load(Ordering::Relaxed) { Err(StoreError::Closed) } else { Ok(()) }
+fn check(stop: &Stop) -> Result<(), StoreError> {
+    if stop.is_wanted() { Err(StoreError::Closed) } else { Ok(()) }
 }
 
 /// Copies group by group, each checked before it is written.
-fn copy_groups(
-    reader: &BlobReader,
-    output: &Output,
-    stopped: &AtomicBool,
-) -> Result<(), StoreError> {
+fn copy_groups(reader: &BlobReader, output: &Output, stop: &Stop) -> Result<(), StoreError> {
     let mut buf = Vec::new();
     for index in 0..group_count(reader.size()) {
-        check(stopped)?;
+        check(stop)?;
         reader.read_group(index, &mut buf)?;
         (&output.file).write_all(&buf).map_err(StoreError::io("write", &output.path))?;
     }
@@ -193,8 +189,9 @@ mod tests {
             let hash = Hash::of(&bytes);
             store.put_whole(&hash, &bytes).expect("put");
             fs::create_dir(&out).expect("a directory");
-            let stopped =
-                store.export_unless(&AtomicBool::new(true), &hash, &out.join("blob"), false);
+            let stop = Stop::default();
+            stop.stop();
+            let stopped = store.export_unless(&stop, &hash, &out.join("blob"), false);
             assert!(matches!(stopped, Err(StoreError::Closed)), "{stopped:?}");
             fs::remove_dir(&out).expect("it is empty");
         }

@@ -26,4 +26,6 @@ pub(crate) use checkout::{
     Supply, check_target, checkout_meanwhile, each_file, older_versions, open_older, shown,
 };
 #[cfg(target_os = "linux")]
-pub use ways::{Stop, WayCounts};
+pub use ways::WayCounts;
+
+pub use crate::stop::Stop;

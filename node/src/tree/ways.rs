@@ -15,13 +15,14 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::fs::FileExt as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use blobmesh_protocol::Hash;
 use blobmesh_protocol::blob::BlobHasher;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+
+use crate::stop::Stop;
 
 /// How much the kernel copies between two looks whether to stop.
 const RANGE_LEN: usize = 64 << 20;
@@ -93,24 +94,8 @@ pub struct WayCounts {
     pub hard_linked: u64,
 }
 
-/// Is a wish to stop that somebody else may have.
-#[derive(Clone, Debug, Default)]
-pub struct Stop(Arc<AtomicBool>);
-
-impl Stop {
-    /// Has the work stop soon.
-    pub fn stop(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// Returns whether the work is to stop.
-    pub(super) fn is_wanted(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    fn check(&self) -> io::Result<()> {
-        if self.is_wanted() { Err(io::Error::other("stopped")) } else { Ok(()) }
-    }
+fn check(stop: &Stop) -> io::Result<()> {
+    if stop.is_wanted() { Err(io::Error::other("stopped")) } else { Ok(()) }
 }
 
 impl Ways {
@@ -220,7 +205,7 @@ impl Ways {
         let Source { file, mut from, size, .. } = source;
         let mut to = 0;
         while to < size {
-            stop.check()?;
+            check(stop)?;
             let len = usize::try_from(size - to).unwrap_or(RANGE_LEN).min(RANGE_LEN);
             match rustix::fs::copy_file_range(file, Some(&mut from), target, Some(&mut to), len) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -283,7 +268,7 @@ fn pieces(
         }
         let mut left = size;
         while left > 0 {
-            stop.check()?;
+            check(stop)?;
             let len = usize::try_from(left).unwrap_or(BUFFER_LEN).min(BUFFER_LEN);
             let piece = buffer.get_mut(..len).unwrap_or_default();
             file.read_exact_at(piece, from + (size - left))?;

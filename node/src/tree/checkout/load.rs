@@ -11,10 +11,10 @@ use blobmesh_protocol::tree::{
 
 use super::error::CheckoutError;
 use super::pool;
+use crate::stop::Stop;
 use crate::store::{Lendable, Store, StoreError};
 use crate::tree::closure::Part;
 use crate::tree::source::StoreSource;
-use crate::tree::ways::Stop;
 
 /// How many entries of a tree are listed at once, at some 200 bytes each.
 pub(crate) const LISTED_MAX: usize = 8_192;

@@ -37,7 +37,8 @@ use self::stage::{Maker, size_of};
 use self::state::State;
 use self::target::{Found, Target};
 use super::beneath::Dir;
-use super::ways::{Stop, WayCounts, Ways};
+use super::ways::{WayCounts, Ways};
+use crate::stop::Stop;
 use crate::store::Store;
 
 pub use self::error::CheckoutError;

@@ -13,8 +13,8 @@ use super::error::CheckoutError;
 use super::journal::{Expected, Step, is_gone};
 use super::stage::{Here, Staged};
 use super::state::{State, holds, name_of, parent_of, path_order};
+use crate::stop::Stop;
 use crate::tree::beneath::{Dir, Kind, Stamp};
-use crate::tree::ways::Stop;
 
 /// Is what is to be done.
 #[derive(Debug, Default)]

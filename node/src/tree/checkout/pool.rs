@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use super::error::CheckoutError;
-use crate::tree::ways::Stop;
+use crate::stop::Stop;
 
 /// How many threads work at most.
 const THREADS_MAX: usize = 4;

@@ -18,10 +18,11 @@ use super::load::{Lacking, Manifests};
 use super::state::{name_of, parent_of};
 use super::supply::Supply;
 use super::{Options, Progress, pool};
+use crate::stop::Stop;
 use crate::store::{Lendable, Lent, Store, StoreError};
 use crate::tree::beneath::{Dir, Stamp};
 use crate::tree::pattern::Pattern;
-use crate::tree::ways::{Source, Stop, Way, Ways};
+use crate::tree::ways::{Source, Way, Ways};
 
 /// Of so many groups of 64 KiB one is hashed, chosen by chance, where not all are.
 pub(super) const SAMPLE_ONE_IN: u64 = 64;

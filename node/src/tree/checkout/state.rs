@@ -14,8 +14,9 @@ use blobmesh_protocol::tree::{
     TREE_PATH_MAX,
 };
 
+use crate::stop::Stop;
 use crate::tree::beneath::{Dir, Kind, Replace, Stamp};
-use crate::tree::ways::{Stop, hash_of};
+use crate::tree::ways::hash_of;
 
 /// The directory in a checkout that holds what it remembers. No tree has an entry of that name.
 pub(super) const DIR: &[u8] = b".blobmesh";

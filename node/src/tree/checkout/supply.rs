@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use blobmesh_protocol::Hash;
 
-use crate::tree::ways::Stop;
+use crate::stop::Stop;
 
 /// Says which blobs of a tree have not come yet; cheap to clone.
 #[derive(Clone, Debug)]

@@ -115,7 +115,7 @@ impl<'a> Scanner<'a> {
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some(file) = files.get(index) else { return scanned };
-            let one = match self.progress.canceled.load(Ordering::Relaxed) {
+            let one = match self.progress.stop.is_wanted() {
                 true => Err(ScanError::Canceled),
                 false => self.scan(file, &mut last, &mut buffer),
             };

@@ -38,6 +38,7 @@ use self::assemble::{Assembler, Root};
 use self::cache::Cache;
 use self::files::Scanner;
 use self::walk::{Chunk, Walk};
+use crate::stop::Stop;
 use crate::store::{BatchAdded, Store, StoreError};
 
 /// How many chunks of up to a thousand names wait to be read.
@@ -69,8 +70,8 @@ pub(crate) struct ScanProgress {
     pub(crate) found: AtomicU64,
     /// Whether all were found.
     pub(crate) all_found: AtomicBool,
-    /// Whether nobody waits for it any more.
-    pub(crate) canceled: AtomicBool,
+    /// Wanted when nobody waits for it any more.
+    pub(crate) stop: Stop,
 }
 
 /// Tells what was left out of a tree, and why.

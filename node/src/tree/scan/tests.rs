@@ -456,7 +456,7 @@ fn scan_that_nobody_waits_for_ends() {
         place.file(format!("{index}"), b"x");
     });
     let progress = ScanProgress::default();
-    progress.canceled.store(true, Ordering::Relaxed);
+    progress.stop.stop();
     let ended = scan(&place.store, &place.options(), &progress);
     assert!(matches!(ended, Err(ScanError::Canceled)), "{ended:?}");
     assert_eq!(place.store.stats().blobs, 0);
