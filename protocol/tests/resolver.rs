@@ -5,16 +5,17 @@
 #[allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 mod support;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use blobmesh_protocol::Config;
 use blobmesh_protocol::engine::receipt::{AskedAnswer, Found, Note};
 use blobmesh_protocol::engine::{
     DropReason, FetchOutcome, Input, LookResult, Output, Source, WantError,
 };
 use blobmesh_protocol::filter::OwnFilter;
-use blobmesh_protocol::id::WantId;
+use blobmesh_protocol::id::{PeerId, WantId};
 use blobmesh_protocol::wire::message::{AskResult, Message};
+use blobmesh_protocol::{Config, Time};
 use support::{MS, Rig, SIZE, hash, peer};
 
 const HAVE: AskResult = AskResult::Have { size: SIZE };
@@ -363,10 +364,75 @@ fn not_found_and_unreachable_are_told_apart() {
     rig.end(edge, FetchOutcome::Absent);
     assert!(rig.take_end(want).is_none(), "the neighbour may still answer");
     rig.pass(Config::default().ask_timeout);
+    assert!(rig.take_end(want).is_none(), "a fetch is given more time than a question");
+    rig.pass(Duration::from_secs(7));
     let (result, receipt) = rig.take_end(want).expect("ended");
     assert_eq!(result, Err(WantError::Unreachable), "a neighbour that may hold it said nothing");
     assert_eq!(receipt.asked[0].answer, Some(AskedAnswer::Timeout));
     assert_eq!(receipt.asked[0].peer, silent);
+}
+
+/// Gets a blob that one neighbour probably holds, which lets the question pass.
+fn asked_in_vain(rig: &mut Rig) -> (PeerId, WantId) {
+    let silent = rig.neighbour(1, &[hash(1)]);
+    let want = rig.get(hash(1));
+    assert!(rig.take_ask(silent, hash(1)).is_some());
+    rig.pass(Config::default().ask_timeout - MS);
+    assert_eq!(rig.take_fetch(Source::Peer(silent)), None);
+    (silent, want)
+}
+
+#[test]
+fn neighbour_that_let_a_question_pass_is_fetched_from_where_nothing_else_is_left() {
+    let config = Config { provider_search: false, ..Config::default() };
+    let mut rig = Rig::with(config);
+    let (silent, want) = asked_in_vain(&mut rig);
+    rig.pass(MS + Config::default().backoff_initial);
+    let fetch = rig.take_fetch(Source::Peer(silent)).expect("it may only have been slow");
+    rig.complete(fetch);
+    let (result, receipt) = rig.take_end(want).expect("ended");
+    assert_eq!((result, receipt.found), (Ok(()), Some(Found::Lan)));
+}
+
+#[test]
+fn neighbour_that_is_dead_is_fetched_from_a_bounded_number_of_times() {
+    let config = Config { provider_search: false, ..Config::default() };
+    let mut rig = Rig::with(config);
+    let (silent, want) = asked_in_vain(&mut rig);
+    let mut fetches = 0;
+    while rig.take_end(want).is_none() {
+        rig.pass(100 * MS);
+        fetches += rig.take_fetches(Source::Peer(silent)).len();
+        assert!(fetches < 10);
+    }
+    assert_eq!(fetches, 2, "the question was the first of three attempts");
+}
+
+#[test]
+fn many_neighbours_that_let_a_question_pass_are_not_all_fetched_from() {
+    let config = Config { provider_search: false, ..Config::default() };
+    let mut rig = Rig::with(config);
+    let silent: Vec<_> = (1..=20).map(|n| rig.neighbour(n, &[hash(1)])).collect();
+    let want = rig.get(hash(1));
+    let mut fetched = BTreeSet::<PeerId>::new();
+    while rig.take_end(want).is_none() {
+        rig.pass(100 * MS);
+        fetched.extend(silent.iter().filter(|peer| rig.take_fetch(Source::Peer(**peer)).is_some()));
+        assert!(rig.now < Time::ZERO + Duration::from_secs(60));
+    }
+    assert_eq!(fetched.len(), 4);
+}
+
+#[test]
+fn neighbour_that_went_after_it_let_a_question_pass_is_not_fetched_from() {
+    let config = Config { edge: true, provider_search: false, ..Config::default() };
+    let mut rig = Rig::with(config);
+    let (silent, want) = asked_in_vain(&mut rig);
+    let edge = rig.take_fetch(Source::Edge).expect("hedged");
+    rig.pass(MS);
+    rig.tell(Input::Disconnected { peer: silent });
+    rig.end(edge, FetchOutcome::Absent);
+    assert_eq!(rig.take_end(want).expect("ended").0, Err(WantError::Unreachable));
 }
 
 #[test]

@@ -296,6 +296,17 @@ impl Resolver {
         self.advance(hash, peers, shell);
     }
 
+    /// Has those who let a question pass, though they probably hold the blob, be fetched from, where nothing else is left;
+    /// returns whether there are any. A neighbour that is short of processor time for a moment is not gone, and a fetch is
+    /// given more time than a question.
+    pub(super) fn turn_to_silent(&mut self, hash: Hash, shell: &mut Shell) -> bool {
+        let Some(running) = self.resolutions.get_mut(&hash) else { return false };
+        for source in running.sources.take_silent() {
+            self.retry_failed(hash, source, Found::Lan, shell);
+        }
+        self.resolutions.get(&hash).is_some_and(|running| !running.retries.is_empty())
+    }
+
     /// Plans another attempt at a source that failed, as long as attempts are left.
     fn retry_failed(&mut self, hash: Hash, source: Source, found: Found, shell: &mut Shell) {
         let Some(running) = self.resolutions.get_mut(&hash) else { return };

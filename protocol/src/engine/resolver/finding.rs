@@ -143,6 +143,9 @@ impl Resolver {
             // The timer of an earlier question, before the neighbour went and came back.
             return;
         }
+        if answer == AskedAnswer::Timeout && ask.opinion == Opinion::Likely {
+            running.sources.was_silent(Source::Peer(peer));
+        }
         running.ask_ended(peer, answer, shell.now);
         running.troubles.unreachable = true;
         if let Some(neighbour) = peers.get_mut(peer) {
@@ -161,6 +164,7 @@ impl Resolver {
                 running.candidates.retain(|(candidate, _)| *candidate != peer);
                 running.holders.retain(|holder| holder.peer != peer);
                 running.considered.remove(&peer);
+                running.sources.went(Source::Peer(peer));
                 running.part_from(peer);
             }
             self.divide(hash);

@@ -15,7 +15,12 @@ struct Record {
     /// Since when it has said nothing but busy.
     busy_since: Option<Time>,
     spent: bool,
+    /// Whether it let a question pass, though it probably has the blob, and is still there.
+    silent: bool,
 }
+
+/// How many that let a question pass are fetched from all the same: each that is dead costs the time of its attempts.
+const SILENT_MAX: usize = 4;
 
 impl Sources {
     /// Returns whether a source has nothing more to give for this hash.
@@ -45,6 +50,29 @@ impl Sources {
     pub(crate) fn busy(&mut self, source: Source, now: Time) -> Duration {
         let record = self.0.entry(source).or_default();
         now - *record.busy_since.get_or_insert(now)
+    }
+
+    /// Takes in that a source which probably has the blob let a question pass.
+    pub(crate) fn was_silent(&mut self, source: Source) {
+        self.0.entry(source).or_default().silent = true;
+    }
+
+    /// Takes in that a source went.
+    pub(crate) fn went(&mut self, source: Source) {
+        if let Some(record) = self.0.get_mut(&source) {
+            record.silent = false;
+        }
+    }
+
+    /// Returns some of those that let a question pass and have nothing else against them, each once.
+    pub(crate) fn take_silent(&mut self) -> Vec<Source> {
+        let silent = self.0.iter_mut().filter_map(|(source, record)| {
+            let willing = std::mem::take(&mut record.silent) && !record.spent;
+            willing.then_some(*source)
+        });
+        let mut silent: Vec<_> = silent.collect();
+        silent.truncate(SILENT_MAX);
+        silent
     }
 
     /// Takes in that a source gave something.
