@@ -201,6 +201,23 @@ fn fetch_that_found_everything_stored_leaves_the_credit_to_who_brought_it() {
 }
 
 #[test]
+fn fetch_that_found_stored_what_a_stopped_one_brought_says_that_it_came_from_the_lan() {
+    let mut rig = Rig::with(Config::default());
+    let (stuck, next) = (rig.small_neighbour(1, &[hash(1)]), rig.neighbour(2, &[hash(1)]));
+    let want = rig.want(hash(1), None);
+    let (stopped, _) = rig.take_small(stuck, hash(1)).expect("asked ahead");
+    rig.pass(Config::default().stall_timeout);
+    assert!(rig.take_stop(stopped));
+    rig.look(hash(1), LookResult::Absent);
+    rig.answer(next, hash(1), HAVE);
+    let fetch = rig.take_fetch(Source::Peer(next)).expect("the next holder");
+    rig.end(fetch, FetchOutcome::Complete { size: SIZE });
+    let receipt = rig.take_end(want).expect("ended").1;
+    assert_eq!(receipt.found, Some(Found::Lan));
+    assert_eq!((receipt.bytes_local, receipt.bytes_lan), (0, SIZE));
+}
+
+#[test]
 fn stalled_holder_is_dropped_for_the_next_one() {
     let mut rig = Rig::with(Config::default());
     let stuck = rig.neighbour(1, &[hash(1)]);

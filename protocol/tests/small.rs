@@ -443,6 +443,23 @@ fn request_that_is_never_answered_is_given_up_and_the_neighbour_rests() {
 }
 
 #[test]
+fn neighbour_that_answers_late_is_asked_for_small_blobs_again() {
+    let mut rig = Rig::with(Config { provider_search: false, ..Config::default() });
+    let holder = rig.small_neighbour(1, &[hash(1), hash(2)]);
+    let want = rig.want(hash(1), None);
+    let fetch = small(&mut rig, holder, hash(1));
+    rig.pass(Config::default().hedge_initial);
+    rig.look(hash(1), LookResult::Absent);
+    rig.pass(Config::default().stall_timeout);
+    assert!(rig.take_stop(fetch));
+    rig.tell(Input::Stored { fetch, hash: hash(1) });
+    rig.look(hash(1), LookResult::Whole { size: 1_000 });
+    assert_eq!(end(&mut rig, want).0, Ok(()));
+    rig.want(hash(2), None);
+    assert!(rig.take_small(holder, hash(2)).is_some(), "it was slow, and is not broken");
+}
+
+#[test]
 fn failed_request_is_tried_again_on_a_stream_of_its_own() {
     let mut rig = Rig::with(Config { provider_search: false, ..Config::default() });
     let holder = rig.small_neighbour(1, &[hash(1)]);

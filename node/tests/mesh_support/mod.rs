@@ -28,6 +28,8 @@ use tokio::time::{Instant, timeout_at};
 
 /// How long anything may take that should come soon, on a machine that is busy with other tests.
 pub const SOON: Duration = Duration::from_secs(60);
+/// What a get is allowed in milliseconds, on a machine that has much else to do.
+const GET_MS: u64 = 45_000;
 
 /// One node and its home.
 #[derive(Debug)]
@@ -119,7 +121,7 @@ impl TestNode {
             hash: hash.to_owned(),
             output: None,
             force: false,
-            timeout_ms: Some(20_000),
+            timeout_ms: Some(GET_MS),
             base: None,
         };
         self.ask(request).await.map(|answer| match answer {
@@ -132,7 +134,7 @@ impl TestNode {
     pub async fn get_many(&self, hashes: &[String]) -> (Result<Answer, Failure>, Vec<GotRow>) {
         let (events, mut events_in) = mpsc::channel(16);
         let (_, input) = mpsc::channel(1);
-        let request = Request::GetMany { hashes: hashes.to_vec(), timeout_ms: Some(20_000) };
+        let request = Request::GetMany { hashes: hashes.to_vec(), timeout_ms: Some(GET_MS) };
         let service = self.node.service();
         let served = service.handle(request, Exchange { events, input });
         let collect = async {
@@ -148,7 +150,7 @@ impl TestNode {
     }
 
     pub async fn cat(&self, hash: &str) -> Vec<u8> {
-        let request = Request::Cat { hash: hash.to_owned(), timeout_ms: Some(20_000) };
+        let request = Request::Cat { hash: hash.to_owned(), timeout_ms: Some(GET_MS) };
         let (answer, bytes) = self.ask_with(request, &[]).await;
         answer.expect("got");
         bytes

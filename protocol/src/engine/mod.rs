@@ -249,7 +249,7 @@ impl Engine {
     fn handle_stored(&mut self, fetch: FetchId, hash: Hash) {
         self.gossip.hold(&hash, &mut self.shell);
         if self.resolver.hash_of(fetch).is_none() {
-            self.resolver.stored_late(hash, fetch);
+            self.resolver.stored_late(hash, fetch, &mut self.peers);
             self.look_again(hash);
         }
     }

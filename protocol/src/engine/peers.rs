@@ -306,6 +306,13 @@ impl Peers {
         }
     }
 
+    /// Takes in that a neighbour has answered a small request after all.
+    pub(crate) fn end_rest_of_small(&mut self, peer: PeerId) {
+        if let Some(neighbour) = self.get_mut(peer) {
+            neighbour.small_rests_until = None;
+        }
+    }
+
     /// Returns whether a neighbour is believed that names a holder.
     pub(crate) fn believes_names_of(&self, peer: PeerId, now: Time) -> bool {
         let rests = |neighbour: &Neighbour| neighbour.names_rest_until.is_some_and(|at| at > now);

@@ -109,7 +109,7 @@ impl Resolver {
         running.judge_name(&ended, Some(&outcome), peers, shell);
         match outcome {
             FetchOutcome::Complete { size } => {
-                running.receipt.size = Some(size);
+                running.came_whole(size);
                 running.receipt.found = Some(running.found_by(&ended));
                 self.finish(hash, Ok(()), peers, shell);
             }

@@ -188,9 +188,12 @@ impl Resolver {
         self.resolutions.get(&hash).is_some_and(|running| running.stage == Stage::Remote)
     }
 
-    /// Takes in that a fetch stored a blob after it was stopped.
-    pub(crate) fn stored_late(&mut self, hash: Hash, fetch: FetchId) {
-        self.resolutions.get_mut(&hash).into_iter().for_each(|running| running.stored_late(fetch));
+    /// Takes in that a fetch stored a blob after it was stopped: its neighbour was slow, and is asked for small blobs again.
+    pub(crate) fn stored_late(&mut self, hash: Hash, fetch: FetchId, peers: &mut Peers) {
+        let Some(running) = self.resolutions.get_mut(&hash) else { return };
+        if let Some(Source::Peer(peer)) = running.stored_late(fetch) {
+            peers.end_rest_of_small(peer);
+        }
     }
 
     pub(crate) fn settle(&mut self, peers: &mut Peers, shell: &mut Shell) {

@@ -475,10 +475,11 @@ impl Resolution {
         Some(running)
     }
 
-    /// Takes in that a fetch has stored the blob after it was stopped.
-    pub(crate) fn stored_late(&mut self, fetch: FetchId) {
+    /// Takes in that a fetch has stored the blob after it was stopped, and returns its source.
+    pub(crate) fn stored_late(&mut self, fetch: FetchId) -> Option<Source> {
         let row = self.receipt.fetches.iter().position(|row| row.fetch == fetch);
         self.came_late = row.or(self.came_late);
+        Some(self.receipt.fetches.get(row?)?.source)
     }
 
     /// Takes in that the store holds all of the blob. What no fetch has told of was there before, unless one that was
@@ -503,6 +504,17 @@ impl Resolution {
             Source::Edge => receipt.bytes_edge += brought,
         }
         Some(late.source)
+    }
+
+    /// Takes in that a fetch has ended with all of the blob. It may have found the bytes in the store that one brought which
+    /// was stopped, and told nobody of them.
+    pub(crate) fn came_whole(&mut self, size: u64) {
+        let receipt = &mut self.receipt;
+        receipt.size = Some(size);
+        let told = [receipt.bytes_local, receipt.bytes_lan, receipt.bytes_edge];
+        if told.into_iter().fold(0, u64::saturating_add) < size {
+            self.found_whole(size);
+        }
     }
 
     /// Returns the fetches under way, and where each takes its bytes from.
