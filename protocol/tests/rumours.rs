@@ -5,6 +5,7 @@
 #[allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 mod support;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -20,8 +21,8 @@ const GROUPS: u64 = SIZE / GROUP_LEN;
 const RANGE: u64 = 64;
 /// Places for neighbours; all of them are taken unless a test says otherwise.
 const PLACES: u8 = 8;
-/// Others that hear a rumour from each who hears it first.
-const FANOUT: usize = 6;
+/// Others that each node chooses to tell; those who chose it hear of it, too.
+const CHOSEN: usize = 2;
 /// Ranges that a crowd brings at once.
 const CROWD_RANGES: u64 = 32;
 /// How long a node lets others begin, and how long a crowd is believed that brings nothing.
@@ -98,13 +99,16 @@ fn claim_is_passed_on_once_to_some_of_those_who_want_the_blob() {
     let mut rig = among(PLACES);
     rig.say(peer(1), claims(&[(64, 64)]));
     let told = take_rumours(&mut rig);
-    assert_eq!(told.len(), FANOUT);
+    assert!((1..=CHOSEN).contains(&told.len()), "{told:?}");
     assert!(
         told.iter().all(|(to, owner, run)| *to != peer(1) && (*owner, *run) == (peer(1), (64, 64)))
     );
     rig.say(peer(1), claims(&[(64, 64), (256, 64)]));
-    let told = take_rumours(&mut rig);
-    assert_eq!((told.len(), told[0].2), (FANOUT, (256, 64)), "what is new, and nothing else");
+    let again = take_rumours(&mut rig);
+    let to =
+        |told: &[(PeerId, PeerId, (u64, u64))]| told.iter().map(|told| told.0).collect::<Vec<_>>();
+    assert_eq!(to(&again), to(&told), "the same");
+    assert!(again.iter().all(|told| told.2 == (256, 64)), "what is new, and nothing else");
     rig.say(peer(2), rumour(1, 64, 64));
     assert_eq!(take_rumours(&mut rig), [], "it was heard before");
 }
@@ -114,11 +118,23 @@ fn rumour_is_passed_on_once_but_not_to_whom_it_is_about_or_from() {
     let mut rig = among(PLACES);
     rig.say(peer(2), rumour(3, 128, 64));
     let told = take_rumours(&mut rig);
-    assert_eq!(told.len(), FANOUT);
+    assert!((1..=CHOSEN).contains(&told.len()), "{told:?}");
     assert!(told.iter().all(|(to, ..)| ![peer(2), peer(3)].contains(to)), "{told:?}");
     rig.say(peer(4), rumour(3, 128, 64));
     rig.say(peer(4), rumour(0, 192, 64));
     assert_eq!(take_rumours(&mut rig), [], "known, and about this node itself");
+}
+
+#[test]
+fn who_told_a_rumour_hears_of_those_that_follow() {
+    let mut rig = among(PLACES);
+    for by in 1..=PLACES {
+        rig.say(peer(by), rumour(STRANGER, u64::from(by) * 64, 64));
+    }
+    take_rumours(&mut rig);
+    rig.say(peer(1), rumour(STRANGER, 1_024, 64));
+    let told: BTreeSet<_> = take_rumours(&mut rig).into_iter().map(|(to, ..)| to).collect();
+    assert_eq!(told, (2..=PLACES).map(peer).collect());
 }
 
 #[test]
@@ -178,7 +194,7 @@ fn crowd_that_brings_nothing_is_believed_for_a_while_and_who_told_of_it_not_agai
     take_rumours(&mut rig);
     let first = (64..).step_by(64).find(|first| *first != asked[0].1.start).expect("another");
     rig.say(peer(1), rumour(OTHER, first, 64));
-    assert_eq!(take_rumours(&mut rig).len(), FANOUT, "it may still come");
+    assert!(!take_rumours(&mut rig).is_empty(), "it may still come");
     rig.pass(RUMOUR_PATIENCE);
     (1..=PLACES).for_each(|n| rig.say(peer(n), groups(&[])));
     asked.extend(rig.take_ranges_of_edge());
@@ -187,7 +203,7 @@ fn crowd_that_brings_nothing_is_believed_for_a_while_and_who_told_of_it_not_agai
     rig.say(peer(1), rumour(OTHER, first, 64));
     assert_eq!(take_rumours(&mut rig), [], "not from this one");
     rig.say(peer(2), rumour(OTHER, first, 64));
-    assert_eq!(take_rumours(&mut rig).len(), FANOUT, "from another");
+    assert!(!take_rumours(&mut rig).is_empty(), "from another");
 }
 
 #[test]

@@ -16,6 +16,7 @@
 
 mod claims;
 mod contention;
+mod links;
 mod names;
 mod rumours;
 mod stream;
