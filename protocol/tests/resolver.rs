@@ -215,6 +215,36 @@ fn fetch_that_found_stored_what_a_stopped_one_brought_says_that_it_came_from_the
     let receipt = rig.take_end(want).expect("ended").1;
     assert_eq!(receipt.found, Some(Found::Lan));
     assert_eq!((receipt.bytes_local, receipt.bytes_lan), (0, SIZE));
+    let bytes: Vec<_> = receipt.fetches.iter().map(|row| (row.fetch, row.bytes)).collect();
+    assert_eq!(bytes, [(stopped, SIZE), (fetch, 0)], "of the one that was stopped");
+}
+
+#[test]
+fn edge_that_found_stored_what_a_neighbour_brought_late_is_credited_with_nothing() {
+    let mut rig = Rig::new();
+    let stuck = rig.small_neighbour(1, &[hash(1)]);
+    let want = rig.want(hash(1), None);
+    let (stopped, _) = rig.take_small(stuck, hash(1)).expect("asked ahead");
+    rig.pass(Config::default().first_group_hedge);
+    rig.look(hash(1), LookResult::Absent);
+    let edge = rig.take_fetch(Source::Edge).expect("beside it");
+    rig.pass(Config::default().stall_timeout);
+    assert!(rig.take_stop(stopped));
+    rig.end(edge, FetchOutcome::Complete { size: SIZE });
+    let receipt = rig.take_end(want).expect("ended").1;
+    assert_eq!((receipt.bytes_lan, receipt.bytes_edge), (SIZE, 0));
+}
+
+#[test]
+fn fetch_that_found_stored_what_nobody_brought_is_credited_with_nothing() {
+    let mut rig = Rig::with(Config::default());
+    let holder = rig.neighbour(1, &[hash(1)]);
+    let want = rig.get(hash(1));
+    rig.answer(holder, hash(1), HAVE);
+    let fetch = rig.take_fetch(Source::Peer(holder)).expect("fetch");
+    rig.end(fetch, FetchOutcome::Complete { size: SIZE });
+    let receipt = rig.take_end(want).expect("ended").1;
+    assert_eq!((receipt.bytes_local, receipt.bytes_lan, receipt.bytes_edge), (0, 0, 0));
 }
 
 #[test]
@@ -438,6 +468,19 @@ fn many_neighbours_that_let_a_question_pass_are_not_all_fetched_from() {
         assert!(rig.now < Time::ZERO + Duration::from_secs(60));
     }
     assert_eq!(fetched.len(), 4);
+}
+
+#[test]
+fn neighbour_that_is_silent_for_all_gets_is_not_fetched_from_for_long() {
+    let config = Config { provider_search: false, ..Config::default() };
+    let mut rig = Rig::with(config);
+    let hashes: Vec<_> = (1..=60).map(hash).collect();
+    let silent = rig.neighbour(1, &hashes);
+    let wants: Vec<_> = hashes.iter().map(|hash| rig.get(*hash)).collect();
+    rig.pass(Duration::from_secs(15));
+    let ended = wants.into_iter().filter(|want| rig.take_end(*want).is_some()).count();
+    let fetches = rig.take_fetches(Source::Peer(silent)).len();
+    assert!(fetches < 2 * hashes.len() && ended > 0, "{fetches} fetches, {ended} ended");
 }
 
 #[test]

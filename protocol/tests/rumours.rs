@@ -30,6 +30,8 @@ const TURN: Duration = Duration::from_millis(250);
 const PATIENCE: Duration = Duration::from_secs(3);
 /// After this time who told of what did not come is not believed any more.
 const RUMOUR_PATIENCE: Duration = Duration::from_secs(20);
+/// For so long after it sought a node takes those who tell it something to answer that.
+const ECHO: Duration = Duration::from_millis(500);
 /// Peers that are no neighbours.
 const STRANGER: u8 = 99;
 const OTHER: u8 = 98;
@@ -128,6 +130,7 @@ fn rumour_is_passed_on_once_but_not_to_whom_it_is_about_or_from() {
 #[test]
 fn who_told_a_rumour_hears_of_those_that_follow() {
     let mut rig = among(PLACES);
+    rig.pass(ECHO + MS);
     for by in 1..=PLACES {
         rig.say(peer(by), rumour(STRANGER, u64::from(by) * 64, 64));
     }
@@ -135,6 +138,45 @@ fn who_told_a_rumour_hears_of_those_that_follow() {
     rig.say(peer(1), rumour(STRANGER, 1_024, 64));
     let told: BTreeSet<_> = take_rumours(&mut rig).into_iter().map(|(to, ..)| to).collect();
     assert_eq!(told, (2..=PLACES).map(peer).collect());
+}
+
+#[test]
+fn who_answers_a_seeker_is_no_link_for_that() {
+    let mut rig = Rig::listening(config());
+    (1..=PLACES).for_each(|n| {
+        rig.small_neighbour(n, &[]);
+    });
+    rig.get(hash(1));
+    // Asks whom to wait for.
+    assert!(rig.outputs.iter().any(|output| matches!(
+        output,
+        Output::Send { message: Message::Claims { seeks: true, .. }, .. }
+    )));
+    for by in 1..=PLACES {
+        rig.say(peer(by), rumour(STRANGER, u64::from(by) * 64, 64));
+    }
+    take_rumours(&mut rig);
+    rig.say(peer(1), rumour(OTHER, 1_024, 64));
+    assert!(take_rumours(&mut rig).len() <= CHOSEN);
+}
+
+#[test]
+fn who_told_more_of_what_came_than_of_what_did_not_is_believed_when_the_edge_stands_still() {
+    for (came, believed) in [(40, true), (10, false)] {
+        let mut rig = among(PLACES);
+        all_claimed_but(&mut rig, 1, 0..0);
+        rig.say(peer(2), groups(&[(64, came * RANGE)]));
+        rig.pass(PATIENCE);
+        rig.pass(RUMOUR_PATIENCE);
+        (1..=PLACES).for_each(|n| rig.say(peer(n), groups(&[])));
+        let asked = rig.take_ranges_of_edge();
+        let is_free = |first: &u64| asked.iter().all(|(_, range)| !range.contains(first));
+        let first =
+            (64 + came * RANGE..).step_by(64).find(is_free).expect("one that is not asked for");
+        take_rumours(&mut rig);
+        rig.say(peer(1), rumour(OTHER, first, RANGE));
+        assert_eq!(!take_rumours(&mut rig).is_empty(), believed, "{came} of 64 came");
+    }
 }
 
 #[test]

@@ -12,6 +12,9 @@ use crate::id::PeerId;
 use crate::time::Time;
 use crate::wire::small::Packs;
 
+/// After how many fetches in a row that fell silent a peer is not given the benefit of the doubt any more: two rounds of
+/// those that are under way at once.
+const MUTE_STALLS: u32 = 32;
 /// How many answer times the hedge delay is learned from.
 const ANSWER_TIMES_MAX: usize = 64;
 /// The least number of answer times that say anything.
@@ -96,6 +99,8 @@ pub(crate) struct Neighbour {
     small_heard: Time,
     /// How many it has answered.
     small_answers: u64,
+    /// How many fetches from it fell silent since one of them came to an end.
+    stalls: u32,
     /// When it was last sent the whole filter because it asked.
     filter_asked: Option<Time>,
     next_ask: u32,
@@ -304,6 +309,25 @@ impl Peers {
         if let Some(neighbour) = self.get_mut(peer) {
             neighbour.small_rests_until = Some(until);
         }
+    }
+
+    /// Takes in that a fetch from a peer fell silent.
+    pub(crate) fn stalled(&mut self, peer: PeerId) {
+        if let Some(neighbour) = self.get_mut(peer) {
+            neighbour.stalls = neighbour.stalls.saturating_add(1);
+        }
+    }
+
+    /// Takes in that a peer has brought a fetch to an end.
+    pub(crate) fn spoke(&mut self, peer: PeerId) {
+        if let Some(neighbour) = self.get_mut(peer) {
+            neighbour.stalls = 0;
+        }
+    }
+
+    /// Returns whether a peer has been silent so often that it is not worth another attempt.
+    pub(crate) fn is_mute(&self, peer: PeerId) -> bool {
+        self.neighbours.get(&peer).is_none_or(|neighbour| neighbour.stalls >= MUTE_STALLS)
     }
 
     /// Takes in that a neighbour has answered a small request after all.

@@ -205,7 +205,7 @@ impl Resolver {
             && running.search == Search::Ended
             && running.edge == EdgeState::Spent
             && !running.is_in_herd(shell);
-        if over && !self.turn_to_silent(hash, shell) {
+        if over && !self.turn_to_silent(hash, peers, shell) {
             let Some(running) = self.resolutions.get(&hash) else { return };
             let failure = running.failure();
             self.finish(hash, Err(failure), peers, shell);

@@ -11,6 +11,19 @@ use crate::engine::receipt::{AskedAnswer, Found, Note};
 use crate::engine::{DropReason, FetchOutcome, Output, Shell, Source, Timer, WantError};
 use crate::id::{FetchId, PeerId};
 
+/// Returns whether an end says that the source is alive.
+fn speaks(outcome: &FetchOutcome) -> bool {
+    matches!(
+        outcome,
+        FetchOutcome::Complete { .. }
+            | FetchOutcome::Read { .. }
+            | FetchOutcome::Large { .. }
+            | FetchOutcome::Part
+            | FetchOutcome::Absent
+            | FetchOutcome::Busy { .. }
+    )
+}
+
 /// How many times as long as a peer the edge may give nothing.
 const EDGE_STALL_FACTOR: u32 = 4;
 /// How many times as long as it may be silent a neighbour may pass a small request over: many of 64 KiB that were asked for
@@ -106,6 +119,9 @@ impl Resolver {
         ended.timers.stop(shell);
         running.end_lost = !matches!(outcome, FetchOutcome::Part);
         let source = ended.source;
+        if let (Source::Peer(peer), true) = (source, speaks(&outcome)) {
+            peers.spoke(peer);
+        }
         running.judge_name(&ended, Some(&outcome), peers, shell);
         match outcome {
             FetchOutcome::Complete { size } => {
@@ -184,6 +200,8 @@ impl Resolver {
         if let (Some(small), Source::Peer(peer)) = (silent.small, silent.source) {
             running.small_ended(small, Some(AskedAnswer::Timeout), shell.now - silent.started);
             peers.rest_small(peer, shell.now + shell.config.small_rest);
+        } else if let Source::Peer(peer) = silent.source {
+            peers.stalled(peer);
         }
         if !running.let_go(&silent) && !running.parts_from_gone(silent.source, peers) {
             self.retry_failed(hash, silent.source, silent.found, shell);
@@ -299,9 +317,12 @@ impl Resolver {
     /// Has those who let a question pass, though they probably hold the blob, be fetched from, where nothing else is left;
     /// returns whether there are any. A neighbour that is short of processor time for a moment is not gone, and a fetch is
     /// given more time than a question.
-    pub(super) fn turn_to_silent(&mut self, hash: Hash, shell: &mut Shell) -> bool {
+    pub(super) fn turn_to_silent(&mut self, hash: Hash, peers: &Peers, shell: &mut Shell) -> bool {
         let Some(running) = self.resolutions.get_mut(&hash) else { return false };
-        for source in running.sources.take_silent() {
+        let alive = |source: &Source| source.peer().is_some_and(|peer| !peers.is_mute(peer));
+        for source in
+            running.sources.take_silent(|places| shell.pick(places)).into_iter().filter(alive)
+        {
             self.retry_failed(hash, source, Found::Lan, shell);
         }
         self.resolutions.get(&hash).is_some_and(|running| !running.retries.is_empty())

@@ -311,6 +311,7 @@ fn stop_fetch(
     shell: &mut Shell,
 ) {
     if let Some(stopped) = running.fetch_ended(fetch, why, shell.now) {
+        running.was_stopped(&stopped);
         stopped.timers.stop(shell);
     }
     running.end_lost = true;

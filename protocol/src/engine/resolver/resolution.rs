@@ -77,6 +77,8 @@ pub(crate) struct Resolution {
     pub(crate) end_lost: bool,
     /// The row of a fetch that was stopped and has stored the blob all the same.
     came_late: Option<usize>,
+    /// The row of the last fetch that was stopped: it may have stored more than it told of.
+    stopped_last: Option<usize>,
     /// Whether neighbours were asked before the store was looked into, as this node holds nothing that looks like the blob.
     went_ahead: bool,
     /// Every timer started for this hash but those of fetches, taken back at its end.
@@ -233,6 +235,7 @@ impl Resolution {
             troubles: Troubles::default(),
             end_lost: false,
             came_late: None,
+            stopped_last: None,
             went_ahead: false,
             timers: Vec::new(),
             clock: Clock::new(want.started),
@@ -488,33 +491,43 @@ impl Resolution {
     pub(crate) fn found_whole(&mut self, size: u64) -> Option<Source> {
         let receipt = &mut self.receipt;
         receipt.size = Some(size);
-        let fetched = receipt.bytes_lan.saturating_add(receipt.bytes_edge);
-        let rest = size.saturating_sub(fetched);
         let asked_last = || receipt.fetches.len().checked_sub(1).filter(|_| self.went_ahead);
         let late = self.came_late.or_else(asked_last);
-        let late = late.and_then(|row| receipt.fetches.get_mut(row));
-        let Some(late) = late else {
-            receipt.bytes_local = rest;
-            return None;
-        };
-        let brought = rest.saturating_sub(receipt.bytes_local);
-        late.bytes += brought;
-        match late.source {
+        let credited = late.and_then(|row| self.credit(row, size));
+        if credited.is_none() {
+            let receipt = &mut self.receipt;
+            let fetched = receipt.bytes_lan.saturating_add(receipt.bytes_edge);
+            receipt.bytes_local = size.saturating_sub(fetched);
+        }
+        credited
+    }
+
+    /// Counts what nobody told of as brought by the fetch of a row, and returns its source.
+    fn credit(&mut self, row: usize, size: u64) -> Option<Source> {
+        let receipt = &mut self.receipt;
+        let told = [receipt.bytes_local, receipt.bytes_lan, receipt.bytes_edge];
+        let brought = size.saturating_sub(told.into_iter().fold(0, u64::saturating_add));
+        let row = receipt.fetches.get_mut(row)?;
+        row.bytes += brought;
+        match row.source {
             Source::Peer(_) => receipt.bytes_lan += brought,
             Source::Edge => receipt.bytes_edge += brought,
         }
-        Some(late.source)
+        Some(row.source)
     }
 
     /// Takes in that a fetch has ended with all of the blob. It may have found the bytes in the store that one brought which
     /// was stopped, and told nobody of them.
     pub(crate) fn came_whole(&mut self, size: u64) {
-        let receipt = &mut self.receipt;
-        receipt.size = Some(size);
-        let told = [receipt.bytes_local, receipt.bytes_lan, receipt.bytes_edge];
-        if told.into_iter().fold(0, u64::saturating_add) < size {
-            self.found_whole(size);
+        self.receipt.size = Some(size);
+        if let Some(row) = self.came_late.or(self.stopped_last) {
+            self.credit(row, size);
         }
+    }
+
+    /// Takes in that a fetch was stopped.
+    pub(crate) fn was_stopped(&mut self, stopped: &Running) {
+        self.stopped_last = Some(stopped.row);
     }
 
     /// Returns the fetches under way, and where each takes its bytes from.

@@ -64,14 +64,19 @@ impl Sources {
         }
     }
 
-    /// Returns some of those that let a question pass and have nothing else against them, each once.
-    pub(crate) fn take_silent(&mut self) -> Vec<Source> {
+    /// Returns some of those that let a question pass and have nothing else against them, and forgets that of all. `pick`
+    /// chooses one of so many: nobody is among them for the sake of its name.
+    pub(crate) fn take_silent(&mut self, pick: impl FnOnce(usize) -> usize) -> Vec<Source> {
         let silent = self.0.iter_mut().filter_map(|(source, record)| {
             let willing = std::mem::take(&mut record.silent) && !record.spent;
             willing.then_some(*source)
         });
         let mut silent: Vec<_> = silent.collect();
-        silent.truncate(SILENT_MAX);
+        if silent.len() > SILENT_MAX {
+            let first = pick(silent.len()) % silent.len();
+            silent.rotate_left(first);
+            silent.truncate(SILENT_MAX);
+        }
         silent
     }
 

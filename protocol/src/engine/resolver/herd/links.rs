@@ -1,7 +1,7 @@
 //! Whom a node passes rumours on to.
 //!
-//! Each node chooses [`CHOSEN`] of those who want the blob too, and keeps them as long as they do; whoever is told by another
-//! tells it from then on. Where each of many nodes has links to two others, chosen at random and used both ways, all of
+//! Each node chooses [`CHOSEN`] of those who want the blob too, and keeps them while they are neighbours that do, as far as is
+//! known; whoever is told by another tells it from then on. Where each of many nodes has links to two others, chosen at random and used both ways, all of
 //! them hang together, also without any one of them (Fenner and Frieze, *On the Connectivity of Random m-Orientable Graphs
 //! and Digraphs*, Combinatorica 1982). So what one hears all hear, by three words a node: one for each link but the
 //! one it came by.
@@ -9,7 +9,7 @@
 use crate::id::PeerId;
 
 /// How many a node chooses.
-const CHOSEN: usize = 2;
+pub(super) const CHOSEN: usize = 2;
 /// How many of those who chose this node it tells; each node is chosen by two on average, and hardly any by more than this.
 const BACK_MAX: usize = 8;
 
@@ -107,14 +107,13 @@ mod tests {
                 if deaf(node) {
                     continue;
                 }
-                if let Some(by) = by {
-                    self.links[node].used_by(peer(by));
-                }
                 let (chance, neighbours) = (&mut self.chance, &self.neighbours[node]);
                 let links = self.links[node].among(neighbours, |places| chance.pick(places));
                 for to in links.into_iter().filter(|to| Some(*to) != by.map(peer)) {
                     let to = (0..self.links.len()).find(|n| peer(*n) == to).expect("a node");
                     words += 1;
+                    // Also where it is no news.
+                    self.links[to].used_by(peer(node));
                     if heard.insert(to) {
                         telling.push_back((to, Some(node)));
                     }
@@ -130,7 +129,8 @@ mod tests {
         let reached: Vec<_> = (0..20).map(|n| site.tell(n * 37, |_| false)).collect();
         // Before all links have been used the word goes one way only.
         assert!(reached[0].0 > 700, "{reached:?}");
-        assert!(reached[10..].iter().all(|(heard, words)| *heard == 1_000 && *words < 3_300));
+        let all = |(heard, words): &(usize, usize)| *heard == 1_000 && *words < 3_300;
+        assert!(reached[10..].iter().all(all), "{reached:?}");
     }
 
     #[test]

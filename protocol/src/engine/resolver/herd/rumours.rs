@@ -11,12 +11,12 @@
 //! [`RUMOUR_PATIENCE`] are forgotten, and who told them is not believed again in this get. A node that has many
 //! places free knows all others; it tells and believes none.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
 use super::Herd;
-use super::links::Links;
+use super::links::{self, Links};
 use crate::blob::Hash;
 use crate::engine::peers::Peers;
 use crate::engine::resolver::Resolver;
@@ -31,8 +31,8 @@ use crate::wire::message::Message;
 const SEEKER_RUMOURS: usize = 4;
 /// The most that are remembered of one blob; further ones are passed over. Each is 104 bytes.
 const RUMOURS_MAX: usize = 512;
-/// The most neighbours that are remembered as those who told of what did not come.
-const DISTRUSTED_MAX: usize = 256;
+/// The most neighbours of whom is remembered what came of that they told.
+const TELLERS_MAX: usize = 256;
 /// How long one is remembered at most of which nothing came.
 const RUMOUR_TTL: Duration = Duration::from_secs(60);
 /// How long one counts where the list is not proven here, so that nobody can say what came.
@@ -45,6 +45,9 @@ const CROWD_PATIENCE: Duration = Duration::from_secs(3);
 /// What a rumour says may take so long where the crowd brings nothing else: its first ranges share the edge's link, and
 /// come together.
 const RUMOUR_PATIENCE: Duration = Duration::from_secs(20);
+
+/// For so long after this node has asked its neighbours whom to wait for they may be answering that.
+const SEEK_ECHO: Duration = Duration::from_millis(500);
 
 /// Of more nodes than one knows each begins to ask the edge within this time, at random: so those who come later have heard
 /// of what the first of them claim.
@@ -67,9 +70,17 @@ pub(crate) struct Rumoured {
 #[derive(Debug, Default)]
 pub(super) struct Rumours {
     heard: BTreeMap<(PeerId, u64), Rumour>,
-    /// Neighbours that told some of which nothing came.
-    distrusted: BTreeSet<PeerId>,
+    /// What came of that neighbours told.
+    tellers: BTreeMap<PeerId, Teller>,
     links: Links,
+}
+
+/// Counts what a neighbour told.
+#[derive(Clone, Copy, Debug, Default)]
+struct Teller {
+    came: u32,
+    /// Of which nothing came.
+    failed: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -105,7 +116,7 @@ impl Rumours {
     /// Takes in a claim, and returns whether it is news.
     fn hear(&mut self, owner: PeerId, rumour: Rumour) -> bool {
         let key = (owner, rumour.groups.start);
-        let has_room = self.heard.len() < RUMOURS_MAX && !self.distrusted.contains(&rumour.by);
+        let has_room = self.heard.len() < RUMOURS_MAX && self.is_believed(rumour.by);
         let news = has_room && !self.heard.contains_key(&key);
         if news {
             self.heard.insert(key, rumour);
@@ -113,13 +124,19 @@ impl Rumours {
         news
     }
 
-    /// Forgets those of which nothing came for long, and believes those who told them no more.
+    /// Returns whether a neighbour is believed: one that told more of which nothing came than of which something did is not.
+    /// What all bring stands still when the edge does, so one that told much of which something came is believed for longer.
+    fn is_believed(&self, by: PeerId) -> bool {
+        self.tellers.get(&by).is_none_or(|teller| teller.failed <= teller.came)
+    }
+
+    /// Forgets those of which nothing came for long, and counts that against those who told them.
     fn doubt(&mut self, now: Time) {
-        let distrusted = &mut self.distrusted;
+        let tellers = &mut self.tellers;
         self.heard.retain(|_, rumour| {
             let fresh = now - rumour.at < RUMOUR_PATIENCE;
-            if !fresh && distrusted.len() < DISTRUSTED_MAX {
-                distrusted.insert(rumour.by);
+            if !fresh {
+                count(tellers, rumour.by, |teller| teller.failed += 1);
             }
             fresh
         });
@@ -127,8 +144,12 @@ impl Rumours {
 
     /// Forgets those of which something came, and those that are old.
     fn settle(&mut self, swarm: Option<&Swarm>, now: Time) {
+        let tellers = &mut self.tellers;
         self.heard.retain(|_, rumour| {
             let came = swarm.is_some_and(|swarm| swarm.pieces.is_spread(&rumour.groups));
+            if came {
+                count(tellers, rumour.by, |teller| teller.came += 1);
+            }
             !came && now - rumour.at < RUMOUR_TTL
         });
     }
@@ -150,7 +171,18 @@ impl Rumours {
     }
 }
 
+fn count(tellers: &mut BTreeMap<PeerId, Teller>, by: PeerId, what: impl FnOnce(&mut Teller)) {
+    if tellers.len() < TELLERS_MAX || tellers.contains_key(&by) {
+        what(tellers.entry(by).or_default());
+    }
+}
+
 impl Herd {
+    /// Returns whether what a neighbour tells is told because of a link: those who were asked whom to wait for tell, too.
+    fn is_told_by_link(&self, now: Time) -> bool {
+        self.listens_until.is_none_or(|until| now > until + SEEK_ECHO)
+    }
+
     /// Returns when neighbours last showed that the edge gives them something.
     fn moved_at(&self) -> Time {
         let moved = self.claims.values().flatten().map(|claim| claim.moved);
@@ -171,6 +203,16 @@ impl Resolution {
         }
         let brings = self.herd.rumours.heard.values().map(|rumour| rumour.groups.clone()).collect();
         Crowd { brings, believed_until }
+    }
+
+    /// Returns the neighbours that want the blob, too: before its size is known those who said so, if they are enough for links.
+    fn crowd_of(&self, peers: &Peers) -> Vec<PeerId> {
+        let seekers: Vec<_> =
+            self.herd.seekers.iter().copied().filter(|peer| peers.contains(*peer)).collect();
+        if self.swarm.is_none() && seekers.len() > links::CHOSEN {
+            return seekers;
+        }
+        self.herd_of(peers)
     }
 
     /// Returns when to look again whether it is our turn to ask the edge; none if it is.
@@ -221,19 +263,18 @@ impl Resolver {
     ) -> bool {
         let Some(running) = self.resolutions.get_mut(&hash) else { return false };
         let crowded = peers.is_crowded(&shell.config) && shell.config.shares_parts;
+        if crowded && by != owner && running.herd.is_told_by_link(shell.now) {
+            running.herd.rumours.links.used_by(by);
+        }
         let came = running.swarm.as_ref().is_some_and(|swarm| swarm.pieces.is_spread(&groups));
         let rumour = Rumour { groups: groups.clone(), by, done, at: shell.now };
         if !crowded || came || !running.herd.rumours.hear(owner, rumour) {
             return false;
         }
-        let mut others = running.herd_of(peers);
+        let mut others = running.crowd_of(peers);
         others.retain(|peer| peers.takes_rumours(*peer));
-        let links = &mut running.herd.rumours.links;
-        if by != owner {
-            links.used_by(by);
-        }
         let run = (groups.start, groups.end - groups.start);
-        let links = links.among(&others, |places| shell.pick(places));
+        let links = running.herd.rumours.links.among(&others, |places| shell.pick(places));
         for peer in links.into_iter().filter(|peer| *peer != owner && *peer != by) {
             let message = Message::Rumour { hash, owner, done, run };
             shell.emit(Output::Send { peer, message });
