@@ -1,10 +1,14 @@
 //! Whom a node passes rumours on to.
 //!
-//! Each node chooses [`CHOSEN`] of those who want the blob too, and keeps them while they are neighbours that do, as far as is
-//! known; whoever is told by another tells it from then on. Where each of many nodes has links to two others, chosen at random and used both ways, all of
-//! them hang together, also without any one of them (Fenner and Frieze, *On the Connectivity of Random m-Orientable Graphs
-//! and Digraphs*, Combinatorica 1982). So what one hears all hear, by three words a node: one for each link but the
-//! one it came by.
+//! Each node chooses [`CHOSEN`] of those who want the blob too, and keeps them while they are neighbours that do, as far
+//! as is known; whoever is told by another tells it from then on. Where each of many nodes has links to two others, chosen
+//! at random and used both ways, all of them hang together, also without any one of them (Fenner and Frieze, *On the
+//! Connectivity of Random m-Orientable Graphs and Digraphs*, Combinatorica 1982): by three words a node, one for each link
+//! but the one it came by, all hear what one hears.
+//!
+//! A node is told by those who chose it, and has not told anybody yet, only once it has heard of something itself. So of
+//! 1,000 nodes with 64 neighbours each about 820 hear of the first claim, 950 after twenty and 997 after a hundred (the
+//! tests below); who misses one asks the edge for a range that somebody brings already.
 
 use crate::id::PeerId;
 
@@ -62,6 +66,11 @@ mod tests {
         PeerId::from_bytes(bytes)
     }
 
+    fn number(peer: &PeerId) -> usize {
+        let number = peer.as_bytes().first_chunk().expect("eight bytes");
+        usize::try_from(u64::from_le_bytes(*number)).expect("small")
+    }
+
     /// A generator of numbers that are as good as random (xorshift; Marsaglia, *Xorshift RNGs*, 2003).
     struct Chance(u64);
 
@@ -99,23 +108,28 @@ mod tests {
             Self { links, neighbours, chance }
         }
 
-        /// Has one node tell, and returns how many heard of it and how many words that took. `deaf` pass nothing on.
+        /// Has one node claim something, of which its neighbours hear from itself, and returns how many heard of it and how many
+        /// words were passed on. `deaf` pass nothing on.
         fn tell(&mut self, first: usize, deaf: impl Fn(usize) -> bool) -> (usize, usize) {
             let (mut heard, mut words) = (BTreeSet::from([first]), 0);
-            let mut telling = VecDeque::from([(first, None)]);
+            let mut telling = VecDeque::new();
+            for near in self.neighbours[first].iter().map(number) {
+                heard.insert(near);
+                telling.push_back((near, first));
+            }
             while let Some((node, by)) = telling.pop_front() {
                 if deaf(node) {
                     continue;
                 }
                 let (chance, neighbours) = (&mut self.chance, &self.neighbours[node]);
                 let links = self.links[node].among(neighbours, |places| chance.pick(places));
-                for to in links.into_iter().filter(|to| Some(*to) != by.map(peer)) {
-                    let to = (0..self.links.len()).find(|n| peer(*n) == to).expect("a node");
+                for to in links.into_iter().filter(|to| ![peer(by), peer(first)].contains(to)) {
+                    let to = number(&to);
                     words += 1;
                     // Also where it is no news.
                     self.links[to].used_by(peer(node));
                     if heard.insert(to) {
-                        telling.push_back((to, Some(node)));
+                        telling.push_back((to, node));
                     }
                 }
             }
@@ -124,21 +138,21 @@ mod tests {
     }
 
     #[test]
-    fn all_of_many_nodes_hear_by_three_words_each() {
+    fn nearly_all_of_many_nodes_hear_by_three_words_each() {
         let mut site = Site::new(1_000, 64);
-        let reached: Vec<_> = (0..20).map(|n| site.tell(n * 37, |_| false)).collect();
+        let reached: Vec<_> = (0..100).map(|n| site.tell(n * 7, |_| false)).collect();
         // Before all links have been used the word goes one way only.
-        assert!(reached[0].0 > 700, "{reached:?}");
-        let all = |(heard, words): &(usize, usize)| *heard == 1_000 && *words < 3_300;
-        assert!(reached[10..].iter().all(all), "{reached:?}");
+        for (after, least) in [(0, 780), (20, 940), (60, 985), (90, 994)] {
+            assert!(reached[after..].iter().all(|(heard, _)| *heard >= least), "{reached:?}");
+        }
+        assert!(reached.iter().all(|(_, words)| *words < 3_300), "{reached:?}");
     }
 
     #[test]
     fn hardly_anybody_misses_what_a_tenth_of_all_pass_on_to_nobody() {
         let mut site = Site::new(1_000, 64);
-        let reached: Vec<_> =
-            (0..20).map(|n| site.tell(n * 37 + 1, |node| node % 10 == 0)).collect();
-        assert!(reached[10..].iter().all(|(heard, _)| *heard > 980), "{reached:?}");
+        let reached: Vec<_> = (0..100).map(|n| site.tell(n * 7, |node| node % 10 == 1)).collect();
+        assert!(reached[80..].iter().all(|(heard, _)| *heard > 970), "{reached:?}");
     }
 
     #[test]
