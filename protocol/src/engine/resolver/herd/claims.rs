@@ -1,6 +1,7 @@
 //! What each brings from the edge: claims, their leases, and who of two lets go.
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -27,6 +28,9 @@ const OVERDUE_FIRST: Duration = Duration::from_secs(10);
 const OVERDUE_EVERYTHING: Duration = Duration::from_secs(600);
 /// Claims are told again after this part of the time that they hold for.
 const RENEW_PART: u32 = 2;
+/// A neighbour that wanted the blob from the edge counts for so long after it last said anything of that: one whose get is over
+/// says nothing, and one that still fetches tells what it has.
+const SEEKER_TTL: Duration = Duration::from_secs(30);
 /// A claim that has held for long holds for as long again without a word, but no longer than this.
 const LEASE_MOST: Duration = Duration::from_secs(20);
 
@@ -128,9 +132,15 @@ impl Herd {
 
     /// Takes in what a neighbour brings that wants the blob, too.
     pub(super) fn meet(&mut self, peer: PeerId, word: (Vec<Range<u64>>, u64), now: Time) {
-        self.seekers.insert(peer);
+        self.seekers.insert(peer, now);
         self.met = true;
         self.hear(peer, word, now);
+    }
+
+    /// Returns who wants the blob from the edge, too, as far as is known.
+    pub(super) fn seekers(&self, now: Time) -> impl Iterator<Item = PeerId> + '_ {
+        let seeks = move |said: &Time| now - *said < SEEKER_TTL;
+        self.seekers.iter().filter(move |(_, said)| seeks(said)).map(|(peer, _)| *peer)
     }
 
     fn hear(&mut self, peer: PeerId, (runs, done): (Vec<Range<u64>>, u64), now: Time) {
@@ -174,7 +184,7 @@ impl Resolver {
         if !new && !renews && !told.iter().any(failed) {
             return;
         }
-        for peer in running.herd_of(peers) {
+        for peer in running.herd_of(peers, shell.now) {
             shell.emit(Output::Send { peer, message: running.word(hash, &claims) });
         }
         let lease = running.lease_of_claims(shell.now, shell.config.claim_ttl);
@@ -208,7 +218,7 @@ impl Resolver {
     ) {
         let running = self.resolutions.get(&hash);
         if let Some(running) = running.filter(|running| !running.herd.told.is_empty()) {
-            for peer in running.herd_of(peers) {
+            for peer in running.herd_of(peers, shell.now) {
                 shell.emit(Output::Send { peer, message: running.word(hash, &[]) });
             }
         }
@@ -322,11 +332,11 @@ impl Resolution {
     }
 
     /// Returns the neighbours that want the blob too, as far as is known: before its size is, all of them may.
-    pub(super) fn herd_of(&self, peers: &Peers) -> Vec<PeerId> {
+    pub(super) fn herd_of(&self, peers: &Peers, now: Time) -> Vec<PeerId> {
         if self.swarm.is_none() {
             return peers.ids();
         }
-        let mut herd = self.herd.seekers.clone();
+        let mut herd: BTreeSet<_> = self.herd.seekers(now).collect();
         herd.extend(self.swarm.iter().flat_map(|swarm| swarm.getters.keys()));
         herd.into_iter().filter(|peer| peers.contains(*peer)).collect()
     }

@@ -21,7 +21,7 @@ mod names;
 mod rumours;
 mod stream;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -73,8 +73,8 @@ pub(crate) struct Herd {
     claims: BTreeMap<PeerId, Vec<Claim>>,
     /// What those are said to bring who are no neighbours.
     rumours: Rumours,
-    /// Neighbours that want the blob from the edge, too.
-    seekers: BTreeSet<PeerId>,
+    /// Neighbours that want the blob from the edge, too, and when they last said so.
+    seekers: BTreeMap<PeerId, Time>,
     /// Whether there ever was one.
     met: bool,
     /// Until when neighbours are listened to before the edge is asked; none before they were told.

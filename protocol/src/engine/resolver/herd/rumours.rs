@@ -3,8 +3,8 @@
 //! A site may have more nodes than one has places for neighbours, and claims are told to neighbours alone. So who hears a claim
 //! there tells a few others who want the blob, once, and they do the same. Whom is not left to chance each time: that reaches
 //! 997 of 1,000 nodes only where each tells six (the root of z = 1 - e^(-6z); rumour mongering, Demers et al., *Epidemic
-//! Algorithms for Replicated Database Maintenance*, PODC 1987). [`Links`] stay, are used both ways, and reach all with half
-//! the words.
+//! Algorithms for Replicated Database Maintenance*, PODC 1987). [`Links`] stay, are used both ways, and reach as many
+//! with half the words once they all have been.
 //!
 //! Anybody may make a rumour up. So rumours keep a node from the edge only as long as the crowd brings it something: after
 //! [`CROWD_PATIENCE`] without anything it asks for a range all the same, and if nothing comes then either, those of
@@ -206,13 +206,12 @@ impl Resolution {
     }
 
     /// Returns the neighbours that want the blob, too: before its size is known those who said so, if they are enough for links.
-    fn crowd_of(&self, peers: &Peers) -> Vec<PeerId> {
-        let seekers: Vec<_> =
-            self.herd.seekers.iter().copied().filter(|peer| peers.contains(*peer)).collect();
+    fn crowd_of(&self, peers: &Peers, now: Time) -> Vec<PeerId> {
+        let seekers: Vec<_> = self.herd.seekers(now).filter(|peer| peers.contains(*peer)).collect();
         if self.swarm.is_none() && seekers.len() > links::CHOSEN {
             return seekers;
         }
-        self.herd_of(peers)
+        self.herd_of(peers, now)
     }
 
     /// Returns when to look again whether it is our turn to ask the edge; none if it is.
@@ -271,7 +270,7 @@ impl Resolver {
         if !crowded || came || !running.herd.rumours.hear(owner, rumour) {
             return false;
         }
-        let mut others = running.crowd_of(peers);
+        let mut others = running.crowd_of(peers, shell.now);
         others.retain(|peer| peers.takes_rumours(*peer));
         let run = (groups.start, groups.end - groups.start);
         let links = running.herd.rumours.links.among(&others, |places| shell.pick(places));
