@@ -26,13 +26,15 @@ use mesh_support::noise::Noise;
 use mesh_support::{SOON, TestNode, edge_dir, panics};
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 /// How many blobs a bad peer claims to hold. A get may come to its blob before the bad peer has had
 /// its chance; then there is another get.
 const CHANCES: u32 = 6;
 /// How much later each answer of the edge comes.
 const EDGE_DELAY: Duration = Duration::from_millis(300);
+/// When a peer whose coming the node did not end comes again.
+const COMES_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// How many times a peer says something senseless.
 const BABBLES: u64 = 300;
 /// How many meetings are held at once: many, since much of their time they wait for deadlines of
@@ -77,6 +79,17 @@ async fn blob_comes_from_the_edge_when_a_peer_speaks_badly() {
     meet_all(in_speech(), Source::Edge).await;
 }
 
+/// Has a peer come until it has seen the node hang up so many times. It sees no end of a connection that is over before it was
+/// whole, nor of one whose place another has taken.
+async fn turned_away(bad: &BadPeer, node: &TestNode, times: usize) {
+    let comes = || async {
+        bad.dial(node).await;
+        bad.until("turned away", |seen| seen.ends >= times).await;
+    };
+    let away = async { while timeout(COMES_AGAIN_AFTER, comes()).await.is_err() {} };
+    timeout(SOON, away).await.expect("turned away");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn liar_loses_its_connection_and_is_turned_away_when_it_returns() {
     panics::watch();
@@ -91,8 +104,7 @@ async fn liar_loses_its_connection_and_is_turned_away_when_it_returns() {
     assert_eq!(failure.kind, Trouble::WrongBytes, "{failure:?}");
     bad.until("disconnected", |seen| seen.ends == 1).await;
     for returned in 2..5 {
-        bad.dial(&node).await;
-        bad.until("turned away", |seen| seen.ends == returned).await;
+        turned_away(&bad, &node, returned).await;
     }
     // It is no neighbour, so it is neither asked nor fetched from.
     let failure = node.get(&blobs[1].hash().to_hex()).await.expect_err("not there");

@@ -355,7 +355,8 @@ impl Actor {
 
     /// Opens its own control stream and greets, unless that is done.
     fn speaker(&mut self, peer: PeerId) -> mpsc::Sender<Vec<u8>> {
-        if let Some(speaker) = self.speakers.get(&peer) {
+        // One is left of a connection that another has taken the place of, whose end nobody saw.
+        if let Some(speaker) = self.speakers.get(&peer).filter(|speaker| !speaker.is_closed()) {
             return speaker.clone();
         }
         let (speaker, answers) = mpsc::channel(64);
@@ -384,7 +385,14 @@ async fn speak(
     }
     stream.write_all(&greeting.bytes).await?;
     stream.flush().await?;
-    while let Some(answer) = answers.recv().await {
+    let mut nothing = [0];
+    loop {
+        let answer = tokio::select! {
+            answer = answers.recv() => answer,
+            // Nobody answers here: it has ended.
+            _ = stream.read(&mut nothing) => None,
+        };
+        let Some(answer) = answer else { break };
         stream.write_all(&answer).await?;
         stream.flush().await?;
     }
