@@ -21,11 +21,12 @@ use blobmesh_protocol::blob::{BlobHasher, GroupList};
 
 use super::catalog::Located;
 use super::error::StoreError;
-use super::files::{Class, TempName, set_class};
+use super::files::{Class, set_class};
 use super::import::Source;
 use super::index::Row;
 use super::space::{HeldSet, Lease, Reservation};
 use super::sys::{self, OpenDir, lock};
+use super::temp::TempName;
 use super::vouch::Vouch;
 use super::{Added, Inner, Store};
 

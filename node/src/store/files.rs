@@ -1,14 +1,14 @@
 //! The files of the store: where everything lies, and how a file gets its final name.
 //!
 //! ```text
-//! FORMAT               blobmesh-store 1
+//! FORMAT               blobmesh-store 1; see `format.rs`
 //! lock                 held by one process, with its pid inside
 //! blobs/ab/cdef…       whole blobs, raw; the path below `blobs/` is the edge's too
 //! outboard/ab/cdef…    group lists of blobs of more than one group; rebuilt when missing
 //! partial/ab/cdef….*   data, bits and groups of blobs that are still being fetched
 //! packs/0000002a       small fetched blobs that came together; see `packs`
 //! rotten/cdef…         blobs whose bytes were found wrong, kept for a look, a few at most
-//! tmp/                 everything begins here; emptied when the store is opened
+//! tmp/                 everything begins here, see `temp.rs`; emptied when the store is opened
 //! pins.json            what users protect from eviction
 //! doubt                which fetched blobs a power cut may have emptied; there after one, see `doubt.rs`
 //! index.sled/          disposable: see `index.rs`
@@ -18,22 +18,16 @@
 //! blob says its durability class even when the index is lost: 0444 for a *durable* blob (added or
 //! pinned, fsynced before its name), 0400 for a *cache* one (fetched, can be fetched again).
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use blobmesh_protocol::Hash;
 
 use super::error::StoreError;
-use super::lock::StoreLock;
-use super::sys;
-
-/// The format this program writes, and the newest it reads.
-const FORMAT: u64 = 1;
-const FORMAT_PREFIX: &str = "blobmesh-store ";
-/// What `FORMAT` is called while it is written.
-const NEW: &str = "FORMAT.new";
+use super::temp::TempFile;
+use super::{format, sys};
 
 /// The mode of a durable blob.
 const MODE_DURABLE: u32 = 0o444;
@@ -72,12 +66,9 @@ pub(super) enum Class {
 }
 
 impl Files {
-    /// Checks or makes the directory of a store: reads `FORMAT` before anything else and changes
-    /// nothing when it is not ours. Says whether the store is new.
+    /// Checks or makes the directory of a store, as [`format::prepare`] says. Says whether the store is new.
     pub(super) fn prepare(root: &Path) -> Result<(Self, bool), StoreError> {
-        make_private_dir(root).map_err(StoreError::io("create", root))?;
-        let root = root.canonicalize().map_err(StoreError::io("open", root))?;
-        let new = !has_format(&root)? && make_store(&root)?;
+        let (root, new) = format::prepare(root)?;
         Ok((Self { root, temps: AtomicU64::new(0) }, new))
     }
 
@@ -170,10 +161,10 @@ impl Files {
     /// Gives `temp` its final name `path` under the store, if nothing has that name; says whether it did.
     /// Nothing is synced.
     pub(super) fn publish_new(&self, temp: TempFile, path: &Path) -> Result<bool, StoreError> {
-        let named = match sys::rename_new(&temp.path, path) {
+        let named = match sys::rename_new(temp.path(), path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.make_shard(parent(path))?;
-                sys::rename_new(&temp.path, path)
+                sys::rename_new(temp.path(), path)
             }
             named => named,
         };
@@ -201,7 +192,7 @@ impl Files {
         path: &Path,
         class: Class,
     ) -> Result<(), StoreError> {
-        self.name_blob(&temp.path, path, class)?;
+        self.name_blob(temp.path(), path, class)?;
         temp.keep();
         Ok(())
     }
@@ -256,7 +247,7 @@ impl Files {
         if class == Class::Durable {
             temp.sync()?;
         }
-        self.rename(&temp.path, path)?;
+        self.rename(temp.path(), path)?;
         temp.keep();
         if class == Class::Durable { sync_name(path) } else { Ok(()) }
     }
@@ -335,92 +326,6 @@ impl Files {
     }
 }
 
-/// Is a file in `tmp/` that is removed unless it gets its final name.
-#[derive(Debug)]
-pub(super) struct TempFile {
-    file: File,
-    path: PathBuf,
-    kept: bool,
-}
-
-impl TempFile {
-    /// Makes an empty file of a mode that keeps others out.
-    fn create(path: PathBuf, mode: u32) -> Result<Self, StoreError> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
-        let file = options.open(&path).map_err(StoreError::io("create", &path))?;
-        Ok(Self { file, path, kept: false })
-    }
-
-    /// Returns the open file.
-    pub(super) fn file(&self) -> &File {
-        &self.file
-    }
-
-    /// Returns where it lies now.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Appends `bytes`.
-    pub(super) fn write(&self, bytes: &[u8]) -> Result<(), StoreError> {
-        (&self.file).write_all(bytes).map_err(StoreError::io("write", &self.path))
-    }
-
-    /// Syncs bytes, length and mode to the device.
-    pub(super) fn sync(&self) -> Result<(), StoreError> {
-        self.file.sync_all().map_err(StoreError::io("sync", &self.path))
-    }
-
-    /// Closes the file, which stays in `tmp/` as long as what is returned.
-    pub(super) fn close(self) -> TempName {
-        let name = TempName { path: self.path.clone(), kept: false };
-        self.keep();
-        name
-    }
-
-    fn keep(mut self) {
-        self.kept = true;
-    }
-}
-
-/// Is a closed file in `tmp/` that is removed unless it gets its final name.
-#[derive(Debug)]
-pub(super) struct TempName {
-    path: PathBuf,
-    kept: bool,
-}
-
-impl TempName {
-    /// Returns where it lies now.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Says that it has its final name.
-    pub(super) fn keep(mut self) {
-        self.kept = true;
-    }
-}
-
-impl Drop for TempName {
-    fn drop(&mut self) {
-        if !self.kept {
-            fs::remove_file(&self.path).ok();
-        }
-    }
-}
-
-impl Drop for TempFile {
-    fn drop(&mut self) {
-        if !self.kept {
-            fs::remove_file(&self.path).ok();
-        }
-    }
-}
-
 /// Makes the name of a file of the store durable.
 fn sync_name(path: &Path) -> Result<(), StoreError> {
     let dir = parent(path);
@@ -467,71 +372,6 @@ pub(super) fn make_dir(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes a directory and those above it that only the user may enter.
-fn make_private_dir(path: &Path) -> io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path)
-}
-
-/// Returns whether a directory is a store of this format, or none yet; else fails.
-fn has_format(root: &Path) -> Result<bool, StoreError> {
-    let path = root.join("FORMAT");
-    let text = match fs::read(&path) {
-        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(StoreError::io("read", &path)(error)),
-    };
-    let version = text.trim_end().strip_prefix(FORMAT_PREFIX).and_then(|v| v.parse::<u64>().ok());
-    match version {
-        Some(FORMAT) => Ok(true),
-        Some(found) if found > FORMAT => {
-            Err(StoreError::FormatNewer { path: root.to_owned(), found, supported: FORMAT })
-        }
-        _ => Err(StoreError::NotAStore { path: root.to_owned() }),
-    }
-}
-
-/// Makes an empty directory a store, under its lock: two that start at once would write through the same name. False
-/// where another process has made it one meanwhile.
-fn make_store(root: &Path) -> Result<bool, StoreError> {
-    // Before the lock, which leaves a file in what may be somebody else's.
-    refuse_foreign(root)?;
-    let _lock = StoreLock::take(root)?;
-    if has_format(root)? {
-        return Ok(false);
-    }
-    write_format(root)?;
-    Ok(true)
-}
-
-/// Refuses a directory that holds what is not ours.
-fn refuse_foreign(root: &Path) -> Result<(), StoreError> {
-    // What a start that was cut short in here leaves behind does not count.
-    let is_ours = |entry: &fs::DirEntry| entry.file_name() == NEW || entry.file_name() == "lock";
-    let mut entries = fs::read_dir(root).map_err(StoreError::io("list", root))?.flatten();
-    // All else comes after FORMAT, so that a start that goes on beside us has made it by now.
-    if entries.any(|entry| !is_ours(&entry)) && !has_format(root)? {
-        return Err(StoreError::NotAStore { path: root.to_owned() });
-    }
-    Ok(())
-}
-
-fn write_format(root: &Path) -> Result<(), StoreError> {
-    let (new, path) = (root.join(NEW), root.join("FORMAT"));
-    let write = || -> io::Result<()> {
-        let mut file = File::create(&new)?;
-        writeln!(file, "{FORMAT_PREFIX}{FORMAT}")?;
-        file.sync_all()?;
-        fs::rename(&new, &path)?;
-        sys::sync_dir(root)?;
-        sys::sync_dir(parent(root))
-    };
-    write().map_err(StoreError::io("write", &path))
-}
-
 /// Calls `visit` with the shard and name joined to one word of every file in a sharded directory.
 fn for_each_sharded(
     root: &Path,
@@ -563,61 +403,6 @@ mod tests {
         assert!(new);
         files.furnish().expect("furnish");
         (dir, files)
-    }
-
-    #[test]
-    fn newer_or_foreign_directories_are_refused_and_left_alone() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let refusal = |text: Option<&str>| {
-            let root = dir.path().join("case");
-            fs::create_dir_all(&root).expect("create");
-            match text {
-                Some(text) => fs::write(root.join("FORMAT"), text).expect("write"),
-                None => fs::write(root.join("holiday.jpg"), "").expect("write"),
-            }
-            let refused = Files::prepare(&root).expect_err("refused");
-            assert_eq!(fs::read_dir(&root).expect("list").count(), 1, "{text:?}");
-            fs::remove_dir_all(&root).expect("remove");
-            refused
-        };
-        let newer = refusal(Some("blobmesh-store 2\n"));
-        assert!(matches!(newer, StoreError::FormatNewer { found: 2, supported: 1, .. }));
-        for text in ["", "blobmesh-store 0\n", "blobmesh-store x\n", "\u{0}\u{ff}"] {
-            assert!(matches!(refusal(Some(text)), StoreError::NotAStore { .. }), "{text:?}");
-        }
-        assert!(matches!(refusal(None), StoreError::NotAStore { .. }));
-    }
-
-    #[test]
-    fn start_cut_short_before_the_format_was_named_can_be_repeated() {
-        let dir = tempfile::tempdir().expect("a directory");
-        fs::write(dir.path().join("FORMAT.new"), "blobm").expect("write");
-        Files::prepare(dir.path()).expect("prepare");
-        let format = fs::read_to_string(dir.path().join("FORMAT")).expect("read");
-        assert_eq!(format, "blobmesh-store 1\n");
-    }
-
-    #[test]
-    fn store_that_two_make_at_once_is_made_by_one_and_refused_to_none_but_for_its_lock() {
-        let dir = tempfile::tempdir().expect("a directory");
-        for round in 0..100 {
-            let root = dir.path().join(round.to_string());
-            let at_once = std::sync::Barrier::new(3);
-            let prepare = || {
-                at_once.wait();
-                Files::prepare(&root).map(|(_, new)| new)
-            };
-            let made = std::thread::scope(|scope| {
-                let threads = [(); 3].map(|()| scope.spawn(prepare));
-                threads.map(|thread| thread.join().expect("no panic"))
-            });
-            let is_fair = |made: &Result<bool, StoreError>| {
-                matches!(made, Ok(_) | Err(StoreError::Locked { .. }))
-            };
-            assert!(made.iter().all(is_fair), "{made:?}");
-            assert_eq!(made.iter().filter(|made| matches!(made, Ok(true))).count(), 1, "{made:?}");
-            assert_eq!(Files::prepare(&root).map(|(_, new)| new).ok(), Some(false));
-        }
     }
 
     #[test]

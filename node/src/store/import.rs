@@ -16,10 +16,11 @@ use blobmesh_protocol::blob::{BlobHasher, GroupList};
 
 use super::catalog::Located;
 use super::error::StoreError;
-use super::files::{Class, TempFile, set_class};
+use super::files::{Class, set_class};
 use super::index::{Home, Row};
 use super::read::write_outboard;
 use super::space::Reservation;
+use super::temp::TempFile;
 use super::{Added, Inner, Store, sys};
 
 /// How much is read, hashed and written at a time.

@@ -29,6 +29,7 @@ mod evict;
 mod export;
 mod files;
 mod flush;
+mod format;
 mod hot;
 mod import;
 mod index;
@@ -46,6 +47,7 @@ mod small;
 mod space;
 mod sweep;
 mod sys;
+mod temp;
 mod vouch;
 mod writes;
 
