@@ -1,15 +1,15 @@
 //! Whom a node passes rumours on to.
 //!
 //! Each node chooses [`CHOSEN`] of those who want the blob too, and keeps them while they are neighbours that do, as far
-//! as is known; whoever is told by another tells it from then on. Where each of many nodes has links to two others, chosen
+//! as is known; whoever is told two things by another tells it from then on. Where each of many nodes has links to two others, chosen
 //! at random and used both ways, all of them hang together, also without any one of them (Fenner and Frieze, *On the
 //! Connectivity of Random m-Orientable Graphs and Digraphs*, Combinatorica 1982): by three words a node, one for each link
 //! but the one it came by, all hear what one hears.
 //!
-//! A node is told by those who chose it, and has not told anybody yet, only once it has heard of something itself: links
-//! alone bring the first claim to about 820 of 1,000 nodes with 64 neighbours each. So with each of its first words a node
-//! tells some others, too, each of them once: 970 and more hear of the first claims, and 994 and more of those that follow
-//! (the tests below). Who misses one asks the edge for a range that somebody brings already.
+//! A node that has told nobody anything is told by those who chose it, and nobody chose one in seven (e^-2): links alone
+//! do not bring the first claims to all. So with each of its first words a node tells some others, too, each of them once:
+//! of 1,000 nodes with 64 neighbours each 970 and more hear of the first claims, and 994 and more of those that follow (the
+//! tests below). Who misses one asks the edge for a range that somebody brings already.
 
 use crate::id::PeerId;
 
