@@ -10,8 +10,7 @@ use super::error::StoreError;
 #[derive(Debug)]
 pub(super) struct TempFile {
     file: File,
-    path: PathBuf,
-    kept: bool,
+    name: TempName,
 }
 
 impl TempFile {
@@ -22,7 +21,7 @@ impl TempFile {
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, mode);
         let file = options.open(&path).map_err(StoreError::io("create", &path))?;
-        Ok(Self { file, path, kept: false })
+        Ok(Self { file, name: TempName { path, kept: false } })
     }
 
     /// Returns the open file.
@@ -32,29 +31,27 @@ impl TempFile {
 
     /// Returns where it lies now.
     pub(super) fn path(&self) -> &Path {
-        &self.path
+        self.name.path()
     }
 
     /// Appends `bytes`.
     pub(super) fn write(&self, bytes: &[u8]) -> Result<(), StoreError> {
-        (&self.file).write_all(bytes).map_err(StoreError::io("write", &self.path))
+        (&self.file).write_all(bytes).map_err(StoreError::io("write", self.path()))
     }
 
     /// Syncs bytes, length and mode to the device.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
-        self.file.sync_all().map_err(StoreError::io("sync", &self.path))
+        self.file.sync_all().map_err(StoreError::io("sync", self.path()))
     }
 
     /// Closes the file, which stays in `tmp/` as long as what is returned.
     pub(super) fn close(self) -> TempName {
-        let name = TempName { path: self.path.clone(), kept: false };
-        self.keep();
-        name
+        self.name
     }
 
     /// Says that it has its final name.
-    pub(super) fn keep(mut self) {
-        self.kept = true;
+    pub(super) fn keep(self) {
+        self.name.keep();
     }
 }
 
@@ -78,14 +75,6 @@ impl TempName {
 }
 
 impl Drop for TempName {
-    fn drop(&mut self) {
-        if !self.kept {
-            fs::remove_file(&self.path).ok();
-        }
-    }
-}
-
-impl Drop for TempFile {
     fn drop(&mut self) {
         if !self.kept {
             fs::remove_file(&self.path).ok();
