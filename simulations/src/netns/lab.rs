@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use super::{
     command,
     error::Error,
-    leftovers,
+    leftovers, memory,
     relay::{Layout, Network, frame::Mac, layout::gateway_of},
     stop::Stop,
     tools::Tools,
@@ -134,6 +134,14 @@ impl Lab {
         };
         lab.probe(stop)?;
         Ok(lab)
+    }
+
+    /// Touches as much of this machine's memory as a run is going to fill, so that the run need not wait for it.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`], and [`Error::System`] on a kernel without files in memory.
+    pub fn touch_memory(&self, bytes: u64, stop: &Stop) -> Result<(), Error> {
+        memory::touch(bytes, stop)
     }
 
     /// Returns the hosts, `n1` first.

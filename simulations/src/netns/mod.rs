@@ -36,6 +36,7 @@ pub mod lab;
 mod leftovers;
 pub mod lookups;
 mod machine;
+mod memory;
 pub mod metric;
 pub mod noise;
 pub mod probe;

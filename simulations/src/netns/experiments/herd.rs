@@ -441,6 +441,7 @@ impl Herd {
         want: &Want,
     ) -> Result<Self, Error> {
         let nodes = start(trial, want)?;
+        trial.touch_memory(original.bytes * want.hosts.len() as u64)?;
         let (before, stretch) = (edge.served(), Stretch::begin(trial, &nodes)?);
         let began = Instant::now();
         let (ended, killed) = get_all(trial, &nodes, (edge, original), want)?;

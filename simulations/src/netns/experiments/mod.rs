@@ -98,6 +98,11 @@ impl<'a> Trial<'a, '_> {
         Home::new(self.setting, host, &format!("{}{suffix}", host.name))
     }
 
+    /// Touches as much memory as all nodes together are going to fill: what a real machine has for itself.
+    fn touch_memory(&self, bytes: u64) -> Result<(), Error> {
+        self.setting.lab.touch_memory(bytes, self.setting.stop)
+    }
+
     /// Writes a blob of the lab's directory and adds it at a home; returns its hash.
     ///
     /// The hash is ours, and a node that names another one is not worth measuring.

@@ -137,6 +137,7 @@ fn crowd(trial: &mut Trial<'_, '_>) -> Result<(), Error> {
     lan::know(trial, getters, holders, 1)?;
 
     trial.report.step("all others get a blob of n1 at once");
+    trial.touch_memory(trial.blob_bytes * u64::from(trial.nodes - 1))?;
     let network = trial.setting.lab.network()?;
     let (before, load, took) = (network.counters()?, Processors::now(), lan::processor_s(&nodes)?);
     let (gets, ()) = lan::get_at_once(getters, &hash, Instant::now(), || Ok(()))?;

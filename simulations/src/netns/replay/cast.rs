@@ -112,16 +112,21 @@ fn check_sizes(plan: &Plan, script: &Script, disk_bytes_max: u64) -> Result<(), 
         let text = format!("{hosts} hosts, the edge included; {HOSTS_MAX} at most");
         return Err(refuse("group.count", &text));
     }
-    let homes = (0..script.nodes.len()).map(|node| script.bytes_max_of(node));
-    let on_edge = script.blobs.iter().filter(|blob| blob.on_edge).map(|blob| blob.size);
-    // A blob is on its way through one more file, and the edge's through one more home.
-    let largest = script.blobs.iter().map(|blob| blob.size).max().unwrap_or(0);
-    let bytes = homes.chain(on_edge).fold(2 * u128::from(largest), |sum, b| sum + u128::from(b));
-    if bytes > u128::from(disk_bytes_max) {
+    let bytes = bytes_of(script);
+    if bytes > disk_bytes_max {
         let text = format!("up to {bytes} bytes on disk; {disk_bytes_max} at most");
         return Err(refuse("blobs.size", &text));
     }
     Ok(())
+}
+
+/// Returns how many bytes homes and the edge come to at most.
+pub(super) fn bytes_of(script: &Script) -> u64 {
+    let homes = (0..script.nodes.len()).map(|node| script.bytes_max_of(node));
+    let on_edge = script.blobs.iter().filter(|blob| blob.on_edge).map(|blob| blob.size);
+    // A blob is on its way through one more file, and the edge's through one more home.
+    let largest = script.blobs.iter().map(|blob| blob.size).max().unwrap_or(0);
+    homes.chain(on_edge).fold(largest.saturating_mul(2), u64::saturating_add)
 }
 
 fn check_groups(plan: &Plan) -> Result<(), Error> {

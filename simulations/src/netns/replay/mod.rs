@@ -130,6 +130,7 @@ pub fn replay(options: &Options<'_>, stop: &Stop, talk: &mut dyn Write) -> Resul
     for player in &players {
         player.ready(Duration::ZERO)?;
     }
+    lab.touch_memory(cast::bytes_of(&script), stop)?;
     let stage = Stage {
         plan,
         script: &script,
