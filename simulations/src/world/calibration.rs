@@ -26,14 +26,15 @@ pub struct Calibration {
     pub finish: Duration,
     /// What an engine's step costs between an event's arrival and its answer leaving.
     pub step: Duration,
-    /// Round trips until a new connection to a peer has streams: TCP, Noise, Yamux.
+    /// Round trips until a new connection to a peer has streams: TCP and Noise, and by default one each to
+    /// agree on Noise and on Yamux, which nodes have not waited for since they propose one thing only.
     pub dial_round_trips: u32,
     /// The processor's part of such a handshake, both sides.
     pub dial: Duration,
     /// How long a connection to a peer that is no neighbour stays after its last stream.
     pub connection_idle: Duration,
-    /// Round trips until a new stream on an open connection carries its request: both ends agree on the
-    /// protocol first.
+    /// Round trips until a new stream on an open connection carries its request: none where it goes with
+    /// the proposal of its protocol, as it does today; by default one.
     pub stream_round_trips: u32,
     /// The processor's part of a fetch from its request to its first group, both sides.
     pub fetch: Duration,

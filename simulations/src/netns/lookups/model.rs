@@ -35,7 +35,7 @@ const HALVINGS: u32 = 12;
 const PROCESSOR_TIME_MAX: Duration = Duration::from_millis(50);
 
 /// In how many round trips a dial may be done.
-const DIAL_ROUND_TRIPS: std::ops::RangeInclusive<u32> = 3..=6;
+const DIAL_ROUND_TRIPS: std::ops::RangeInclusive<u32> = 1..=6;
 
 /// Names a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
