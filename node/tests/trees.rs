@@ -98,8 +98,10 @@ async fn pull(node: &TestNode, hash: &str, dir: &Path) -> PullReport {
         options: CheckoutOptions::default(),
         timeout_ms: Some(20_000),
     };
-    let Ok(Answer::Pulled(report)) = node.ask(request).await else { panic!("not pulled") };
-    *report
+    match node.ask(request).await {
+        Ok(Answer::Pulled(report)) => *report,
+        other => panic!("not pulled: {other:?}"),
+    }
 }
 
 fn path() -> impl Strategy<Value = PathBuf> {
