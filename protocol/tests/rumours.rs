@@ -22,7 +22,7 @@ const RANGE: u64 = 64;
 /// Places for neighbours; all of them are taken unless a test says otherwise.
 const PLACES: u8 = 8;
 /// Others that each node chooses to tell; those who chose it hear of it, too.
-const CHOSEN: usize = 2;
+const CHOSEN: usize = 3;
 /// So many words go to some others, too, and to how many.
 const EARLY_WORDS: u64 = 8;
 const EARLY: usize = CHOSEN + 4;

@@ -1,21 +1,22 @@
 //! Whom a node passes rumours on to.
 //!
 //! Each node chooses [`CHOSEN`] of those who want the blob too, and keeps them while they are neighbours that do, as far
-//! as is known; whoever is told two things by another tells it from then on. Where each of many nodes has links to two others, chosen
-//! at random and used both ways, all of them hang together, also without any one of them (Fenner and Frieze, *On the
-//! Connectivity of Random m-Orientable Graphs and Digraphs*, Combinatorica 1982): by three words a node, one for each link
-//! but the one it came by, all hear what one hears.
+//! as is known; whoever is told two things by another tells it from then on. Where each of many nodes has links to two others or more,
+//! chosen at random and used both ways, all of them hang together, also without any one of them (Fenner and Frieze, *On the
+//! Connectivity of Random m-Orientable Graphs and Digraphs*, Combinatorica 1982). With three it is half as far from one end of
+//! a site to the other as with two, by five words a node, one for each link but the one it came by: who hears of a claim late
+//! asks the edge for the same. Of 300 nodes that start from one image two links make 1.29 copies, three 1.13.
 //!
-//! A node that has told nobody anything is told by those who chose it, and nobody chose one in seven (e^-2): links alone
+//! A node that has told nobody anything is told by those who chose it, and nobody chose one in twenty (e^-3): links alone
 //! do not bring the first claims to all. So with each of its first words a node tells some others, too, each of them once:
-//! of 1,000 nodes with 64 neighbours each 970 and more hear of the first claims, and 994 and more of those that follow (the
-//! tests below). Who misses one asks the edge for a range that somebody brings already.
+//! of 1,000 nodes with 64 neighbours each nearly all hear of every claim (the tests below). Who misses one asks the edge for
+//! a range that somebody brings already.
 
 use crate::id::PeerId;
 
 /// How many a node chooses.
-pub(super) const CHOSEN: usize = 2;
-/// How many of those who chose this node it tells; each node is chosen by two on average, and hardly any by more than this.
+pub(super) const CHOSEN: usize = 3;
+/// How many of those who chose this node it tells; each node is chosen by three on average, and hardly any by more than this.
 const BACK_MAX: usize = 8;
 /// So many words of a node are told to some others, too.
 const EARLY_WORDS: usize = 8;
@@ -190,13 +191,13 @@ mod tests {
     }
 
     #[test]
-    fn nearly_all_of_many_nodes_hear_by_three_words_each() {
+    fn nearly_all_of_many_nodes_hear_by_five_words_each() {
         let mut site = Site::new(1_000, 64);
         let reached: Vec<_> = (0..100).map(|n| site.tell(n * 7, |_| false)).collect();
         for (after, least) in [(0, 970), (20, 990), (60, 994)] {
             assert!(reached[after..].iter().all(|(heard, _)| *heard >= least), "{reached:?}");
         }
-        assert!(reached[20..].iter().all(|(_, words)| *words < 3_300), "{reached:?}");
+        assert!(reached[20..].iter().all(|(_, words)| *words < 5_300), "{reached:?}");
     }
 
     #[test]
