@@ -24,6 +24,7 @@ pub use error::{PlanError, Problem};
 pub use popularity::Zipf;
 pub use reference::reference;
 pub use source::{Cell, Source, cells};
+pub(crate) use units::measure;
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -116,6 +116,12 @@ impl Quantity {
     }
 }
 
+/// Returns what kind of quantity a text is, in a word, and how much in the smallest unit of its kind.
+pub(crate) fn measure(text: &str) -> Option<(&'static str, f64)> {
+    let kinds = [Quantity::Time, Quantity::Size, Quantity::Rate];
+    kinds.iter().find_map(|kind| Some((kind.name(), kind.parse(text).ok()? as f64)))
+}
+
 /// Splits a number from its unit; none if it is no number.
 fn split(text: &str) -> Option<(&str, &str)> {
     let end = text.find(|letter: char| !letter.is_ascii_digit() && letter != '.')?;

@@ -2,30 +2,25 @@
 
 use std::cmp::Ordering;
 
+use crate::plan::measure;
+
 /// Is a setting's value: TOML text such as `100`, `0.5`, `"50ms"` or `"random"`.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Setting {
     text: String,
     number: Option<f64>,
-    unit: String,
+    /// What the number measures: a time in whatever unit lies on one axis with all others.
+    kind: &'static str,
 }
 
 impl Setting {
-    /// Takes TOML text apart: quotes off, and a leading number from its unit.
+    /// Takes TOML text apart: quotes off; a number is one, and a quantity is in the smallest unit of its kind.
     pub(crate) fn of(toml: &str) -> Self {
         let text = toml.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(toml);
-        let plain = text.replace('_', "");
-        let numeric = |letter: char| letter.is_ascii_digit() || letter == '.' || letter == '-';
-        let (number, unit) = match plain.parse::<f64>() {
-            Ok(number) => (Some(number), ""),
-            Err(_) => {
-                let end = plain.find(|letter| !numeric(letter)).unwrap_or(plain.len());
-                let (number, unit) = plain.split_at(end);
-                (number.parse().ok(), unit)
-            }
-        };
-        let number = number.filter(|number| number.is_finite());
-        Self { text: text.to_owned(), number, unit: unit.trim().to_owned() }
+        let number: Option<f64> = text.replace('_', "").parse().ok();
+        let number = number.filter(|number| number.is_finite()).map(|number| ("", number));
+        let (kind, number) = number.or_else(|| measure(text)).unzip();
+        Self { text: text.to_owned(), number, kind: kind.unwrap_or("") }
     }
 
     /// Returns it for people.
@@ -33,14 +28,14 @@ impl Setting {
         self.text.clone()
     }
 
-    /// Returns the number that it is or begins with.
+    /// Returns how much it is, if it is a number or a quantity.
     pub(crate) fn number(&self) -> Option<f64> {
         self.number
     }
 
-    /// Returns what stands behind the number.
-    pub(crate) fn unit(&self) -> &str {
-        &self.unit
+    /// Returns what it measures; nothing of a number alone, and of text.
+    pub(crate) fn kind(&self) -> &'static str {
+        self.kind
     }
 }
 
@@ -53,11 +48,11 @@ impl PartialOrd for Setting {
 }
 
 impl Ord for Setting {
-    /// Orders by unit, then number, then text.
+    /// Orders by kind, then number, then text.
     fn cmp(&self, other: &Self) -> Ordering {
         let number = |setting: &Self| setting.number.unwrap_or(f64::INFINITY);
         let numbers = number(self).total_cmp(&number(other));
-        self.unit.cmp(&other.unit).then(numbers).then_with(|| self.text.cmp(&other.text))
+        self.kind.cmp(other.kind).then(numbers).then_with(|| self.text.cmp(&other.text))
     }
 }
 
@@ -73,16 +68,18 @@ mod tests {
 
     #[test]
     fn numbers_are_ordered_as_numbers_whatever_their_unit_is_called() {
-        let mut settings: Vec<Setting> =
-            ["\"100ms\"", "\"9ms\"", "1_000", "30", "\"x\""].into_iter().map(Setting::of).collect();
+        let mut settings: Vec<Setting> = ["\"10m\"", "\"9ms\"", "\"2s\"", "1_000", "30", "\"x\""]
+            .into_iter()
+            .map(Setting::of)
+            .collect();
         settings.sort();
         let texts: Vec<String> = settings.iter().map(Setting::text).collect();
-        assert_eq!(texts, ["30", "1_000", "9ms", "100ms", "x"]);
+        assert_eq!(texts, ["30", "1_000", "x", "9ms", "2s", "10m"]);
     }
 
     #[test]
     fn text_that_is_no_number_is_none() {
-        for text in ["\"random\"", "", "\"-\"", "[1, 2]", "nan", "inf"] {
+        for text in ["\"random\"", "", "\"-\"", "[1, 2]", "nan", "inf", "\"3 apples\""] {
             assert_eq!(Setting::of(text).number(), None, "{text}");
         }
     }

@@ -226,8 +226,8 @@ impl Places {
     fn of<'a>(values: impl Iterator<Item = &'a String>) -> Option<Self> {
         let values: BTreeSet<Setting> = values.map(|value| Setting::of(value)).collect();
         let values: Vec<Setting> = values.into_iter().take(VALUES_MAX).collect();
-        let unit = values.first()?.unit().to_owned();
-        let numeric = values.iter().all(|value| value.number().is_some() && value.unit() == unit);
+        let kind = values.first()?.kind();
+        let numeric = values.iter().all(|value| value.number().is_some() && value.kind() == kind);
         Some(Self { values, numeric })
     }
 
