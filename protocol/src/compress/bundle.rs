@@ -17,13 +17,19 @@ const WINDOW_BYTES: u64 = 2 << 20;
 const SLOW_BYTES_PER_SECOND: u64 = 150_000_000;
 /// How many bytes a second leave one that is worth more work on fewer bytes.
 const VERY_SLOW_BYTES_PER_SECOND: u64 = 50_000_000;
-/// How many windows in a row must be slow: one may be by chance.
-const SLOW_WINDOWS: u32 = 2;
+/// Over how many windows a rate is taken before it counts: one may be slow by chance.
+const JUDGED_WINDOWS: u32 = 2;
+/// How many windows after a change say nothing of it: what lay in buffers before leaves in them, and what is waited for
+/// between them was asked for before.
+const SETTLING_WINDOWS: u32 = 2;
+/// How much older windows count for less with each new one: by half, since the first ones of a link are as fast as its buffers
+/// are long.
+const FADING: u32 = 2;
 /// How many windows go raw after compression was of no use for the first time; each time it is twice as many.
 const HOLD_WINDOWS: u32 = 16;
 const HOLD_WINDOWS_MAX: u32 = 1_024;
-/// How many per cent of what left raw must leave compressed: half of it more, or the link is not what it waits for.
-const GAIN_MIN: u64 = 150;
+/// How many per cent of what left raw must leave compressed: a fifth more, or the link is not what it waits for.
+const GAIN_MIN: u64 = 120;
 /// How few bytes are not worth a codec.
 const LEN_MIN: usize = 1_024;
 /// The per cent of their length to which answers must shrink.
@@ -39,10 +45,11 @@ pub struct Bundler {
     effort: Option<Effort>,
     /// The bytes of the window that is not full yet, and how long they took.
     window: (u64, Duration),
+    /// Those of the windows since the last change, the older ones counting less, and how many these are.
+    recent: (u64, Duration),
+    windows: u32,
     /// How many bytes a second left while they went raw.
     raw_rate: u64,
-    /// How many windows in a row were slow.
-    slow: u32,
     /// How many windows go raw whatever they are like, and how many it will be next.
     hold: u32,
     hold_next: u32,
@@ -58,8 +65,9 @@ impl Default for Bundler {
             eager_left: EAGER_BYTES,
             effort: None,
             window: (0, Duration::ZERO),
+            recent: (0, Duration::ZERO),
+            windows: 0,
             raw_rate: 0,
-            slow: 0,
             hold: 0,
             hold_next: HOLD_WINDOWS,
             has_rested: true,
@@ -117,8 +125,13 @@ impl Bundler {
             return;
         }
         let (bytes, took) = std::mem::take(&mut self.window);
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
-        self.choose(bytes.saturating_mul(1_000_000) / micros);
+        self.windows = self.windows.saturating_add(1);
+        if self.effort.is_some() && self.windows <= SETTLING_WINDOWS {
+            return;
+        }
+        self.recent.0 = (self.recent.0 - self.recent.0 / u64::from(FADING)).saturating_add(bytes);
+        self.recent.1 = (self.recent.1 - self.recent.1 / FADING).saturating_add(took);
+        self.choose(rate_of(self.recent), rate_of((bytes, took)));
     }
 
     /// Tells that the requester wanted nothing for a while: what comes next is something else.
@@ -127,11 +140,13 @@ impl Bundler {
         self.has_rested = true;
     }
 
-    /// Chooses what is done with the next window, after one of which so many bytes a second left.
-    fn choose(&mut self, rate: u64) {
+    /// Chooses what is done with the next window, where so many bytes a second left lately, and in the last one.
+    fn choose(&mut self, rate: u64, last: u64) {
         if self.effort.is_some() {
-            if rate < self.raw_rate.saturating_mul(GAIN_MIN) / 100 {
-                (self.effort, self.hold) = (None, self.hold_next);
+            let is_judged = self.windows >= SETTLING_WINDOWS + JUDGED_WINDOWS;
+            if is_judged && rate < self.raw_rate.saturating_mul(GAIN_MIN) / 100 {
+                self.turn_to(None);
+                self.hold = self.hold_next;
                 self.hold_next = (2 * self.hold_next).min(HOLD_WINDOWS_MAX);
             }
             return;
@@ -140,18 +155,28 @@ impl Bundler {
             self.hold -= 1;
             return;
         }
-        self.slow = if rate < SLOW_BYTES_PER_SECOND { self.slow + 1 } else { 0 };
-        self.raw_rate = rate;
-        if self.slow >= SLOW_WINDOWS {
-            self.slow = 0;
+        if self.windows >= JUDGED_WINDOWS && rate < SLOW_BYTES_PER_SECOND {
+            // While a buffer fills they leave faster than they will.
+            self.raw_rate = rate.min(last);
             let very = rate < VERY_SLOW_BYTES_PER_SECOND;
-            self.effort = Some(if very { Effort::Zstd3 } else { Effort::Zstd1 });
+            self.turn_to(Some(if very { Effort::Zstd3 } else { Effort::Zstd1 }));
         }
+    }
+
+    /// Begins to measure another effort.
+    fn turn_to(&mut self, effort: Option<Effort>) {
+        (self.effort, self.recent, self.windows) = (effort, Default::default(), 0);
     }
 
     fn effort_now(&self) -> Option<Effort> {
         if self.eager_left > 0 { Some(Effort::Zstd3) } else { self.effort }
     }
+}
+
+/// Returns how many bytes a second so many are in a time.
+fn rate_of((bytes, took): (u64, Duration)) -> u64 {
+    let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
+    bytes.saturating_mul(1_000_000) / micros
 }
 
 impl std::fmt::Debug for Bundler {
@@ -246,19 +271,34 @@ mod tests {
         // It helps: three times as many leave.
         assert!(send(&mut bundler, 100, 3 * SLOW_BYTES_PER_SECOND).iter().all(|coded| *coded));
         // It does no longer.
-        let still = SLOW_BYTES_PER_SECOND;
+        let still = SLOW_BYTES_PER_SECOND * 4 / 5;
         let coded = send(&mut bundler, 60, still);
         let first_raw = coded.iter().position(|coded| !coded).expect("it is given up");
-        assert!(first_raw <= 16, "{coded:?}");
+        assert!(first_raw <= 32, "{coded:?}");
         assert!(coded[first_raw..].iter().all(|coded| !coded), "and not tried again at once");
         let slow = SLOW_BYTES_PER_SECOND / 2;
         let mut trials = [0, 1].map(|_| {
             let raw = (0..).position(|_| send(&mut bundler, 1, slow)[0]).expect("tried again");
-            send(&mut bundler, 16, slow);
+            send(&mut bundler, 32, slow);
             raw
         });
         trials.sort_unstable();
         assert!(trials[1] > trials[0] + 64, "later each time: {trials:?}");
+    }
+
+    #[test]
+    fn what_was_on_its_way_at_a_change_does_not_count_against_it() {
+        let mut bundler = bundler();
+        let slow = SLOW_BYTES_PER_SECOND * 3 / 4;
+        // A buffer takes the first ones.
+        send(&mut bundler, 8, 4 * slow);
+        assert!((0..32).any(|_| send(&mut bundler, 1, slow)[0]), "it is tried");
+        // A buffer full of raw bytes leaves first.
+        assert!(send(&mut bundler, 15, slow / 2).iter().all(|coded| *coded));
+        assert!(send(&mut bundler, 100, 2 * slow).iter().all(|coded| *coded));
+        // One window that is slow by chance is not enough either.
+        assert!(send(&mut bundler, 8, slow).iter().all(|coded| *coded));
+        assert!(send(&mut bundler, 100, 2 * slow).iter().all(|coded| *coded));
     }
 
     #[test]
@@ -275,13 +315,26 @@ mod tests {
     }
 
     #[test]
-    fn very_slow_link_gets_still_fewer() {
-        let lens =
-            [VERY_SLOW_BYTES_PER_SECOND + 1_000_000, VERY_SLOW_BYTES_PER_SECOND / 2].map(|rate| {
-                let mut bundler = bundler();
-                send(&mut bundler, 18, rate);
-                bundler.effort
-            });
-        assert_eq!(lens, [Some(Effort::Zstd1), Some(Effort::Zstd3)]);
+    fn slower_the_link_the_fewer_bytes() {
+        let rates =
+            [SLOW_BYTES_PER_SECOND, SLOW_BYTES_PER_SECOND * 3 / 4, VERY_SLOW_BYTES_PER_SECOND / 2];
+        let sent = rates.map(|rate| {
+            let mut bundler = bundler();
+            send(&mut bundler, 18, rate);
+            let (text, mut out) = (text(RUN), Vec::new());
+            let codec = bundler.encode(&text, &mut out);
+            let mut decoded = vec![0; if codec == Codec::Raw { 0 } else { RUN }];
+            assert_eq!(decode_group(codec, &out, &mut decoded), Ok(()));
+            assert!(codec == Codec::Raw || decoded == text);
+            (bundler.effort, codec)
+        });
+        assert_eq!(
+            sent,
+            [
+                (None, Codec::Raw),
+                (Some(Effort::Zstd1), Codec::Zstd),
+                (Some(Effort::Zstd3), Codec::Zstd),
+            ]
+        );
     }
 }
