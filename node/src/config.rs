@@ -62,8 +62,8 @@ impl NodeConfig {
     /// The default of [`lane_buffer_bytes_max`](Self::lane_buffer_bytes_max): 64 MiB.
     pub const LANE_BUFFER_BYTES_MAX_DEFAULT: usize = 64 << 20;
 
-    /// The default of [`small_per_peer_max`](Self::small_per_peer_max): 256, or 16 MiB.
-    pub const SMALL_PER_PEER_MAX_DEFAULT: usize = 256;
+    /// The default of [`small_per_peer_max`](Self::small_per_peer_max): 512, or 32 MiB.
+    pub const SMALL_PER_PEER_MAX_DEFAULT: usize = 512;
 
     /// Makes the default configuration of a node in `home`.
     pub fn new(home: PathBuf) -> Self {

@@ -21,8 +21,9 @@ pub struct Config {
     /// Questions out at once at one neighbour; more wait for its answers. Default 64.
     pub asks_per_neighbour_max: usize,
     /// Small requests out at one neighbour at once; more wait for its answers. Each may bring a group, so
-    /// this is up to 16 MiB for a neighbour; all together are bounded by `resolutions_max`. None makes every
-    /// blob be asked for first and fetched then. Default 256.
+    /// this is up to 32 MiB for a neighbour; all together are bounded by `resolutions_max`. As many blobs of 10 KiB as
+    /// are on their way while one side compresses and the other stores, over 1 Gbit/s. None makes every
+    /// blob be asked for first and fetched then. Default 512.
     pub small_per_peer_max: usize,
     /// How long a neighbour gets no small requests after one of them failed or stalled: it is asked first,
     /// and blobs are fetched from it one by one. Default 60 s.
@@ -145,7 +146,7 @@ impl Default for Config {
             wants_per_hash_max: 256,
             asks_parallel_max: 8,
             asks_per_neighbour_max: 64,
-            small_per_peer_max: 256,
+            small_per_peer_max: 512,
             small_rest: Duration::from_secs(60),
             fetches_per_peer_max: 16,
             fetches_per_hash_max: 32,

@@ -17,9 +17,9 @@ use crate::store::{SmallRead, StoreError};
 
 /// How many blobs of all lists together are under way at once; the engine resolves 1,024, so that there is room
 /// for those who want a single one.
-const RUNNING_MAX: usize = 768;
-/// How many of one list: two windows of small requests, one that is out and one that waits.
-const RUNNING_OF_LIST_MAX: usize = 512;
+const RUNNING_MAX: usize = 896;
+/// How many of one list: a window of small requests that is out, and half of one that waits.
+const RUNNING_OF_LIST_MAX: usize = 768;
 /// How many rows are told at once, but for the last ones.
 const ROWS_MAX: usize = 256;
 /// How long a row waits for others.

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use blobmesh_protocol::PeerId;
@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::keeper::{self, Arrival};
-use super::requester::outcome_of;
+use super::requester::{PACK_MIN, outcome_of};
 use super::{End, Ends, Request, UNANSWERED_MAX, answers_in};
 use crate::lane::PackLane;
 use crate::store::Store;
@@ -47,6 +47,8 @@ pub(super) struct Talk<E> {
     pub(super) requests: mpsc::Receiver<Vec<Request>>,
     /// Set when the session ends.
     pub(super) stop: Arc<AtomicBool>,
+    /// Says to the session whether many are under way.
+    pub(super) busy: Arc<AtomicBool>,
     /// Told after each answer or some.
     pub(super) heard: Box<dyn Fn() + Send>,
 }
@@ -96,6 +98,7 @@ impl<E: Ends> Talk<E> {
                 lane.queue(&asked.ask(&requests)?);
                 heard = Instant::now();
             }
+            self.busy.store(asked.requests.len() >= PACK_MIN, Ordering::Relaxed);
             let peer = self.peer;
             let wait = (&*self.stop, heard + SILENCE_MAX);
             if lane.receive(wait, |bytes| asked.take(peer, bytes))? {

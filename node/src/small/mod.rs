@@ -33,7 +33,7 @@ use crate::transfer::FetchError;
 pub(crate) const WAITING_MAX: usize = 1_024;
 /// How many requests may be out on one stream: those that the engine has out, and as many that it has given
 /// up and whose answers are still to come.
-const UNANSWERED_MAX: usize = 512;
+const UNANSWERED_MAX: usize = 1_024;
 
 /// Is one small request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

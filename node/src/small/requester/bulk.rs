@@ -1,6 +1,6 @@
 //! The lane for many: a thread takes what is to be kept, by the message.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use blobmesh_protocol::engine::FetchOutcome;
@@ -23,6 +23,8 @@ pub(super) struct LaneSlot {
     state: Mutex<LaneState>,
     /// Set when the session ends.
     pub(super) stop: Arc<AtomicBool>,
+    /// Set while the lane owes many answers.
+    busy: Arc<AtomicBool>,
 }
 
 #[derive(Debug, Default)]
@@ -46,6 +48,11 @@ impl LaneSlot {
             *state = LaneState::Spent;
         }
         asked
+    }
+
+    /// Returns whether there is a lane, and it owes many answers.
+    pub(super) fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Relaxed)
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, LaneState> {
@@ -96,6 +103,7 @@ impl<W: Way, E: Ends> Session<'_, W, E> {
             ends: self.ends.clone(),
             requests,
             stop: Arc::clone(&slot.stop),
+            busy: Arc::clone(&slot.busy),
             heard: Box::new(move || unanswered.heard()),
         };
         // It ends with the session, by `stop`.
@@ -120,6 +128,7 @@ fn run_lane<E: Ends>(
     };
     *slot.lock() = LaneState::Open(sender);
     let (mut left, ran) = talk.run(lane);
+    talk.busy.store(false, Ordering::Relaxed);
     // One that was not needed may be asked for again.
     *slot.lock() = if ran.is_ok() { LaneState::None } else { LaneState::Spent };
     if let Err(error) = ran {
