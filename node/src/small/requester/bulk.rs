@@ -2,11 +2,13 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use blobmesh_protocol::engine::FetchOutcome;
 use blobmesh_protocol::wire::lane::LaneOffer;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::time::timeout;
 
 use super::{PACK_MIN, Session, SessionError};
 use crate::lane::Lanes;
@@ -16,6 +18,10 @@ use crate::transfer::requester::Way;
 
 /// How many messages wait for a lane's thread before requests go over the stream again.
 const LANE_WAITING_MAX: usize = 4;
+/// How long fewer than that wait for others while a lane is at work on many. What was asked for alone comes alone, and who
+/// wanted it wants the next then: without a pause those went one by one beside the lane for as long as there were any, and
+/// took longer than all that it brought.
+const GATHERING_TIME: Duration = Duration::from_millis(2);
 
 /// Is a session's part in a lane.
 #[derive(Debug, Default)]
@@ -50,9 +56,27 @@ impl LaneSlot {
         asked
     }
 
-    /// Returns whether there is a lane, and it owes many answers.
-    pub(super) fn is_busy(&self) -> bool {
-        self.busy.load(Ordering::Relaxed)
+    /// Waits a moment for more requests, where the lane owes many answers and these are too few for it. What is only read
+    /// is wanted at once.
+    pub(super) async fn gather(
+        &self,
+        requests: &mut Vec<Request>,
+        queue: &mut mpsc::Receiver<Request>,
+    ) {
+        if requests.is_empty() || !self.busy.load(Ordering::Relaxed) {
+            return;
+        }
+        let are_few = |requests: &[Request]| {
+            requests.len() < PACK_MIN && requests.iter().all(|request| request.keep)
+        };
+        let more = async {
+            while are_few(requests)
+                && let Some(next) = queue.recv().await
+            {
+                requests.push(next);
+            }
+        };
+        timeout(GATHERING_TIME, more).await.ok();
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, LaneState> {
@@ -151,5 +175,50 @@ fn run_lane<E: Ends>(
             bytes: None,
         });
         ends.stored(failed.collect());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use blobmesh_protocol::Hash;
+    use blobmesh_protocol::id::FetchId;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    fn request(number: u64, keep: bool) -> Request {
+        let hash = Hash::of(&number.to_le_bytes());
+        Request { fetch: FetchId(number), hash, keep }
+    }
+
+    /// Hands in one request and then others, and returns how many were gathered, and how long that took.
+    async fn gather(busy: bool, others: usize, keep: bool) -> (usize, Duration) {
+        let slot = LaneSlot::default();
+        slot.busy.store(busy, Ordering::Relaxed);
+        let (sender, mut queue) = mpsc::channel(PACK_MIN);
+        let began = Instant::now();
+        let mut requests = vec![request(0, keep)];
+        let feed = async {
+            for number in 1..=others {
+                tokio::task::yield_now().await;
+                sender.send(request(number as u64, true)).await.expect("taken");
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = slot.gather(&mut requests, &mut queue) => {}
+            () = feed => {}
+        }
+        (requests.len(), began.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn few_wait_for_others_while_the_lane_is_at_work() {
+        let (gathered, took) = gather(true, PACK_MIN, true).await;
+        assert!(gathered == PACK_MIN && took < GATHERING_TIME, "{gathered} in {took:?}");
+        let (gathered, took) = gather(true, 2, true).await;
+        assert!(gathered == 3 && took >= GATHERING_TIME, "{gathered} in {took:?}");
+        assert_eq!(gather(false, PACK_MIN, true).await, (1, Duration::ZERO));
+        assert_eq!(gather(true, PACK_MIN, false).await, (1, Duration::ZERO), "one that is read");
     }
 }

@@ -44,10 +44,6 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 const REQUESTS_AT_ONCE: usize = 64;
 /// How many requests are worth one message together, and a lane.
 pub(super) const PACK_MIN: usize = 8;
-/// How long fewer than that wait for others while a lane is at work on many. What was asked for alone comes alone, and who
-/// wanted it wants the next then: without a pause those went one by one beside the lane for as long as there were any, and
-/// took longer than all that it brought.
-const GATHERING_TIME: Duration = Duration::from_millis(2);
 /// How long a stream may be left alone while a lane does its work: its provider ends it after 60 s.
 const STREAM_REST_MAX: Duration = Duration::from_secs(20);
 /// How much is read of the stream at once.
@@ -215,7 +211,7 @@ impl<'a, W: Way, E: Ends> Session<'a, W, E> {
             {
                 requests.push(next);
             }
-            self.gather(&mut requests, queue).await;
+            self.lane.gather(&mut requests, queue).await;
             if written.elapsed() < STREAM_REST_MAX {
                 requests = self.hand_to_lane(requests);
                 requests = self.ask_quickly(&mut quick, requests).await;
@@ -252,24 +248,6 @@ impl<'a, W: Way, E: Ends> Session<'a, W, E> {
             singles = singles.saturating_add(free - idle.free);
             frames.extend(idle.rest.unwrap_or_default());
         }
-    }
-
-    /// Waits a moment for more, where a lane is at work and these are too few for it. What is only read is wanted at once.
-    async fn gather(&self, requests: &mut Vec<Request>, queue: &mut mpsc::Receiver<Request>) {
-        if requests.is_empty() || !self.lane.is_busy() {
-            return;
-        }
-        let are_few = |requests: &[Request]| {
-            requests.len() < PACK_MIN && requests.iter().all(|request| request.keep)
-        };
-        let more = async {
-            while are_few(requests)
-                && let Some(next) = queue.recv().await
-            {
-                requests.push(next);
-            }
-        };
-        timeout(GATHERING_TIME, more).await.ok();
     }
 
     /// Numbers requests, and appends their frames: one of all, where the neighbour takes that and they are many.
