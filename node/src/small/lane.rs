@@ -92,13 +92,14 @@ impl<E: Ends> Talk<E> {
             {
                 lane.queue(&asked.ask(&requests)?);
             }
+            // Before it waits for more: a lane that has nothing to do makes nobody wait.
+            self.busy.store(asked.requests.len() >= PACK_MIN, Ordering::Relaxed);
             if asked.requests.is_empty() {
                 let next = Handle::current().block_on(timeout(IDLE_MAX, self.requests.recv()));
                 let Ok(Some(requests)) = next else { return Ok(()) };
                 lane.queue(&asked.ask(&requests)?);
                 heard = Instant::now();
             }
-            self.busy.store(asked.requests.len() >= PACK_MIN, Ordering::Relaxed);
             let peer = self.peer;
             let wait = (&*self.stop, heard + SILENCE_MAX);
             if lane.receive(wait, |bytes| asked.take(peer, bytes))? {

@@ -18,9 +18,8 @@ use crate::transfer::requester::Way;
 
 /// How many messages wait for a lane's thread before requests go over the stream again.
 const LANE_WAITING_MAX: usize = 4;
-/// How long fewer than that wait for others while a lane is at work on many. What was asked for alone comes alone, and who
-/// wanted it wants the next then: without a pause those went one by one beside the lane for as long as there were any, and
-/// took longer than all that it brought.
+/// How long fewer than [`PACK_MIN`] wait for others while a lane is at work on many. What was asked for alone comes alone, and
+/// who wanted it wants the next then: without a pause some went one by one beside the lane for as long as there were any.
 const GATHERING_TIME: Duration = Duration::from_millis(2);
 
 /// Is a session's part in a lane.
