@@ -10,7 +10,8 @@
 //! - From a peer that holds all of it: the blocks that are ours among the partners, each block belonging
 //!   to the one with the highest hash of peer and block (*rendezvous hashing*; Thaler and Ravishankar,
 //!   1998). So partners bring different blocks without a word about it, and take the rest from each
-//!   other. What is not ours is taken too when nothing else was left to do for a while.
+//!   other. Of few blocks nobody owns more than a share: by chance one has twice as many as another, and
+//!   all wait for what it sends. What is not ours is taken too when nothing else was left to do for a while.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -22,6 +23,9 @@ use crate::id::PeerId;
 const BLOCK_GROUPS: Range<u64> = 16..64;
 /// A blob is divided into about so many blocks, as far as their bounds allow.
 const BLOCKS_WANTED: u64 = 1_024;
+/// Up to how many blocks nobody owns more than a share. Of more than that chance makes shares that are even enough, and
+/// each partner that comes or goes would cost a step for each block and each partner.
+const EVEN_BLOCKS_MAX: u64 = 256;
 /// How many fetches bring one block at once, the later ones because the earlier are slow.
 const BRINGERS_MAX: u8 = 2;
 
@@ -48,6 +52,7 @@ pub(crate) struct Rules {
 /// Keeps what is known of the pieces of one blob.
 #[derive(Clone, Debug)]
 pub(crate) struct Pieces {
+    me: PeerId,
     size: u64,
     /// Groups of a block.
     block_len: u64,
@@ -71,8 +76,10 @@ struct Block {
     bringers: u8,
     /// Partners that hold it.
     spread: u32,
-    /// Partners that have more weight for it than we: with any it belongs to the heaviest.
+    /// Partners that have more weight for it than we.
     heavier: u32,
+    /// Whether it belongs to a partner.
+    is_of_partner: bool,
     /// Our own weight for it.
     own_weight: u64,
 }
@@ -90,7 +97,7 @@ impl Pieces {
         let whole = GroupSet::new(groups.div_ceil(block_len));
         let blocks = vec![Block::default(); count];
         let (idle, shared, divided) = (0, 0, BTreeSet::new());
-        let mut pieces = Self { size, block_len, held, whole, blocks, idle, shared, divided };
+        let mut pieces = Self { me, size, block_len, held, whole, blocks, idle, shared, divided };
         for index in 0..groups.div_ceil(block_len) {
             let missing = pieces.held.missing_within(&pieces.groups_of(index));
             let missing = missing.into_iter().map(|run| run.end - run.start).sum();
@@ -168,7 +175,7 @@ impl Pieces {
     }
 
     /// Divides the blocks between us and our partners. Costs a step for each block and each partner that
-    /// came or went since.
+    /// came or went since; of few blocks, one for each block and each partner where any did.
     pub(crate) fn divide(&mut self, partners: &BTreeSet<PeerId>) {
         let came: Vec<PeerId> = partners.difference(&self.divided).copied().collect();
         let went: Vec<PeerId> = self.divided.difference(partners).copied().collect();
@@ -189,7 +196,28 @@ impl Pieces {
         }
         if !came.is_empty() || !went.is_empty() {
             self.divided.clone_from(partners);
+            self.assign();
         }
+    }
+
+    /// Says of each block whether it belongs to a partner.
+    fn assign(&mut self) {
+        let blocks = self.whole.groups();
+        let mut shares = (blocks <= EVEN_BLOCKS_MAX).then(|| self.shares(blocks));
+        for index in 0..blocks {
+            let owner = shares.as_mut().and_then(|shares| shares.give(index));
+            let me = self.me;
+            self.change(index, |block| {
+                block.is_of_partner = owner.map_or(block.heavier > 0, |owner| owner != me);
+            });
+        }
+    }
+
+    fn shares(&self, blocks: u64) -> Shares {
+        let owners = self.divided.iter().copied().chain([self.me]);
+        let count = u64::try_from(self.divided.len()).unwrap_or(u64::MAX).saturating_add(1);
+        let share = blocks.div_ceil(count);
+        Shares(owners.map(|owner| (owner, share)).collect())
     }
 
     /// Returns whether everything that is missing is on its way: the end game.
@@ -377,7 +405,7 @@ impl Block {
 
     /// Returns whether it is missing and belongs to a partner.
     fn is_foreign(&self) -> bool {
-        self.missing > 0 && self.heavier > 0
+        self.missing > 0 && self.is_of_partner
     }
 
     /// Returns whether it is missing and nobody brings it.
@@ -399,6 +427,19 @@ impl Have {
             Self::Whole => true,
             Self::Blocks(blocks) => blocks.contains(index),
         }
+    }
+}
+
+/// Holds how many more blocks each of those who fetch a blob may own.
+struct Shares(Vec<(PeerId, u64)>);
+
+impl Shares {
+    /// Gives the next block to the heaviest of those whose share is not full.
+    fn give(&mut self, index: u64) -> Option<PeerId> {
+        let free = self.0.iter_mut().filter(|(_, left)| *left > 0);
+        let (owner, left) = free.max_by_key(|(peer, _)| (weight(*peer, index), *peer))?;
+        *left -= 1;
+        Some(*owner)
     }
 }
 
@@ -496,6 +537,24 @@ mod tests {
                 pieces.bring(&range, true);
                 owners[block_of(&range)] += 1;
             }
+        }
+        assert!(owners.iter().all(|owners| *owners == 1), "{owners:?}");
+    }
+
+    #[test]
+    fn few_blocks_are_divided_evenly_and_still_without_overlap() {
+        let everybody: BTreeSet<PeerId> = (1..=7).map(peer).collect();
+        let mut owners = vec![0_u32; 31];
+        for me in &everybody {
+            let mut pieces = Pieces::new(*me, 31 * MIB, None).expect("of its size");
+            pieces.divide(&everybody.iter().copied().filter(|other| other != me).collect());
+            let mut own = 0;
+            while let Some(range) = pieces.pick(&Have::Whole, PLAIN) {
+                pieces.bring(&range, true);
+                owners[block_of(&range)] += 1;
+                own += 1;
+            }
+            assert!((1..=5).contains(&own), "{own} of 31");
         }
         assert!(owners.iter().all(|owners| *owners == 1), "{owners:?}");
     }
