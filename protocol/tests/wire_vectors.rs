@@ -20,9 +20,9 @@ use blobmesh_protocol::wire::message::{
     LANE_OPEN, LIST, Message, NEAR, REQUEST, RUMOUR, RUNS_MAX, body_len_max,
 };
 use blobmesh_protocol::wire::small::{
-    BUNDLE_LEN_MAX, CODED_PACK, CodedPack, PACK_BLOBS_MAX, SMALL_ANSWER, SMALL_BLOB, SMALL_BUNDLE,
-    SMALL_PACK, SMALL_REQUEST, SmallAnswer, SmallPack, SmallRequest, SmallResult, bundle_head,
-    open_bundle, push_small_blob, split_small_blob,
+    BUNDLE_LEN_MAX, CODED_PACK, CodedPack, Longest, PACK_BLOBS_MAX, SMALL_ANSWER, SMALL_BLOB,
+    SMALL_BUNDLE, SMALL_PACK, SMALL_REQUEST, SmallAnswer, SmallPack, SmallRequest, SmallResult,
+    bundle_head, open_bundle, push_small_blob, split_small_blob,
 };
 use blobmesh_protocol::{Config, Hash, PeerId};
 
@@ -139,9 +139,15 @@ fn small_request_and_its_answers_in_the_specification_are_what_they_say() {
     assert_eq!(pack.requests().expect("allowed").next(), Some(request));
     let coded: CodedPack = decode("CodedPack {raw and lz4, 128, with a lane, [ab, ab]}");
     assert_eq!(coded, coded_pack());
-    let bundle = open_bundle(&listed_frame("bundle of small blob {1, 65 of a}, in lz4").body);
+    let bundle = listed_frame("bundle of small blob {1, 65 of a}, in lz4");
+    let bundle = open_bundle(&bundle.body, Longest::Small);
     assert_eq!(bundle.expect("right"), bundled());
     assert_eq!(number(row_of("bytes that a bundle decodes to")[1]), u64::from(BUNDLE_LEN_MAX));
+    let medium = Longest::Medium;
+    let row = |name| number(row_of(name)[1]);
+    let longest = row("bytes that a bundle with medium blobs decodes to");
+    assert_eq!(longest, u64::from(medium.bundle_len()));
+    assert_eq!(row("bytes of a medium blob"), medium.blob_bytes());
     assert!(SPEC.contains("Bit 3: it takes CodedPacks"));
     let answer = listed_frame("small blob {128, ab}");
     let (id, bytes) = split_small_blob(&answer.body).expect("a number");

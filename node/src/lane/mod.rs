@@ -56,7 +56,8 @@ use crate::transfer::UploadRate;
 
 /// How many lanes one peer may have to this node: as many as blobs are served to it at once.
 const OF_PEER_MAX: usize = 16;
-/// How many lanes all peers may have to this node. Each costs a thread and about 300 KiB.
+/// How many lanes all peers may have to this node. Each costs a thread and about 300 KiB, and 1.3 MiB more while it answers
+/// with a medium blob.
 const ACCEPTED_MAX: usize = 64;
 /// How many connections may be between their first packet and their token.
 const PENDING_MAX: usize = 32;

@@ -15,7 +15,7 @@ use blobmesh_protocol::wire::frame::{self, FRAME_HEADER_LEN, FrameHeader};
 use blobmesh_protocol::wire::message::{
     BlobHead, BlobRequest, END, GROUP, GROUP_PREFIX_LEN, HEAD, LIST, LIST_PIECE_LEN_MAX, REQUEST,
 };
-use blobmesh_protocol::wire::small::{CODED_PACK, SMALL_PACK};
+use blobmesh_protocol::wire::small::{CODED_PACK, Longest, SMALL_PACK};
 
 use super::accepted::Accepted;
 use super::buffers::{BUFFER_WAIT, Buffers};
@@ -32,6 +32,13 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 const SLOT_TIMEOUT: Duration = Duration::from_millis(100);
 /// How long a peer may take to accept one piece.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How many bytes a second a lane must take for medium blobs to come in one message: one of 1 MiB then takes at most 100 ms. On
+/// a slower one they are told to be large, and come group by group from whoever has them.
+const MEDIUM_RATE_MIN: u64 = 10 << 20;
+/// How many bytes that were sent at once tell how fast a lane is.
+const RATE_LEN_MIN: usize = 64 << 10;
+/// How many bytes of answers are encrypted at once.
+const ANSWERS_PIECE_LEN: usize = 256 << 10;
 /// How many groups are read, encrypted and sent at once: small enough for the processor's cache.
 const PIECE_GROUPS: u64 = 4;
 /// A group's header and what precedes its payload.
@@ -79,7 +86,7 @@ impl<A: Admission> Service<'_, A> {
     pub(super) fn run(mut self) -> Result<(), ServeError> {
         let mut current: Option<Current<A::Slot>> = None;
         let mut packs: Option<A::Slot> = None;
-        let mut bundler = Bundler::default();
+        let (mut bundler, mut speed) = (Bundler::default(), Speed::default());
         let mut since = Instant::now();
         loop {
             let has_slot = current.is_some() || packs.is_some();
@@ -107,7 +114,8 @@ impl<A: Admission> Service<'_, A> {
                 }
                 SMALL_PACK | CODED_PACK => {
                     self.leave(current.take());
-                    packs = self.answer_pack(Pack::of(&frame)?, packs, (&mut bundler, since))?;
+                    let sending = (&mut bundler, &mut speed, since);
+                    packs = self.answer_pack(Pack::of(&frame)?, packs, sending)?;
                 }
                 _ => return Err(ServeError::NoRequest),
             }
@@ -120,10 +128,11 @@ impl<A: Admission> Service<'_, A> {
         &mut self,
         pack: Pack,
         slot: Option<A::Slot>,
-        (bundler, mut left): (&mut Bundler, Instant),
+        (bundler, speed, mut left): (&mut Bundler, &mut Speed, Instant),
     ) -> Result<Option<A::Slot>, ServeError> {
         let Pack { mut requests, codecs, .. } = pack;
-        bundler.set_codecs(codecs.unwrap_or(0));
+        let codecs = codecs.unwrap_or(0);
+        bundler.set_codecs(codecs);
         let mut slot = match slot.map_or_else(|| self.admission.admit(), Ok) {
             Ok(slot) => slot,
             Err(Some(retry_after)) => {
@@ -134,13 +143,16 @@ impl<A: Admission> Service<'_, A> {
         };
         let (mut answers, few) = (Answers::default(), small::are_few(requests.len()));
         while !requests.is_empty() {
-            answers.read_together(self.store, &mut requests, few)?;
+            answers.read_together(self.store, &mut requests, speed.longest(codecs), few)?;
             let raw_len = answers.bundle(bundler);
-            let len = answers.frames.len();
-            if !self.upload.wait(len, || !self.stop.load(Ordering::Relaxed)) {
-                return Err(ServeError::Worker);
+            let started = Instant::now();
+            for piece in answers.frames.chunks(ANSWERS_PIECE_LEN) {
+                if !self.upload.wait(piece.len(), || !self.stop.load(Ordering::Relaxed)) {
+                    return Err(ServeError::Worker);
+                }
+                self.send(&[IoSlice::new(piece)])?;
             }
-            self.send(&[IoSlice::new(&answers.frames)])?;
+            speed.sent(answers.frames.len(), started.elapsed());
             slot.sent(answers.sent);
             bundler.left(u64::try_from(raw_len).unwrap_or(u64::MAX), left.elapsed());
             left = Instant::now();
@@ -312,6 +324,28 @@ impl<A: Admission> Service<'_, A> {
         let deadline = Instant::now() + WRITE_TIMEOUT;
         let sent = self.lane.put(pieces);
         sent.and_then(|()| self.lane.send(Patience { stop: self.stop, deadline })).map_err(too_slow)
+    }
+}
+
+/// Tells how fast a lane took what was last sent on it.
+#[derive(Debug, Default)]
+struct Speed {
+    is_low: bool,
+}
+
+impl Speed {
+    /// Takes in how long so many bytes took.
+    fn sent(&mut self, len: usize, took: Duration) {
+        if len >= RATE_LEN_MIN {
+            let len = u64::try_from(len).unwrap_or(u64::MAX);
+            let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
+            self.is_low = len.saturating_mul(1_000_000) / micros < MEDIUM_RATE_MIN;
+        }
+    }
+
+    /// Returns how long the blobs may be that come in one message to who takes these codecs.
+    fn longest(&self, codecs: u8) -> Longest {
+        if self.is_low { Longest::Small } else { Longest::of(codecs) }
     }
 }
 

@@ -12,10 +12,9 @@ use std::time::{Duration, Instant};
 use blobmesh_protocol::PeerId;
 use blobmesh_protocol::compress::Codec;
 use blobmesh_protocol::wire::frame::{Frame, FrameError, FrameReader};
-use blobmesh_protocol::wire::message::body_len_max;
 use blobmesh_protocol::wire::small::{
-    CodedPack, PACK_BLOBS_MAX, Packs, SMALL_ANSWER, SMALL_BLOB, SMALL_BUNDLE, SMALL_PREFIX_LEN,
-    SmallAnswer, SmallPack, split_small_blob,
+    CodedPack, Longest, PACK_BLOBS_MAX, Packs, SMALL_ANSWER, SMALL_BLOB, SMALL_BUNDLE,
+    SMALL_PREFIX_LEN, SmallAnswer, SmallPack, TAKES_MEDIUM, split_small_blob,
 };
 use bytes::{Buf as _, Bytes};
 use tokio::runtime::Handle;
@@ -24,7 +23,7 @@ use tokio::time::timeout;
 
 use super::keeper::{self, Arrival};
 use super::requester::{PACK_MIN, outcome_of};
-use super::{End, Ends, Request, UNANSWERED_MAX, answers_in};
+use super::{End, Ends, Request, UNANSWERED_MAX, answers_in, frames_of};
 use crate::lane::PackLane;
 use crate::store::Store;
 use crate::transfer::FetchError;
@@ -73,7 +72,7 @@ impl<E: Ends> Talk<E> {
             packs: self.packs,
             requests: HashMap::new(),
             next: 0,
-            frames: FrameReader::new(body_len_max),
+            frames: frames_of(longest(self.packs)),
             came: Vec::new(),
             came_len: 0,
             ended: Vec::new(),
@@ -129,11 +128,12 @@ impl Asked {
     /// Numbers requests and returns their frames.
     fn ask(&mut self, requests: &[Request]) -> Result<Vec<u8>, FetchError> {
         let mut frames = Vec::new();
+        let codecs = Codec::ALL | TAKES_MEDIUM;
         for some in requests.chunks(PACK_BLOBS_MAX) {
             let first = self.next;
             let hashes = some.iter().map(|request| request.hash).collect();
             let pack = SmallPack { first, takes_lane: false, hashes };
-            frames.extend(frame_of(self.packs, pack)?);
+            frames.extend(frame_of(self.packs, codecs, pack)?);
             for request in some {
                 // There are never so many out that a number could be in use.
                 self.requests.insert(self.next, *request);
@@ -154,7 +154,7 @@ impl Asked {
 
     fn take_frame(&mut self, peer: PeerId, frame: Frame) -> Result<(), FetchError> {
         if frame.kind == SMALL_BUNDLE && self.packs == Packs::Coded {
-            let answers = answers_in(&frame.body)?;
+            let answers = answers_in(&frame.body, longest(self.packs))?;
             return answers.into_iter().try_for_each(|answer| self.take_answer(peer, answer));
         }
         self.take_answer(peer, frame)
@@ -186,10 +186,16 @@ impl Asked {
     }
 }
 
-/// Returns the frame of a pack as the neighbour takes it.
-pub(super) fn frame_of(packs: Packs, pack: SmallPack) -> Result<Vec<u8>, FrameError> {
+/// Returns how long blobs may be in answers to packs on a lane: a stream shares its connection with all else that the two
+/// say to each other, and what is long would be in its way.
+fn longest(packs: Packs) -> Longest {
+    if packs == Packs::Coded { Longest::Medium } else { Longest::Small }
+}
+
+/// Returns the frame of a pack as the neighbour takes it; `codecs` is what its answers may be like.
+pub(super) fn frame_of(packs: Packs, codecs: u8, pack: SmallPack) -> Result<Vec<u8>, FrameError> {
     match packs {
-        Packs::Coded => CodedPack { codecs: Codec::ALL, pack }.encode(),
+        Packs::Coded => CodedPack { codecs, pack }.encode(),
         Packs::Plain | Packs::None => pack.encode(),
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use blobmesh_protocol::engine::FetchOutcome;
 use blobmesh_protocol::id::FetchId;
-use blobmesh_protocol::wire::small::Packs;
+use blobmesh_protocol::wire::small::{MEDIUM_BYTES_MAX, Packs, SMALL_BYTES_MAX};
 use blobmesh_protocol::{Hash, PeerId};
 use tempfile::TempDir;
 use tokio::io::{DuplexStream, duplex};
@@ -259,6 +259,51 @@ async fn come_over_a_lane(packs: Packs) {
         let mut group = Vec::new();
         reader.read_group(0, &mut group).expect("right");
         assert!(group == *blob);
+    }
+}
+
+/// Blobs as long as one of a few groups may be to come in one message, and a byte longer.
+fn longer_blobs() -> Vec<Vec<u8>> {
+    let max = usize::try_from(MEDIUM_BYTES_MAX).expect("small");
+    let blob = |(number, len): (u32, usize)| {
+        // Half of them are worth a codec.
+        let words = blob(number).into_iter().cycle().take(len);
+        words.enumerate().map(|(at, byte)| byte ^ u8::try_from(at / 5_000 % 251).expect("small"))
+    };
+    let lens = [65_536, 65_537, 200_000, max - 1, max, max + 1];
+    (1_000..).zip(lens).map(|of| blob(of).collect()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn medium_blobs_come_over_a_lane_and_longer_ones_are_told_to_be_large() {
+    for (packs, whole_max) in [(Packs::Coded, MEDIUM_BYTES_MAX), (Packs::Plain, SMALL_BYTES_MAX)] {
+        let (small, longer): (Vec<_>, _) = ((0..200).map(blob).collect(), longer_blobs());
+        let mut pair = Pair::new(&[small.clone(), longer.clone()].concat(), true, packs);
+        let hashes_of = |blobs: &[Vec<u8>]| blobs.iter().map(|blob| Hash::of(blob)).collect();
+        let (hashes, longer_hashes): (Vec<Hash>, Vec<Hash>) =
+            (hashes_of(&small), hashes_of(&longer));
+        let opened = async {
+            while pair.asked_on_lane() == 0 {
+                pair.get(&hashes).await;
+            }
+        };
+        timeout(SOON, opened).await.expect("a lane opens");
+        // Some small ones make it a pack, which goes over the lane.
+        for End { hash, outcome, .. } in pair.get(&[&longer_hashes, &hashes[..20]].concat()).await {
+            let Some(at) = longer_hashes.iter().position(|longer| *longer == hash) else {
+                continue;
+            };
+            let size = u64::try_from(longer[at].len()).expect("small");
+            if size > whole_max {
+                assert_eq!(outcome, FetchOutcome::Large { size });
+                continue;
+            }
+            assert_eq!(outcome, FetchOutcome::Complete { size });
+            let reader = pair.getter.open_blob(&hash).expect("open").expect("there");
+            let mut bytes = vec![0; longer[at].len()];
+            reader.read_run(0, &mut bytes).expect("right");
+            assert!(bytes == longer[at]);
+        }
     }
 }
 

@@ -21,8 +21,8 @@ mod tests;
 use blobmesh_protocol::engine::FetchOutcome;
 use blobmesh_protocol::id::FetchId;
 use blobmesh_protocol::wire::frame::{Frame, FrameReader};
-use blobmesh_protocol::wire::message::body_len_max;
-use blobmesh_protocol::wire::small::{BundleError, SMALL_ANSWER, SMALL_BLOB, open_bundle};
+use blobmesh_protocol::wire::message::{body_len_max, body_len_max_with_medium};
+use blobmesh_protocol::wire::small::{BundleError, Longest, SMALL_ANSWER, SMALL_BLOB, open_bundle};
 use blobmesh_protocol::{Hash, PeerId};
 use bytes::Bytes;
 
@@ -64,13 +64,14 @@ pub(crate) trait Ends: Clone + Send + Sync + 'static {
     fn stored(&self, ends: Vec<End>);
 }
 
-/// Takes a bundle apart: the answers in it, of which nobody has looked at any. They are work for a thread that may block.
+/// Takes a bundle apart: the answers in it, with blobs no longer than `longest`, of which nobody has looked at any. They
+/// are work for a thread that may block.
 ///
 /// # Errors
 /// What breaks the rules of bundles.
-fn answers_in(bundle: &[u8]) -> Result<Vec<Frame>, FetchError> {
-    let bytes = open_bundle(bundle)?;
-    let (mut frames, mut rest) = (FrameReader::new(body_len_max), &bytes[..]);
+fn answers_in(bundle: &[u8], longest: Longest) -> Result<Vec<Frame>, FetchError> {
+    let bytes = open_bundle(bundle, longest)?;
+    let (mut frames, mut rest) = (frames_of(longest), &bytes[..]);
     let mut answers = Vec::new();
     while !rest.is_empty() {
         let answer = frames.poll_frame(&mut rest)?.ok_or(FetchError::Short)?;
@@ -80,6 +81,14 @@ fn answers_in(bundle: &[u8]) -> Result<Vec<Frame>, FetchError> {
         answers.push(answer);
     }
     Ok(answers)
+}
+
+/// Reads the frames of answers whose blobs are no longer than `longest`.
+fn frames_of(longest: Longest) -> FrameReader {
+    match longest {
+        Longest::Small => FrameReader::new(body_len_max),
+        Longest::Medium => FrameReader::new(body_len_max_with_medium),
+    }
 }
 
 impl From<BundleError> for FetchError {

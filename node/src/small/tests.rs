@@ -10,7 +10,7 @@ use blobmesh_protocol::wire::frame::{self, Frame, FrameHeader, FrameReader};
 use blobmesh_protocol::wire::lane::{LaneOffer, LaneToken};
 use blobmesh_protocol::wire::message::{END, LANE_OFFER, body_len_max};
 use blobmesh_protocol::wire::small::{
-    CODED_PACK, CodedPack, PACK_BLOBS_MAX, Packs, SMALL_BLOB, SMALL_BUNDLE, SMALL_PACK,
+    CODED_PACK, CodedPack, Longest, PACK_BLOBS_MAX, Packs, SMALL_BLOB, SMALL_BUNDLE, SMALL_PACK,
     SmallAnswer, SmallPack, SmallRequest, SmallResult, bundle_head, push_small_blob,
     split_small_blob,
 };
@@ -469,7 +469,7 @@ async fn many_answers_are_compressed_together_where_the_peer_takes_that() {
             let frame = next_frame(&mut ours).await;
             len += frame.body.len();
             let answers = match frame.kind {
-                SMALL_BUNDLE => super::answers_in(&frame.body).expect("right"),
+                SMALL_BUNDLE => super::answers_in(&frame.body, Longest::Small).expect("right"),
                 _ => vec![frame],
             };
             for answer in answers {

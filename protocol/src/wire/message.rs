@@ -11,7 +11,8 @@ use super::delta::{ANSWERS_DELTA, DELTA_REQUEST, MAP, MAP_PIECE_LEN_MAX, RANGE, 
 use super::frame::{self, FrameError};
 use super::small::{
     ANSWERS_CODED, ANSWERS_PACKS, ANSWERS_SMALL, BUNDLE_LEN_MAX, BUNDLE_PREFIX_LEN, CODED_PACK,
-    SMALL_BLOB, SMALL_BUNDLE, SMALL_PACK, SMALL_PREFIX_LEN,
+    MEDIUM_BUNDLE_LEN_MAX, MEDIUM_BYTES_MAX, SMALL_BLOB, SMALL_BUNDLE, SMALL_PACK,
+    SMALL_PREFIX_LEN,
 };
 use crate::blob::Hash;
 use crate::filter::{FilterDelta, FilterFrame};
@@ -108,6 +109,15 @@ pub fn body_len_max(kind: u8) -> u32 {
         SMALL_BUNDLE => BUNDLE_LEN_MAX + BUNDLE_PREFIX_LEN,
         END => 0,
         _ => SMALL_LEN_MAX,
+    }
+}
+
+/// Returns the same for whoever has said that it takes [medium blobs](super::small::TAKES_MEDIUM).
+pub fn body_len_max_with_medium(kind: u8) -> u32 {
+    match kind {
+        SMALL_BLOB => u32::try_from(MEDIUM_BYTES_MAX).unwrap_or(u32::MAX) + SMALL_PREFIX_LEN,
+        SMALL_BUNDLE => MEDIUM_BUNDLE_LEN_MAX + BUNDLE_PREFIX_LEN,
+        kind => body_len_max(kind),
     }
 }
 

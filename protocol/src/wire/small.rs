@@ -36,10 +36,17 @@ pub const SMALL_BUNDLE: u8 = 0x1e;
 pub const PACK_BLOBS_MAX: usize = 256;
 /// The longest blob that is sent in one message, in bytes: a group.
 pub const SMALL_BYTES_MAX: u64 = GROUP_LEN;
+/// The longest blob that is sent in one message to a requester that takes [medium](TAKES_MEDIUM) ones, in bytes.
+pub const MEDIUM_BYTES_MAX: u64 = 1 << 20;
+/// The bit of [`CodedPack::codecs`] that says that the requester takes blobs of up to [`MEDIUM_BYTES_MAX`] bytes in one
+/// message, too.
+pub const TAKES_MEDIUM: u8 = 1 << 7;
 /// The length of what precedes the bytes in a small blob's frame.
 pub const SMALL_PREFIX_LEN: u32 = 4;
 /// The most bytes that a bundle decodes to: 256 KiB of answers, and those of one blob that was begun.
 pub const BUNDLE_LEN_MAX: u32 = 384 << 10;
+/// The same, where the blob may be a medium one.
+pub const MEDIUM_BUNDLE_LEN_MAX: u32 = 1_344 << 10;
 /// The length of what precedes the payload in a bundle's frame.
 pub const BUNDLE_PREFIX_LEN: u32 = 5;
 /// The bit of [`Hello::features`](super::message::Hello::features) that says that the sender answers
@@ -50,6 +57,38 @@ pub const ANSWERS_SMALL: u64 = 1;
 pub const ANSWERS_PACKS: u64 = 1 << 2;
 /// The bit of [`Hello::features`](super::message::Hello::features) that says that the sender takes [`CodedPack`]s.
 pub const ANSWERS_CODED: u64 = 1 << 3;
+
+/// Says how long blobs are that come in one message at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Longest {
+    /// [`SMALL_BYTES_MAX`].
+    Small,
+    /// [`MEDIUM_BYTES_MAX`].
+    Medium,
+}
+
+impl Longest {
+    /// Reads [`CodedPack::codecs`].
+    pub fn of(codecs: u8) -> Self {
+        if codecs & TAKES_MEDIUM != 0 { Self::Medium } else { Self::Small }
+    }
+
+    /// Returns the length of the longest blob in bytes.
+    pub fn blob_bytes(self) -> u64 {
+        match self {
+            Self::Small => SMALL_BYTES_MAX,
+            Self::Medium => MEDIUM_BYTES_MAX,
+        }
+    }
+
+    /// Returns to how many bytes a bundle decodes at most.
+    pub fn bundle_len(self) -> u32 {
+        match self {
+            Self::Small => BUNDLE_LEN_MAX,
+            Self::Medium => MEDIUM_BUNDLE_LEN_MAX,
+        }
+    }
+}
 
 /// Says as what a neighbour takes many small requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -117,7 +156,7 @@ impl SmallPack {
 /// Asks for many blobs whose answers may come as bundles.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CodedPack {
-    /// The codecs that the requester takes for bundles, by their [bits](Codec::bit).
+    /// The codecs that the requester takes for bundles, by their [bits](Codec::bit), and [`TAKES_MEDIUM`].
     pub codecs: u8,
     /// What is asked for.
     pub pack: SmallPack,
@@ -136,7 +175,7 @@ impl CodedPack {
 /// Says why a bundle is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BundleError {
-    /// It is too short, or says that it decodes to more than [`BUNDLE_LEN_MAX`].
+    /// It is too short, or says that it decodes to more than it may.
     #[error("{0}")]
     Frame(#[from] FrameError),
     /// It does not decode to what it says.
@@ -162,17 +201,19 @@ pub fn bundle_head(codec: Codec, len: usize, payload_len: usize) -> [u8; BUNDLE_
 /// The length of what [`bundle_head`] returns.
 pub const BUNDLE_HEAD_LEN: usize = FRAME_HEADER_LEN + BUNDLE_PREFIX_LEN as usize;
 
-/// Decodes the body of a bundle's frame: to frames, of which nobody has looked at any.
+/// Decodes the body of a bundle's frame, of blobs that are no longer than `longest`: to frames, of which nobody has looked
+/// at any.
 ///
 /// # Errors
 /// [`BundleError`]. What it says of its length is checked before anything is allocated.
-pub fn open_bundle(body: &[u8]) -> Result<Vec<u8>, BundleError> {
+pub fn open_bundle(body: &[u8], longest: Longest) -> Result<Vec<u8>, BundleError> {
     let short = || FrameError::Body { source: postcard::Error::DeserializeUnexpectedEnd };
     let (&[codec, l0, l1, l2, l3], payload) = body.split_first_chunk().ok_or_else(short)?;
     let (codec, len) = (Codec::try_from(codec)?, u32::from_le_bytes([l0, l1, l2, l3]));
-    if len > BUNDLE_LEN_MAX {
+    let max = longest.bundle_len();
+    if len > max {
         let (len, kind) = (u64::from(len), SMALL_BUNDLE);
-        return Err(FrameError::TooLong { len, max: BUNDLE_LEN_MAX, kind }.into());
+        return Err(FrameError::TooLong { len, max, kind }.into());
     }
     let mut frames = vec![0; usize::try_from(len).unwrap_or(0)];
     decode_group(codec, payload, &mut frames)?;
@@ -205,7 +246,7 @@ pub enum SmallResult {
     },
 }
 
-/// Appends the frame of a small blob to `frames`. `bytes` are at most [`SMALL_BYTES_MAX`]: a longer
+/// Appends the frame of a small blob to `frames`. `bytes` are at most as many as the requester takes: a longer
 /// blob's frame is refused by whoever reads it.
 pub fn push_small_blob(id: u32, bytes: &[u8], frames: &mut Vec<u8>) {
     let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX).saturating_add(SMALL_PREFIX_LEN);
@@ -250,22 +291,29 @@ mod tests {
 
     use super::*;
     use crate::wire::frame::FrameReader;
-    use crate::wire::message::body_len_max;
+    use crate::wire::message::{body_len_max, body_len_max_with_medium};
 
     #[test]
-    fn blobs_up_to_a_group_survive_a_round_trip_and_longer_ones_are_refused() {
+    fn blobs_as_long_as_may_be_survive_a_round_trip_and_longer_ones_are_refused() {
         for len in [0, 1, 4_096, 65_535, 65_536, 65_537] {
-            let bytes: Vec<u8> = (0..=250).cycle().take(len).collect();
-            let mut frames = Vec::new();
-            push_small_blob(u32::MAX, &bytes, &mut frames);
-            let read = FrameReader::new(body_len_max).poll_frame(&mut &frames[..]);
-            if u64::try_from(len).is_ok_and(|len| len > SMALL_BYTES_MAX) {
-                assert!(matches!(read, Err(FrameError::TooLong { .. })), "{len}: {read:?}");
-                continue;
-            }
-            let frame = read.expect("in its bound").expect("whole");
-            assert_eq!(split_small_blob(&frame.body), Ok((u32::MAX, &bytes[..])));
+            refused_above(SMALL_BYTES_MAX, body_len_max, len);
         }
+        for len in [65_537, 1_048_575, 1_048_576, 1_048_577] {
+            refused_above(MEDIUM_BYTES_MAX, body_len_max_with_medium, len);
+        }
+    }
+
+    fn refused_above(max: u64, bound: fn(u8) -> u32, len: usize) {
+        let bytes: Vec<u8> = (0..=250).cycle().take(len).collect();
+        let mut frames = Vec::new();
+        push_small_blob(u32::MAX, &bytes, &mut frames);
+        let read = FrameReader::new(bound).poll_frame(&mut &frames[..]);
+        if u64::try_from(len).is_ok_and(|len| len > max) {
+            assert!(matches!(read, Err(FrameError::TooLong { .. })), "{len}: {read:?}");
+            return;
+        }
+        let frame = read.expect("in its bound").expect("whole");
+        assert_eq!(split_small_blob(&frame.body), Ok((u32::MAX, &bytes[..])));
     }
 
     #[test]
@@ -316,7 +364,7 @@ mod tests {
         let read = FrameReader::new(body_len_max).poll_frame(&mut &framed[..]);
         let frame = read.expect("in its bound").expect("whole");
         assert_eq!(frame.kind, SMALL_BUNDLE);
-        assert!(open_bundle(&frame.body).expect("right") == answers);
+        assert!(open_bundle(&frame.body, Longest::Small).expect("right") == answers);
     }
 
     #[test]
@@ -324,24 +372,26 @@ mod tests {
         let body = |codec: u8, len: u32, payload: &[u8]| {
             [&[codec][..], &len.to_le_bytes(), payload].concat()
         };
+        let open = |body: &[u8]| open_bundle(body, Longest::Small);
         for short in 0..5 {
-            assert!(matches!(open_bundle(&body(0, 0, b"")[..short]), Err(BundleError::Frame(_))));
+            assert!(matches!(open(&body(0, 0, b"")[..short]), Err(BundleError::Frame(_))));
         }
-        assert_eq!(open_bundle(&body(0, 2, b"ab")), Ok(b"ab".to_vec()));
-        assert_eq!(open_bundle(&body(0, 0, b"")), Ok(Vec::new()));
+        assert_eq!(open(&body(0, 2, b"ab")), Ok(b"ab".to_vec()));
+        assert_eq!(open(&body(0, 0, b"")), Ok(Vec::new()));
         let unknown = CodecError::Unknown { found: 3 };
-        assert_eq!(open_bundle(&body(3, 2, b"ab")), Err(unknown.into()));
-        for len in [BUNDLE_LEN_MAX + 1, u32::MAX] {
-            let too_long = FrameError::TooLong {
-                len: u64::from(len),
-                max: BUNDLE_LEN_MAX,
-                kind: SMALL_BUNDLE,
-            };
-            assert_eq!(open_bundle(&body(2, len, b"ab")), Err(too_long.into()));
+        assert_eq!(open(&body(3, 2, b"ab")), Err(unknown.into()));
+        for (longest, max) in
+            [(Longest::Small, BUNDLE_LEN_MAX), (Longest::Medium, MEDIUM_BUNDLE_LEN_MAX)]
+        {
+            for len in [max + 1, u32::MAX] {
+                let kind = SMALL_BUNDLE;
+                let too_long = FrameError::TooLong { len: u64::from(len), max, kind };
+                assert_eq!(open_bundle(&body(2, len, b"ab"), longest), Err(too_long.into()));
+            }
         }
         // More, and less, than it says.
         for (len, payload) in [(1, &b"ab"[..]), (3, b"ab")] {
-            assert!(matches!(open_bundle(&body(0, len, payload)), Err(BundleError::Codec(_))));
+            assert!(matches!(open(&body(0, len, payload)), Err(BundleError::Codec(_))));
         }
     }
 
@@ -362,7 +412,7 @@ mod tests {
         fn no_bytes_of_a_peer_panic(body in prop::collection::vec(any::<u8>(), 0..60)) {
             frame::decode_body::<SmallPack>(&body).ok();
             frame::decode_body::<CodedPack>(&body).ok();
-            open_bundle(&body).ok();
+            open_bundle(&body, Longest::Medium).ok();
             frame::decode_body::<SmallRequest>(&body).ok();
             frame::decode_body::<SmallAnswer>(&body).ok();
             split_small_blob(&body).ok();

@@ -6,8 +6,8 @@ use blobmesh_protocol::Hash;
 use blobmesh_protocol::engine::FetchOutcome;
 use blobmesh_protocol::wire::frame::Frame;
 use blobmesh_protocol::wire::small::{
-    Packs, SMALL_ANSWER, SMALL_BLOB, SMALL_BUNDLE, SMALL_PREFIX_LEN, SmallAnswer, SmallResult,
-    split_small_blob,
+    Longest, Packs, SMALL_ANSWER, SMALL_BLOB, SMALL_BUNDLE, SMALL_PREFIX_LEN, SmallAnswer,
+    SmallResult, split_small_blob,
 };
 use bytes::{Buf, Bytes};
 
@@ -30,7 +30,7 @@ impl<W: Way, E: Ends> Session<'_, W, E> {
         if frame.kind != SMALL_BUNDLE || self.packs != Packs::Coded {
             return self.take_answer(frame, unanswered, ended).await;
         }
-        let opened = compute::run(move || answers_in(&frame.body)).await;
+        let opened = compute::run(move || answers_in(&frame.body, Longest::Small)).await;
         for answer in opened.map_err(FetchError::from)?? {
             self.take_answer(answer, unanswered, ended).await?;
         }

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use blobmesh_protocol::PeerId;
+use blobmesh_protocol::compress::Codec;
 use blobmesh_protocol::engine::FetchOutcome;
 use blobmesh_protocol::wire::frame::{Frame, FrameError, FrameReader};
 use blobmesh_protocol::wire::lane::LaneOffer;
@@ -266,7 +267,11 @@ impl<'a, W: Way, E: Ends> Session<'a, W, E> {
                 let hashes = requests.drain(from..).map(|request| request.hash).collect();
                 let takes_lane =
                     if keeps { self.asks_for_lane() } else { self.asks_for_quick(singles) };
-                frames.extend(frame_of(self.packs, SmallPack { first, takes_lane, hashes })?);
+                frames.extend(frame_of(
+                    self.packs,
+                    Codec::ALL,
+                    SmallPack { first, takes_lane, hashes },
+                )?);
             }
         }
         for request in requests.drain(..) {

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use blobmesh_protocol::compress::Codec;
 use blobmesh_protocol::wire::frame::FrameReader;
 use blobmesh_protocol::wire::lane::LaneOffer;
 use blobmesh_protocol::wire::message::body_len_max;
@@ -55,7 +56,7 @@ impl Quick {
         }
         let first = self.unanswered.add_all(requests)?;
         let hashes = requests.iter().map(|request| request.hash).collect();
-        let frame = frame_of(packs, SmallPack { first, takes_lane: false, hashes });
+        let frame = frame_of(packs, Codec::ALL, SmallPack { first, takes_lane: false, hashes });
         let sent = frame.map_err(FetchError::from).and_then(|frame| self.writer.send(frame));
         if sent.is_err() {
             // What it owes is asked for on the stream.
