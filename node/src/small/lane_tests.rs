@@ -288,21 +288,35 @@ async fn medium_blobs_come_over_a_lane_and_longer_ones_are_told_to_be_large() {
             }
         };
         timeout(SOON, opened).await.expect("a lane opens");
-        // Some small ones make it a pack, which goes over the lane.
-        for End { hash, outcome, .. } in pair.get(&[&longer_hashes, &hashes[..20]].concat()).await {
-            let Some(at) = longer_hashes.iter().position(|longer| *longer == hash) else {
-                continue;
-            };
-            let size = u64::try_from(longer[at].len()).expect("small");
-            if size > whole_max {
-                assert_eq!(outcome, FetchOutcome::Large { size });
-                continue;
+        let size_of = |hash: &Hash| {
+            let at = longer_hashes.iter().position(|longer| longer == hash)?;
+            u64::try_from(longer[at].len()).ok()
+        };
+        let mut left = longer_hashes.clone();
+        left.retain(|hash| size_of(hash).is_some_and(|size| size <= whole_max));
+        let come = async {
+            // Which of them go alone, over the stream, is a matter of time; with some small ones most are a pack.
+            while !left.is_empty() {
+                for End { hash, outcome, .. } in
+                    pair.get(&[&longer_hashes, &hashes[..20]].concat()).await
+                {
+                    let Some(size) = size_of(&hash) else { continue };
+                    if outcome == (FetchOutcome::Complete { size }) {
+                        assert!(size <= whole_max, "{packs:?}: {size}");
+                        left.retain(|left| *left != hash);
+                    } else {
+                        assert!(size > SMALL_BYTES_MAX, "{packs:?}: {outcome:?}");
+                        assert_eq!(outcome, FetchOutcome::Large { size });
+                    }
+                }
             }
-            assert_eq!(outcome, FetchOutcome::Complete { size });
-            let reader = pair.getter.open_blob(&hash).expect("open").expect("there");
-            let mut bytes = vec![0; longer[at].len()];
+        };
+        timeout(SOON, come).await.expect("all of them come whole");
+        for (hash, blob) in longer_hashes.iter().zip(&longer) {
+            let Some(reader) = pair.getter.open_blob(hash).expect("open") else { continue };
+            let mut bytes = vec![0; blob.len()];
             reader.read_run(0, &mut bytes).expect("right");
-            assert!(bytes == longer[at]);
+            assert!(bytes == *blob);
         }
     }
 }
@@ -320,8 +334,12 @@ async fn what_a_broken_lane_owes_comes_over_the_stream() {
         }
     };
     timeout(SOON, broken).await.expect("a lane is tried");
-    pair.get(&hashes).await;
-    assert_eq!(pair.asked_on_lane(), 1, "it is not tried again");
+    for _ in 0..3 {
+        pair.get(&hashes).await;
+    }
+    // Where time left some single, a quick lane was tried beside that for many.
+    let asked = pair.asked_on_lane();
+    assert!((1..=2).contains(&asked), "none is tried again, but {asked} times");
 }
 
 #[tokio::test(flavor = "multi_thread")]
