@@ -28,6 +28,8 @@ pub(super) struct Dialled {
     incoming: Vec<u8>,
     start: usize,
     end: usize,
+    /// Whether the last bytes that came filled all the room there was for them.
+    was_filled: bool,
     /// What is to be encrypted once the handshake is over.
     queued: Vec<u8>,
 }
@@ -59,6 +61,7 @@ impl Dialled {
             incoming: vec![0; INCOMING_LEN],
             start: 0,
             end: 0,
+            was_filled: false,
             queued: Vec::new(),
         };
         lane.shake_hands(patience)?;
@@ -96,6 +99,12 @@ impl Dialled {
     /// Returns whether everything that came was taken, and everything queued was sent.
     pub(super) fn is_quiet(&self) -> bool {
         self.start == self.end && self.queued.is_empty() && self.records.outgoing.is_empty()
+    }
+
+    /// Returns whether more bytes may have come than the last [`receive`](Self::receive) took: then the link is not what
+    /// this side waits for.
+    pub(super) fn was_filled(&self) -> bool {
+        self.was_filled
     }
 
     /// Queues bytes to be sent with the next [`receive`](Self::receive).
@@ -137,6 +146,7 @@ impl Dialled {
         }
         let room = self.incoming.get_mut(self.end..).unwrap_or_default();
         let len = self.tcp.read(room)?;
+        self.was_filled = len == room.len();
         self.end += len;
         Ok(len)
     }

@@ -47,6 +47,11 @@ impl PackLane {
         self.lane.queue(bytes);
     }
 
+    /// Returns whether more bytes may have come than the last [`receive`](Self::receive) took.
+    pub(crate) fn was_filled(&self) -> bool {
+        self.lane.was_filled()
+    }
+
     /// Sends what is queued, waits a moment for bytes, and hands `take` what came; false if nothing did.
     ///
     /// # Errors

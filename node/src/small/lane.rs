@@ -32,6 +32,10 @@ use crate::transfer::FetchError;
 const IDLE_MAX: Duration = Duration::from_secs(5);
 /// How long a neighbour that owes answers may say nothing.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
+/// Over how many looks at the socket it is judged whether this side is what the answers wait for.
+const BACKLOG_LOOKS: u32 = 16;
+/// Over how many times as many bundles are taken at first, once it was the link.
+const BUNDLES_WINDOWS: u32 = 16;
 /// How many blobs, or bytes of blobs, are stored at once while more are coming: one write to a pack of the store.
 const STORED_BLOBS: usize = 64;
 const STORED_LEN: usize = 1 << 20;
@@ -58,6 +62,7 @@ struct Asked {
     requests: HashMap<u32, Request>,
     next: u32,
     frames: FrameReader,
+    backlog: Backlog,
     /// What came and is not stored yet.
     came: Vec<Arrival>,
     came_len: usize,
@@ -73,6 +78,7 @@ impl<E: Ends> Talk<E> {
             requests: HashMap::new(),
             next: 0,
             frames: frames_of(longest(self.packs)),
+            backlog: Backlog::default(),
             came: Vec::new(),
             came_len: 0,
             ended: Vec::new(),
@@ -103,6 +109,7 @@ impl<E: Ends> Talk<E> {
             let wait = (&*self.stop, heard + SILENCE_MAX);
             if lane.receive(wait, |bytes| asked.take(peer, bytes))? {
                 heard = Instant::now();
+                asked.backlog.looked(lane.was_filled());
             }
             let is_much = asked.came.len() >= STORED_BLOBS || asked.came_len >= STORED_LEN;
             if is_much || asked.requests.is_empty() || !asked.ended.is_empty() {
@@ -128,7 +135,7 @@ impl Asked {
     /// Numbers requests and returns their frames.
     fn ask(&mut self, requests: &[Request]) -> Result<Vec<u8>, FetchError> {
         let mut frames = Vec::new();
-        let codecs = Codec::ALL | TAKES_MEDIUM;
+        let codecs = self.backlog.codecs() | TAKES_MEDIUM;
         for some in requests.chunks(PACK_BLOBS_MAX) {
             let first = self.next;
             let hashes = some.iter().map(|request| request.hash).collect();
@@ -154,6 +161,7 @@ impl Asked {
 
     fn take_frame(&mut self, peer: PeerId, frame: Frame) -> Result<(), FetchError> {
         if frame.kind == SMALL_BUNDLE && self.packs == Packs::Coded {
+            self.backlog.has_bundles = true;
             let answers = answers_in(&frame.body, longest(self.packs))?;
             return answers.into_iter().try_for_each(|answer| self.take_answer(peer, answer));
         }
@@ -186,6 +194,56 @@ impl Asked {
     }
 }
 
+/// Finds out whether answers wait for this side rather than for the link: a bundle is then more work and no gain.
+#[derive(Debug)]
+struct Backlog {
+    /// How often bytes came, and how often there were more of them than were taken.
+    looks: u32,
+    filled: u32,
+    /// Whether bundles were among them.
+    has_bundles: bool,
+    takes_bundles: bool,
+    /// Over how many windows bundles are taken though they wait for this side, since what is not bundled did not; and how
+    /// many these are the next time.
+    hold: u32,
+    hold_next: u32,
+}
+
+impl Default for Backlog {
+    fn default() -> Self {
+        let (takes_bundles, hold_next) = (true, BUNDLES_WINDOWS);
+        Self { looks: 0, filled: 0, has_bundles: false, takes_bundles, hold: 0, hold_next }
+    }
+}
+
+impl Backlog {
+    /// Takes in that bytes came.
+    fn looked(&mut self, was_filled: bool) {
+        self.looks += 1;
+        self.filled += u32::from(was_filled);
+        if self.looks < BACKLOG_LOOKS {
+            return;
+        }
+        let (is_behind, is_ahead) = (2 * self.filled > self.looks, 4 * self.filled < self.looks);
+        let has_bundles = std::mem::take(&mut self.has_bundles);
+        (self.looks, self.filled) = (0, 0);
+        if self.takes_bundles {
+            self.hold = self.hold.saturating_sub(1);
+            self.takes_bundles = !is_behind || self.hold > 0;
+        } else if !has_bundles && is_ahead {
+            // The link is slow. With bundles it may be this side again, and that is better.
+            self.takes_bundles = true;
+            self.hold = self.hold_next;
+            self.hold_next = self.hold_next.saturating_mul(2);
+        }
+    }
+
+    /// Returns the codecs that answers may come in.
+    fn codecs(&self) -> u8 {
+        if self.takes_bundles { Codec::ALL } else { Codec::Raw.bit() }
+    }
+}
+
 /// Returns how long blobs may be in answers to packs on a lane: a stream shares its connection with all else that the two
 /// say to each other, and what is long would be in its way.
 fn longest(packs: Packs) -> Longest {
@@ -197,5 +255,38 @@ pub(super) fn frame_of(packs: Packs, codecs: u8, pack: SmallPack) -> Result<Vec<
     match packs {
         Packs::Coded => CodedPack { codecs, pack }.encode(),
         Packs::Plain | Packs::None => pack.encode(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lets one window pass of which so many looks found more than they took, and returns whether bundles are taken then.
+    fn window(backlog: &mut Backlog, filled: u32, has_bundles: bool) -> bool {
+        backlog.has_bundles = has_bundles;
+        (0..BACKLOG_LOOKS).for_each(|look| backlog.looked(look < filled));
+        backlog.codecs() == Codec::ALL
+    }
+
+    #[test]
+    fn bundles_are_not_taken_while_answers_wait_for_this_side_without_them() {
+        let mut backlog = Backlog::default();
+        assert!(window(&mut backlog, BACKLOG_LOOKS / 2, true), "half of the looks say nothing");
+        assert!(!window(&mut backlog, BACKLOG_LOOKS / 2 + 1, true));
+        assert!(!window(&mut backlog, 0, true), "these were asked for before");
+        assert!(!window(&mut backlog, BACKLOG_LOOKS / 4, false));
+        assert!(window(&mut backlog, BACKLOG_LOOKS / 4 - 1, false), "the link is slow");
+    }
+
+    #[test]
+    fn bundles_over_a_slow_link_are_taken_for_longer_each_time() {
+        let mut backlog = Backlog::default();
+        assert!(!window(&mut backlog, BACKLOG_LOOKS, true));
+        for hold in [BUNDLES_WINDOWS, 2 * BUNDLES_WINDOWS] {
+            assert!(window(&mut backlog, 0, false));
+            let kept = (0..).take_while(|_| window(&mut backlog, BACKLOG_LOOKS, true)).count();
+            assert_eq!(kept as u32, hold - 1);
+        }
     }
 }
