@@ -7,8 +7,9 @@ use blobmesh_protocol::Hash;
 use blobmesh_protocol::blob::group_count;
 use blobmesh_protocol::engine::WantError;
 use bytes::Bytes;
-use tokio::sync::{mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval};
+use futures::FutureExt as _;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::{Inner, parse};
 use crate::compute;
@@ -18,10 +19,13 @@ use crate::control::api::{
 use crate::driver::{GetEnded, GetProgress};
 use crate::service::reports;
 use crate::stop::StopOnDrop;
-use crate::store::{BlobReader, StoreError};
+use crate::store::{BlobReader, Export, StoreError};
 
 /// How often progress is told.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+/// How long it is waited for more of a blob that is copied to a file while it comes: briefly where it comes quickly.
+const FOLLOW_PAUSE_MIN: Duration = Duration::from_millis(5);
+const FOLLOW_PAUSE_MAX: Duration = Duration::from_millis(100);
 /// How many groups of a blob are read at once when its bytes are sent to the user: 1 MiB.
 const CAT_GROUPS: u64 = 16;
 
@@ -43,9 +47,10 @@ impl Inner {
     ) -> Result<Answer, Failure> {
         let Wanted { output, force, timeout_ms, base } = wanted;
         let (hash, began) = (parse(hash)?, tokio::time::Instant::now());
-        if let Some(output) = output.clone() {
-            self.check_output(output, force).await?;
-        }
+        let mut export = match output {
+            Some(output) => Some(self.begin_export(hash, output, force).await?),
+            None => None,
+        };
         let timeout = timeout_ms.map(Duration::from_millis);
         let delta = match base {
             Some(base) => self.delta_of(hash, base, timeout).await?,
@@ -55,15 +60,19 @@ impl Inner {
             Some(delta) if delta.whole => delta.receipt(hash),
             Some(_) | None => {
                 let left = timeout.map(|timeout| timeout.saturating_sub(began.elapsed()));
-                self.get(hash, left, exchange).await?
+                let (ended, end) = oneshot::channel();
+                let get = self.get(hash, left, exchange).inspect(|_| drop(ended));
+                let (got, followed) = tokio::join!(get, self.follow(export.take(), end));
+                export = followed?;
+                got?
             }
         };
         if let Some(delta) = delta {
             delta.tell(&mut receipt);
         }
-        if let Some(output) = output {
+        if let Some(export) = export {
             let started = tokio::time::Instant::now();
-            self.export(hash, output, force).await?;
+            self.finish_export(export).await?;
             let took = started.elapsed().as_secs_f64();
             receipt.phases.store_s += took;
             receipt.seconds += took;
@@ -96,26 +105,56 @@ impl Inner {
         Ok(Answer::Got(Box::new(receipt)))
     }
 
-    /// Writes a blob to a file. Dropping the future stops that soon, and then nothing is left of it.
-    async fn export(&self, hash: Hash, output: PathBuf, force: bool) -> Result<(), Failure> {
-        let place = self.checkouts.of_export().await;
-        let waits = StopOnDrop::default();
-        let stop = waits.wish();
-        let work = compute::store(&self.store, move |store| {
-            // Held by the work, and not by who waits for it.
-            let _place = place;
-            store.export_unless(&stop, &hash, &output, force)
-        });
-        work.await?;
-        Ok(())
-    }
-
-    /// Refuses an output that could not be written, before anything is fetched for it.
-    async fn check_output(&self, output: PathBuf, force: bool) -> Result<(), Failure> {
+    /// Begins to write a blob to a file: an output that cannot be written is refused before anything is fetched for it.
+    async fn begin_export(
+        &self,
+        hash: Hash,
+        output: PathBuf,
+        force: bool,
+    ) -> Result<Export, Failure> {
         if !output.is_absolute() {
             return Err(Failure::new(Trouble::Usage, "the output's path is not absolute"));
         }
-        compute::store(&self.store, move |store| store.check_output(&output, force)).await?;
+        let begun =
+            compute::store(&self.store, move |store| store.begin_export(&hash, &output, force));
+        Ok(begun.await?)
+    }
+
+    /// Copies what comes of a blob to its output, until `end` is dropped.
+    async fn follow(
+        &self,
+        mut export: Option<Export>,
+        mut end: oneshot::Receiver<()>,
+    ) -> Result<Option<Export>, Failure> {
+        let mut pause = FOLLOW_PAUSE_MIN;
+        while let Some(mut following) = export.take_if(|export| export.follows()) {
+            if timeout(pause, &mut end).await.is_ok() {
+                return Ok(Some(following));
+            }
+            let place = self.checkouts.of_export().await;
+            let work = compute::run(move || {
+                let copied = following.follow();
+                drop(place);
+                (following, copied)
+            });
+            let (followed, copied) = work.await.map_err(|_| StoreError::Closed)?;
+            export = Some(followed);
+            pause = if copied { FOLLOW_PAUSE_MIN } else { (2 * pause).min(FOLLOW_PAUSE_MAX) };
+        }
+        Ok(export)
+    }
+
+    /// Writes what is left of a blob to its file. Dropping the future stops that soon, and then nothing is left of it.
+    async fn finish_export(&self, export: Export) -> Result<(), Failure> {
+        let place = self.checkouts.of_export().await;
+        let waits = StopOnDrop::default();
+        let stop = waits.wish();
+        let work = compute::run(move || {
+            // Held by the work, and not by who waits for it.
+            let _place = place;
+            export.finish(&stop)
+        });
+        work.await.map_err(|_| StoreError::Closed)??;
         Ok(())
     }
 

@@ -36,6 +36,7 @@ mod index;
 mod lend;
 mod lock;
 mod names;
+mod output;
 mod packs;
 mod partial;
 mod partials;
@@ -63,6 +64,7 @@ use blobmesh_protocol::Hash;
 
 pub use self::batch::{Batch, BatchAdded};
 pub use self::error::StoreError;
+pub(crate) use self::export::Export;
 pub use self::import::{AddWriter, Quarantine};
 pub use self::lend::{Lendable, Lent};
 pub use self::partial::{CHECKPOINT_BYTES, Partial};

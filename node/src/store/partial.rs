@@ -110,6 +110,21 @@ struct State {
 }
 
 impl Partial {
+    /// Joins those who work on a partial.
+    pub(super) fn of(shared: Arc<Shared>) -> Self {
+        Self(shared)
+    }
+
+    /// Returns the file of its data.
+    pub(super) fn file(&self) -> &File {
+        &self.0.file
+    }
+
+    /// Returns which groups this process has checked.
+    pub(super) fn checked(&self) -> GroupSet {
+        lock(&self.0.state).checked.clone()
+    }
+
     /// Returns the blob's group list.
     pub fn list(&self) -> Arc<GroupList> {
         Arc::clone(&self.0.list)

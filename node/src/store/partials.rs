@@ -136,6 +136,14 @@ impl Partials {
         self.settled.notify_all();
     }
 
+    /// Returns the one of a blob, if it is worked on.
+    pub(super) fn working(&self, hash: &Hash) -> Option<Arc<Shared>> {
+        match lock(&self.slots).get(hash) {
+            Some(Slot::Live(weak)) => weak.upgrade(),
+            Some(Slot::Opening | Slot::Idle(_)) | None => None,
+        }
+    }
+
     /// Returns those that are worked on.
     pub(super) fn live(&self) -> Vec<Arc<Shared>> {
         let live = |slot: &Slot| match slot {

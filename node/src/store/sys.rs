@@ -256,6 +256,11 @@ pub(super) fn copy_range(from: &File, to: &File, range: &std::ops::Range<u64>) -
     }
 }
 
+/// Renames `from` to `to`, which must not exist unless it is to be replaced.
+pub(super) fn rename_to(from: &Path, to: &Path, replace: bool) -> io::Result<()> {
+    if replace { std::fs::rename(from, to) } else { rename_new(from, to) }
+}
+
 /// Renames `from` to `to`, which must not exist; fails with `AlreadyExists` otherwise.
 ///
 /// Two files that appear at `to` at the same time never replace each other.
@@ -286,6 +291,44 @@ fn rename_new_by_link(from: &Path, to: &Path) -> io::Result<()> {
             })
         }
     }
+}
+
+/// Makes a file in a directory that has no name, with a mode less the umask; none where that cannot be done, or the file could
+/// get no name later.
+pub(super) fn create_unnamed(dir: &Path, mode: u32) -> Option<File> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{Mode, OFlags, open};
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let file = File::from(open(dir, flags, Mode::from_raw_mode(mode)).ok()?);
+        std::fs::metadata(path_of(&file)).is_ok().then_some(file)
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (dir, mode);
+        None
+    }
+}
+
+/// Gives a file without a name one, which must not exist; fails with `AlreadyExists` otherwise.
+pub(super) fn name_file(file: &File, path: &Path) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{AtFlags, CWD, linkat};
+        Ok(linkat(CWD, path_of(file), CWD, path, AtFlags::SYMLINK_FOLLOW)?)
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (file, path);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// Returns a path that leads to an open file of this process.
+#[cfg(target_os = "linux")]
+fn path_of(file: &File) -> std::path::PathBuf {
+    use std::os::fd::AsRawFd as _;
+    Path::new("/proc/self/fd").join(file.as_raw_fd().to_string())
 }
 
 /// Returns how many bytes are free for us on the device of `path`, where that can be learned.
