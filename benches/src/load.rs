@@ -171,7 +171,8 @@ async fn get(socket: &Path, hash: Hash) -> io::Result<Receipt> {
     let client = Client::connect(socket).await.map_err(io::Error::other)?;
     let client = client.ok_or_else(|| io::Error::other("no node serves the socket"))?;
     let hash = hash.to_hex();
-    let request = Request::Get { hash, output: None, force: false, timeout_ms: None, base: None };
+    let (output, timeout_ms, base) = (None, None, None);
+    let request = Request::Get { hash, output, force: false, timeout_ms, base, no_store: false };
     // Nobody listens to its progress, and it has no input.
     let (events, _unheard) = mpsc::channel(1);
     let (_no_input, input) = mpsc::channel(1);

@@ -151,9 +151,15 @@ impl BenchNode {
     ///
     /// # Errors
     /// When the command fails.
-    pub fn get_to(&self, sides: &Sides, hash: Hash, output: &Path) -> io::Result<Duration> {
+    pub fn get_to(
+        &self,
+        sides: &Sides,
+        hash: Hash,
+        output: &Path,
+        options: &[&str],
+    ) -> io::Result<Duration> {
         let mut command = self.getting();
-        command.arg(hash.to_hex()).arg("--output").arg(output);
+        command.arg(hash.to_hex()).arg("--output").arg(output).args(options);
         sides.run(&mut command).map(|(_, took)| took)
     }
 

@@ -217,6 +217,9 @@ pub(crate) struct GetArgs {
     /// Replace an existing output file
     #[arg(long)]
     pub(crate) force: bool,
+    /// Keep no copy in the store: the blob is moved to the output, and no peer can get it from here afterwards
+    #[arg(long, requires = "output")]
+    pub(crate) no_store: bool,
     /// Older version of the blob, 64 hex digits or a file: what it has is copied, and only the rest fetched
     #[arg(long, value_name = "HASH|FILE")]
     pub(crate) base: Option<String>,

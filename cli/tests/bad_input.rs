@@ -101,6 +101,8 @@ fn outputs_that_contradict_the_rest_are_refused() {
     for (args, text) in [
         (&["get", HASH, HASH, "-o", "out.bin"][..], "--output takes one blob"),
         (&["get", HASH, "-o", ""], "a value is required"),
+        (&["get", HASH, "--no-store"], "required arguments were not provided"),
+        (&["get", HASH, "-o", "-", "--no-store"], "--no-store needs an output that is no stream"),
     ] {
         place.run(args).failed(exit::USAGE, text);
     }

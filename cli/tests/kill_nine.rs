@@ -134,6 +134,7 @@ async fn keep_getting(home: &Path, hashes: &[String], count: watch::Sender<u64>)
             force: false,
             timeout_ms: None,
             base: None,
+            no_store: false,
         };
         if ask(home, request, &[]).await.is_err() {
             return;

@@ -160,3 +160,27 @@ fn doctor_names_a_taken_port_and_a_wrong_configuration() {
     run.failed(exit::OTHER, "1 of ");
     assert!(run.stdout.contains("the nearest known key is listen"), "{run:?}");
 }
+
+#[test]
+fn blob_that_the_store_is_not_to_keep_is_only_at_the_output_unless_it_was_there_before() {
+    let (place, other) = (Place::new(), Place::new());
+    let edge = format!("dir:{}", place.directory.path().join("edge").display());
+    std::fs::create_dir(place.directory.path().join("edge")).unwrap();
+    for len in [0, 5, 70_000, 300_000] {
+        let input = bytes(len);
+        let hash = Hash::of(&input).to_hex();
+        other.run_with_input(&["add", "-"], &input).succeeded();
+        other.run(&["push", &hash, "--no-mdns", "--edge", &edge]).succeeded();
+        let get =
+            ["get", &hash, "--no-mdns", "--edge", &edge, "-o", "out.bin", "--force", "--no-store"];
+        place.run(&get).succeeded();
+        let out = place.directory.path().join("out.bin");
+        assert!(std::fs::read(&out).unwrap() == input, "{len}");
+        std::fs::write(&out, "mine now").unwrap();
+        place.run(&["has", &hash]).failed(exit::NOT_FOUND, "is not in the store");
+        place.run_with_input(&["add", "-"], &input).succeeded();
+        place.run(&get).succeeded();
+        assert!(std::fs::read(&out).unwrap() == input, "{len}");
+        place.run(&["verify", &hash]).succeeded();
+    }
+}

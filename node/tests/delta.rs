@@ -27,6 +27,7 @@ async fn get_from(node: &TestNode, hash: &str, base: BaseName) -> Result<Receipt
         force: false,
         timeout_ms: Some(20_000),
         base: Some(base),
+        no_store: false,
     };
     let Answer::Got(receipt) = node.ask(request).await? else { panic!("not got") };
     Ok(*receipt)

@@ -62,6 +62,12 @@ const RATIO_RSYNC_TMPFS: MetricSpec =
     at_least("ratio_rsync_tmpfs", 0.85, "rsync's daemon, where both write to a tmpfs");
 const RATIO_RSYNC_OUTPUT: MetricSpec =
     at_least("ratio_rsync_output", 0.75, "rsync's daemon, where the get also writes a file");
+const RATIO_RSYNC_NO_STORE: MetricSpec = MetricSpec {
+    name: "ratio_rsync_no_store",
+    unit: "ratio",
+    bound: None,
+    about: "rsync's daemon, where the get writes a file and keeps nothing in the store",
+};
 const CPU_S_PER_GIB: MetricSpec = MetricSpec {
     name: "cpu_s_per_gib",
     unit: "s",
@@ -93,12 +99,14 @@ const METRICS: &[MetricSpec] = &[
     RATIO_CEILING,
     CEILING_OVER_RSYNC,
     RATIO_RSYNC_OUTPUT,
+    RATIO_RSYNC_NO_STORE,
     RATIO_STREAMS,
     SECONDS,
 ];
 
 const OURS: &str = "blobmesh";
 const OURS_OUTPUT: &str = "blobmesh -o";
+const OURS_NO_STORE: &str = "blobmesh --no-store";
 const OURS_TMPFS: &str = "blobmesh tmpfs";
 const STREAMS: &str = "streams";
 const CEILING: &str = "ceiling";
@@ -147,11 +155,20 @@ fn figures(setting: &Setting, rows: &Rows, len: u64, has_tmpfs: bool) -> Figures
     figures.put(&RATIO_CEILING, ratio(CEILING, OURS));
     figures.put(&CEILING_OVER_RSYNC, ratio(CEILING, RSYNC));
     figures.put(&RATIO_RSYNC_OUTPUT, ratio(RSYNC, OURS_OUTPUT));
+    figures.put(&RATIO_RSYNC_NO_STORE, ratio(RSYNC, OURS_NO_STORE));
     figures.put(&RATIO_STREAMS, ratio(STREAMS, OURS));
     let both = |taken: &Taken| Some(taken.serving.processor_s + taken.fetching.processor_s);
     figures.put(&CPU_S_PER_GIB, rows.median(OURS, both).map(|both| both / gib(len)));
     figures.put(&SECONDS, rows.median(OURS, |taken| Some(taken.seconds)));
     figures
+}
+
+/// Says where a get leaves the blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum To {
+    Store,
+    StoreAndFile,
+    File,
 }
 
 /// Our own holders.
@@ -175,15 +192,18 @@ impl<'a> Ours<'a> {
     }
 
     fn contenders<'b>(&'b self, room: &'b Path, tmpfs: Option<&'b Path>) -> Vec<Contender<'b>> {
-        let contender = |name, holder: &'b (BenchNode, String), room: &'b Path, output: bool| {
-            Contender { name, run: Box::new(move |round| self.get(round, holder, room, output)) }
+        let contender = |name, holder: &'b (BenchNode, String), room: &'b Path, to| Contender {
+            name,
+            run: Box::new(move |round| self.get(round, holder, room, to)),
         };
         let mut contenders = vec![
-            contender(OURS, &self.with_lanes, room, false),
-            contender(OURS_OUTPUT, &self.with_lanes, room, true),
-            contender(STREAMS, &self.without_lanes, room, false),
+            contender(OURS, &self.with_lanes, room, To::Store),
+            contender(OURS_OUTPUT, &self.with_lanes, room, To::StoreAndFile),
+            contender(OURS_NO_STORE, &self.with_lanes, room, To::File),
+            contender(STREAMS, &self.without_lanes, room, To::Store),
         ];
-        contenders.extend(tmpfs.map(|tmpfs| contender(OURS_TMPFS, &self.with_lanes, tmpfs, false)));
+        contenders
+            .extend(tmpfs.map(|tmpfs| contender(OURS_TMPFS, &self.with_lanes, tmpfs, To::Store)));
         contenders
     }
 
@@ -193,7 +213,7 @@ impl<'a> Ours<'a> {
         round: Round,
         (holder, address): &(BenchNode, String),
         room: &Path,
-        output: bool,
+        to: To,
     ) -> io::Result<Taken> {
         let (home, got) = (room.join("getter"), room.join("got"));
         let peers = std::slice::from_ref(address);
@@ -201,12 +221,15 @@ impl<'a> Ours<'a> {
         content::warm(&holder.blob_file(self.source.hash))?;
         settle(room, self.source.len)?;
         let taken =
-            measure(&[holder.process.tree()], &[getter.process.tree()], |sides| match output {
-                true => getter.get_to(sides, self.source.hash, &got),
-                false => getter.get(sides, &[self.source.hash]),
+            measure(&[holder.process.tree()], &[getter.process.tree()], |sides| match to {
+                To::Store => getter.get(sides, &[self.source.hash]),
+                To::StoreAndFile => getter.get_to(sides, self.source.hash, &got, &[]),
+                To::File => getter.get_to(sides, self.source.hash, &got, &["--no-store"]),
             })?;
-        check_held(round, &getter, self.source)?;
-        if output {
+        if to != To::File {
+            check_held(round, &getter, self.source)?;
+        }
+        if to != To::Store {
             check(round, &got, self.source)?;
             fs::remove_file(got)?;
         }

@@ -55,6 +55,10 @@ pub(super) async fn run(context: &Context, args: &GetArgs) -> Result<(), Command
             return Err(CommandError::usage("--base needs an output that is no stream")
                 .hint("get the blob first, then `blobmesh cat` it"));
         }
+        if args.no_store {
+            return Err(CommandError::usage("--no-store needs an output that is no stream")
+                .hint("write to a file, or leave --no-store out"));
+        }
         return cat::write_blob(context, &hashes[0], timeout, &args.node).await;
     }
     let output = args.output.as_deref().map(|path| check_output(path, args.force)).transpose()?;
@@ -65,7 +69,7 @@ pub(super) async fn run(context: &Context, args: &GetArgs) -> Result<(), Command
     let settings = context.settings(&args.node)?;
     let timeout = timeout.or(settings.timeout);
     let mut session = context.session(&settings, Need::Network).await?;
-    let get = Get { context, output, force: args.force, timeout, base };
+    let get = Get { context, output, force: args.force, timeout, base, no_store: args.no_store };
     let result = match &hashes[..] {
         [hash] => get.one(&mut session, hash).await.map_err(|error| with_resume_hint(error, hash)),
         hashes => get_many::run(context, &mut session, hashes, timeout).await,
@@ -109,6 +113,7 @@ struct Get<'a> {
     force: bool,
     timeout: Option<Duration>,
     base: Option<BaseName>,
+    no_store: bool,
 }
 
 impl Get<'_> {
@@ -120,6 +125,7 @@ impl Get<'_> {
             force: self.force,
             timeout_ms: milliseconds(self.timeout),
             base: self.base.clone(),
+            no_store: self.no_store,
         };
         let answer = session.call(request, self.context.progress("get", hash)).await?;
         let Answer::Got(receipt) = answer else { return Err(unexpected(&answer)) };

@@ -212,7 +212,7 @@ fn socket_of(home: &TempDir) -> std::path::PathBuf {
 
 fn get() -> Request {
     let hash = "ab".repeat(32);
-    Request::Get { hash, output: None, force: false, timeout_ms: None, base: None }
+    Request::Get { hash, output: None, force: false, timeout_ms: None, base: None, no_store: false }
 }
 
 fn add_input() -> Request {

@@ -36,6 +36,8 @@ pub(super) struct Wanted {
     pub(super) force: bool,
     pub(super) timeout_ms: Option<u64>,
     pub(super) base: Option<BaseName>,
+    /// Whether the store keeps nothing that it did not hold before.
+    pub(super) no_store: bool,
 }
 
 impl Inner {
@@ -45,12 +47,14 @@ impl Inner {
         wanted: Wanted,
         exchange: &Exchange,
     ) -> Result<Answer, Failure> {
-        let Wanted { output, force, timeout_ms, base } = wanted;
+        let Wanted { output, force, timeout_ms, base, no_store } = wanted;
         let (hash, began) = (parse(hash)?, tokio::time::Instant::now());
         let mut export = match output {
             Some(output) => Some(self.begin_export(hash, output, force).await?),
             None => None,
         };
+        // What only changes its name is not copied ahead.
+        export.iter_mut().filter(|_| no_store).for_each(Export::wait_for_all);
         let timeout = timeout_ms.map(Duration::from_millis);
         let delta = match base {
             Some(base) => self.delta_of(hash, base, timeout).await?,
@@ -72,7 +76,8 @@ impl Inner {
         }
         if let Some(export) = export {
             let started = tokio::time::Instant::now();
-            self.finish_export(export).await?;
+            let leaves = no_store && receipt.found != "local";
+            self.finish_export(export, leaves).await?;
             let took = started.elapsed().as_secs_f64();
             receipt.phases.store_s += took;
             receipt.seconds += took;
@@ -144,15 +149,15 @@ impl Inner {
         Ok(export)
     }
 
-    /// Writes what is left of a blob to its file. Dropping the future stops that soon, and then nothing is left of it.
-    async fn finish_export(&self, export: Export) -> Result<(), Failure> {
+    /// Writes what is left of a blob to its file; `leaves` says that the store is to keep none of it. Dropping the future stops that soon, and then nothing is left of it.
+    async fn finish_export(&self, export: Export, leaves: bool) -> Result<(), Failure> {
         let place = self.checkouts.of_export().await;
         let waits = StopOnDrop::default();
         let stop = waits.wish();
         let work = compute::run(move || {
             // Held by the work, and not by who waits for it.
             let _place = place;
-            export.finish(&stop)
+            if leaves { export.finish_and_leave(&stop) } else { export.finish(&stop) }
         });
         work.await.map_err(|_| StoreError::Closed)??;
         Ok(())

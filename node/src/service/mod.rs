@@ -188,8 +188,8 @@ impl Inner {
             Request::GetMany { hashes, timeout_ms } => {
                 self.get_many(&hashes, timeout_ms, &exchange).await
             }
-            Request::Get { hash, output, force, timeout_ms, base } => {
-                let wanted = gets::Wanted { output, force, timeout_ms, base };
+            Request::Get { hash, output, force, timeout_ms, base, no_store } => {
+                let wanted = gets::Wanted { output, force, timeout_ms, base, no_store };
                 self.get_to(&hash, wanted, &exchange).await
             }
             Request::Cat { hash, timeout_ms } => self.cat(&hash, timeout_ms, &exchange).await,

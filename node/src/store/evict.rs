@@ -103,7 +103,7 @@ impl Inner {
         StoreError::NoSpace { need, bytes_max: self.catalog.space().bytes_max() }
     }
 
-    fn may_go(&self, hash: &Hash) -> bool {
+    pub(super) fn may_go(&self, hash: &Hash) -> bool {
         !self.leases.contains(hash) && !self.pins.contains(hash)
     }
 
@@ -140,7 +140,7 @@ impl Inner {
         collected
     }
 
-    fn evict_blob(&self, hash: &Hash) -> bool {
+    pub(super) fn evict_blob(&self, hash: &Hash) -> bool {
         let stripe = self.catalog.stripe(hash);
         let gone = match self.catalog.locate_held(hash) {
             Ok(Located::Here(row) | Located::Lost(row)) if self.may_go(hash) => {

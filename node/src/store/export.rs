@@ -109,6 +109,11 @@ impl Export {
         self.follows
     }
 
+    /// Copies nothing ahead.
+    pub(crate) fn wait_for_all(&mut self) {
+        self.follows = false;
+    }
+
     /// Copies of what has come and is checked as much as is some tens of milliseconds of work; returns whether it was anything.
     /// A failure is left to [`finish`](Self::finish) to meet.
     pub(crate) fn follow(&mut self) -> bool {

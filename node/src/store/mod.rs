@@ -33,6 +33,7 @@ mod format;
 mod hot;
 mod import;
 mod index;
+mod leave;
 mod lend;
 mod lock;
 mod names;

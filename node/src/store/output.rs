@@ -47,6 +47,11 @@ impl Output {
         Ok(Self { file, dest, named: Some(Named(path)) })
     }
 
+    /// Returns the permission bits that it was made with.
+    pub(super) fn mode(&self) -> io::Result<u32> {
+        Ok(sys::mode(&self.file.metadata()?))
+    }
+
     /// Returns what makes an error of one in writing.
     pub(super) fn failed(&self) -> impl FnOnce(io::Error) -> StoreError {
         StoreError::io("write", &self.dest)

@@ -123,6 +123,7 @@ impl TestNode {
             force: false,
             timeout_ms: Some(GET_MS),
             base: None,
+            no_store: false,
         };
         self.ask(request).await.map(|answer| match answer {
             Answer::Got(receipt) => *receipt,

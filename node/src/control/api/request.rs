@@ -50,6 +50,9 @@ pub enum Request {
         /// An older version of the blob: what it has of it is copied and not fetched.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         base: Option<BaseName>,
+        /// Whether the blob, if it was not in the store before, is only to be at `output` then. Of no effect without that.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        no_store: bool,
     },
     /// Gets a blob as `Get` does and sends its bytes as [`Event::Bytes`](super::Event::Bytes). Answered `Got`.
     Cat {
