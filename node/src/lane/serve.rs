@@ -15,7 +15,7 @@ use blobmesh_protocol::wire::frame::{self, FRAME_HEADER_LEN, FrameHeader};
 use blobmesh_protocol::wire::message::{
     BlobHead, BlobRequest, END, GROUP, GROUP_PREFIX_LEN, HEAD, LIST, LIST_PIECE_LEN_MAX, REQUEST,
 };
-use blobmesh_protocol::wire::small::{CODED_PACK, Longest, SMALL_PACK};
+use blobmesh_protocol::wire::small::{CODED_PACK, Longest, SMALL_PACK, TELLS_BACKLOG};
 
 use super::accepted::Accepted;
 use super::buffers::{BUFFER_WAIT, Buffers};
@@ -133,6 +133,7 @@ impl<A: Admission> Service<'_, A> {
         let Pack { mut requests, codecs, .. } = pack;
         let codecs = codecs.unwrap_or(0);
         bundler.set_codecs(codecs);
+        bundler.set_tells_backlog(codecs & TELLS_BACKLOG != 0);
         let mut slot = match slot.map_or_else(|| self.admission.admit(), Ok) {
             Ok(slot) => slot,
             Err(Some(retry_after)) => {

@@ -14,7 +14,7 @@ use blobmesh_protocol::compress::Codec;
 use blobmesh_protocol::wire::frame::{Frame, FrameError, FrameReader};
 use blobmesh_protocol::wire::small::{
     CodedPack, Longest, PACK_BLOBS_MAX, Packs, SMALL_ANSWER, SMALL_BLOB, SMALL_BUNDLE,
-    SMALL_PREFIX_LEN, SmallAnswer, SmallPack, TAKES_MEDIUM, split_small_blob,
+    SMALL_PREFIX_LEN, SmallAnswer, SmallPack, TAKES_MEDIUM, TELLS_BACKLOG, split_small_blob,
 };
 use bytes::{Buf as _, Bytes};
 use tokio::runtime::Handle;
@@ -34,6 +34,8 @@ const IDLE_MAX: Duration = Duration::from_secs(5);
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// Over how many looks at the socket it is judged whether this side is what the answers wait for.
 const BACKLOG_LOOKS: u32 = 16;
+/// Over how many times as many nothing is known while all that comes are bundles, before the provider is asked for none.
+const OPEN_WINDOWS: u32 = 3;
 /// Over how many times as many bundles are taken at first, once it was the link.
 const BUNDLES_WINDOWS: u32 = 16;
 /// How many blobs, or bytes of blobs, are stored at once while more are coming: one write to a pack of the store.
@@ -200,19 +202,30 @@ struct Backlog {
     /// How often bytes came, and how often there were more of them than were taken.
     looks: u32,
     filled: u32,
-    /// Whether bundles were among them.
+    /// Whether bundles were among them: those say nothing of what it would be like without.
     has_bundles: bool,
-    takes_bundles: bool,
-    /// Over how many windows bundles are taken though they wait for this side, since what is not bundled did not; and how
-    /// many these are the next time.
+    verdict: Verdict,
+    /// Over how many windows bundles are taken though they wait for this side, since what is not bundled did not (and while
+    /// nothing is known: how many windows that was); and how many these are the next time.
     hold: u32,
     hold_next: u32,
 }
 
+/// Says what is known of bundles on a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// Nothing: the provider finds out.
+    Open,
+    /// They are worth it.
+    Worth,
+    /// They are more work.
+    Work,
+}
+
 impl Default for Backlog {
     fn default() -> Self {
-        let (takes_bundles, hold_next) = (true, BUNDLES_WINDOWS);
-        Self { looks: 0, filled: 0, has_bundles: false, takes_bundles, hold: 0, hold_next }
+        let (verdict, hold_next) = (Verdict::Open, BUNDLES_WINDOWS);
+        Self { looks: 0, filled: 0, has_bundles: false, verdict, hold: 0, hold_next }
     }
 }
 
@@ -227,20 +240,39 @@ impl Backlog {
         let (is_behind, is_ahead) = (2 * self.filled > self.looks, 4 * self.filled < self.looks);
         let has_bundles = std::mem::take(&mut self.has_bundles);
         (self.looks, self.filled) = (0, 0);
-        if self.takes_bundles {
-            self.hold = self.hold.saturating_sub(1);
-            self.takes_bundles = !is_behind || self.hold > 0;
-        } else if !has_bundles && is_ahead {
-            // The link is slow. With bundles it may be this side again, and that is better.
-            self.takes_bundles = true;
-            self.hold = self.hold_next;
-            self.hold_next = self.hold_next.saturating_mul(2);
+        match self.verdict {
+            Verdict::Worth => {
+                self.hold = self.hold.saturating_sub(1);
+                if is_behind && self.hold == 0 {
+                    self.verdict = Verdict::Work;
+                }
+            }
+            Verdict::Open if has_bundles => {
+                // What it would be like without them is yet to be seen.
+                self.hold += 1;
+                if is_behind || self.hold >= OPEN_WINDOWS {
+                    (self.verdict, self.hold) = (Verdict::Work, 0);
+                }
+            }
+            Verdict::Work if has_bundles => {}
+            Verdict::Open if is_behind => self.verdict = Verdict::Work,
+            Verdict::Open | Verdict::Work if is_ahead => {
+                // The link is slow. With bundles it may be this side that is, and that is better.
+                self.verdict = Verdict::Worth;
+                self.hold = self.hold_next;
+                self.hold_next = self.hold_next.saturating_mul(2);
+            }
+            Verdict::Open | Verdict::Work => {}
         }
     }
 
-    /// Returns the codecs that answers may come in.
+    /// Returns the codecs that answers may come in, and whether the provider can rely on that.
     fn codecs(&self) -> u8 {
-        if self.takes_bundles { Codec::ALL } else { Codec::Raw.bit() }
+        match self.verdict {
+            Verdict::Open => Codec::ALL,
+            Verdict::Worth => Codec::ALL | TELLS_BACKLOG,
+            Verdict::Work => Codec::Raw.bit() | TELLS_BACKLOG,
+        }
     }
 }
 
@@ -262,31 +294,43 @@ pub(super) fn frame_of(packs: Packs, codecs: u8, pack: SmallPack) -> Result<Vec<
 mod tests {
     use super::*;
 
-    /// Lets one window pass of which so many looks found more than they took, and returns whether bundles are taken then.
-    fn window(backlog: &mut Backlog, filled: u32, has_bundles: bool) -> bool {
+    /// Lets one window pass of which so many looks found more than they took, and returns what is known then.
+    fn window(backlog: &mut Backlog, filled: u32, has_bundles: bool) -> Verdict {
         backlog.has_bundles = has_bundles;
         (0..BACKLOG_LOOKS).for_each(|look| backlog.looked(look < filled));
-        backlog.codecs() == Codec::ALL
+        backlog.verdict
     }
 
     #[test]
     fn bundles_are_not_taken_while_answers_wait_for_this_side_without_them() {
+        let (mut backlog, some) = (Backlog::default(), BACKLOG_LOOKS / 2);
+        assert_eq!(backlog.codecs(), Codec::ALL);
+        assert_eq!(window(&mut backlog, some, true), Verdict::Open, "these were bundles");
+        assert_eq!(window(&mut backlog, some, false), Verdict::Open, "half of them say nothing");
+        assert_eq!(window(&mut backlog, some + 1, false), Verdict::Work);
+        assert_eq!(backlog.codecs(), Codec::Raw.bit() | TELLS_BACKLOG);
+        assert_eq!(window(&mut backlog, 0, true), Verdict::Work, "these were asked for before");
+        assert_eq!(window(&mut backlog, some / 2, false), Verdict::Work);
+        assert_eq!(window(&mut backlog, some / 2 - 1, false), Verdict::Worth, "the link is slow");
+        assert_eq!(backlog.codecs(), Codec::ALL | TELLS_BACKLOG);
+    }
+
+    #[test]
+    fn answers_without_bundles_are_tried_where_there_were_none_or_this_side_is_behind() {
         let mut backlog = Backlog::default();
-        assert!(window(&mut backlog, BACKLOG_LOOKS / 2, true), "half of the looks say nothing");
-        assert!(!window(&mut backlog, BACKLOG_LOOKS / 2 + 1, true));
-        assert!(!window(&mut backlog, 0, true), "these were asked for before");
-        assert!(!window(&mut backlog, BACKLOG_LOOKS / 4, false));
-        assert!(window(&mut backlog, BACKLOG_LOOKS / 4 - 1, false), "the link is slow");
+        let verdicts = [(); 3].map(|()| window(&mut backlog, 0, true));
+        assert_eq!(verdicts, [Verdict::Open, Verdict::Open, Verdict::Work]);
+        assert_eq!(window(&mut Backlog::default(), BACKLOG_LOOKS, true), Verdict::Work);
     }
 
     #[test]
     fn bundles_over_a_slow_link_are_taken_for_longer_each_time() {
         let mut backlog = Backlog::default();
-        assert!(!window(&mut backlog, BACKLOG_LOOKS, true));
         for hold in [BUNDLES_WINDOWS, 2 * BUNDLES_WINDOWS] {
-            assert!(window(&mut backlog, 0, false));
-            let kept = (0..).take_while(|_| window(&mut backlog, BACKLOG_LOOKS, true)).count();
-            assert_eq!(kept as u32, hold - 1);
+            assert_eq!(window(&mut backlog, 0, false), Verdict::Worth);
+            let mut behind = || window(&mut backlog, BACKLOG_LOOKS, true);
+            let kept = (0..).take_while(|_: &u32| behind() == Verdict::Worth).count();
+            assert_eq!(kept, usize::try_from(hold - 1).expect("small"));
         }
     }
 }

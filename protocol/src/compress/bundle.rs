@@ -3,7 +3,8 @@
 //! A small blob alone is not worth a codec, but a hundred of them share their words. Over a fast link it costs more than
 //! it saves; where few are asked for, it costs nothing that anybody would notice. So the first bytes after a rest are
 //! compressed, and what follows only where the bytes leave slowly. Slow may as well be the requester's disk, or a processor
-//! that has other work: what does not leave much faster for being compressed goes raw again.
+//! that has other work: what does not leave much faster for being compressed goes raw again. A requester that can tell its own
+//! backlog from a slow link says so itself: its answers are compressed as long as it takes that.
 
 use std::time::Duration;
 
@@ -40,6 +41,8 @@ const KEEPS_MAX: usize = 95;
 /// Keeps zstd's state of about 1 MiB once it was used.
 pub struct Bundler {
     takes_zstd: bool,
+    /// Whether the requester takes no codec while answers wait for it.
+    tells_backlog: bool,
     eager_left: u64,
     /// How hard what is behind the first bytes is compressed; none that it goes raw.
     effort: Option<Effort>,
@@ -62,6 +65,7 @@ impl Default for Bundler {
     fn default() -> Self {
         Self {
             takes_zstd: false,
+            tells_backlog: false,
             eager_left: EAGER_BYTES,
             effort: None,
             window: (0, Duration::ZERO),
@@ -80,6 +84,11 @@ impl Bundler {
     /// Says what the requester takes, by the [bits](Codec::bit) of codecs. Without zstd everything goes raw.
     pub fn set_codecs(&mut self, codecs: u8) {
         self.takes_zstd = codecs & Codec::Zstd.bit() != 0;
+    }
+
+    /// Says whether the requester takes no codec while answers wait for it and not for the link.
+    pub fn set_tells_backlog(&mut self, tells_backlog: bool) {
+        self.tells_backlog = tells_backlog;
     }
 
     /// Returns whether [`encode`](Self::encode) would try so many bytes, so that who may not work that long asks
@@ -142,6 +151,11 @@ impl Bundler {
 
     /// Chooses what is done with the next window, where so many bytes a second left lately, and in the last one.
     fn choose(&mut self, rate: u64, last: u64) {
+        if self.tells_backlog {
+            let very = rate < VERY_SLOW_BYTES_PER_SECOND;
+            self.effort = Some(if very { Effort::Zstd3 } else { Effort::Zstd1 });
+            return;
+        }
         if self.effort.is_some() {
             let is_judged = self.windows >= SETTLING_WINDOWS + JUDGED_WINDOWS;
             if is_judged && rate < self.raw_rate.saturating_mul(GAIN_MIN) / 100 {
@@ -169,7 +183,9 @@ impl Bundler {
     }
 
     fn effort_now(&self) -> Option<Effort> {
-        if self.eager_left > 0 { Some(Effort::Zstd3) } else { self.effort }
+        let lasting =
+            if self.tells_backlog { self.effort.or(Some(Effort::Zstd1)) } else { self.effort };
+        if self.eager_left > 0 { Some(Effort::Zstd3) } else { lasting }
     }
 }
 
@@ -299,6 +315,21 @@ mod tests {
         // One window that is slow by chance is not enough either.
         assert!(send(&mut bundler, 8, slow).iter().all(|coded| *coded));
         assert!(send(&mut bundler, 100, 2 * slow).iter().all(|coded| *coded));
+    }
+
+    #[test]
+    fn requester_that_tells_its_backlog_gets_what_it_takes() {
+        let (mut bundler, fast) = (bundler(), 1_000_000_000);
+        bundler.set_tells_backlog(true);
+        assert!(send(&mut bundler, 100, fast).iter().all(|coded| *coded));
+        assert_eq!(bundler.effort_now(), Some(Effort::Zstd1));
+        bundler.set_codecs(Codec::Raw.bit());
+        assert!(
+            send(&mut bundler, 100, VERY_SLOW_BYTES_PER_SECOND / 2).iter().all(|coded| !*coded)
+        );
+        bundler.set_codecs(Codec::ALL);
+        assert!(send(&mut bundler, 1, fast)[0], "at once");
+        assert_eq!(bundler.effort_now(), Some(Effort::Zstd3));
     }
 
     #[test]

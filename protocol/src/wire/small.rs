@@ -41,6 +41,9 @@ pub const MEDIUM_BYTES_MAX: u64 = 1 << 20;
 /// The bit of [`CodedPack::codecs`] that says that the requester takes blobs of up to [`MEDIUM_BYTES_MAX`] bytes in one
 /// message, too.
 pub const TAKES_MEDIUM: u8 = 1 << 7;
+/// The bit of [`CodedPack::codecs`] that says that the requester takes no codec but raw as long as answers wait for it and not
+/// for the link.
+pub const TELLS_BACKLOG: u8 = 1 << 6;
 /// The length of what precedes the bytes in a small blob's frame.
 pub const SMALL_PREFIX_LEN: u32 = 4;
 /// The most bytes that a bundle decodes to: 256 KiB of answers, and those of one blob that was begun.
@@ -156,7 +159,7 @@ impl SmallPack {
 /// Asks for many blobs whose answers may come as bundles.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CodedPack {
-    /// The codecs that the requester takes for bundles, by their [bits](Codec::bit), and [`TAKES_MEDIUM`].
+    /// The codecs that the requester takes for bundles, by their [bits](Codec::bit), [`TAKES_MEDIUM`] and [`TELLS_BACKLOG`].
     pub codecs: u8,
     /// What is asked for.
     pub pack: SmallPack,
