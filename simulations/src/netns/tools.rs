@@ -58,6 +58,22 @@ pub(super) fn git() -> Result<PathBuf, Error> {
     find(&directories(), "git", "git")
 }
 
+/// Finds `rsync`, which one experiment compares with.
+///
+/// # Errors
+/// [`Error::Unavailable`] naming its package.
+pub(super) fn rsync() -> Result<PathBuf, Error> {
+    find(&directories(), "rsync", "rsync")
+}
+
+/// Finds `tc`, which limits what an interface sends.
+///
+/// # Errors
+/// [`Error::Unavailable`] naming its package.
+pub(super) fn tc() -> Result<PathBuf, Error> {
+    find(&directories(), "tc", "iproute2")
+}
+
 fn directories() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).chain(SYSTEM_DIRECTORIES.map(PathBuf::from)).collect()

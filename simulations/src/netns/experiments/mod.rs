@@ -23,6 +23,7 @@ pub mod http3;
 pub mod impairment;
 mod lan;
 pub mod lan_against_edge;
+pub mod lan_rsync;
 mod office;
 pub mod prefetch;
 pub mod remote_git;
@@ -48,6 +49,7 @@ pub static CATALOGUE: &[&Experiment] = &[
     &http3::EXPERIMENT,
     &lan_against_edge::EXPERIMENT,
     &prefetch::EXPERIMENT,
+    &lan_rsync::EXPERIMENT,
     &remote_git::EXPERIMENT,
 ];
 
