@@ -60,6 +60,7 @@ impl Inner {
             Some(base) => self.delta_of(hash, base, timeout).await?,
             None => None,
         };
+        let is_of_base = delta.as_ref().is_some_and(|delta| delta.whole);
         let mut receipt = match &delta {
             Some(delta) if delta.whole => delta.receipt(hash),
             Some(_) | None => {
@@ -76,7 +77,7 @@ impl Inner {
         }
         if let Some(export) = export {
             let started = tokio::time::Instant::now();
-            let leaves = no_store && receipt.found != "local";
+            let leaves = no_store && (is_of_base || receipt.found != "local");
             self.finish_export(export, leaves).await?;
             let took = started.elapsed().as_secs_f64();
             receipt.phases.store_s += took;
@@ -94,6 +95,7 @@ impl Inner {
     ) -> Result<Answer, Failure> {
         let hash = parse(hash)?;
         let timeout = timeout_ms.map(Duration::from_millis);
+        let _held = self.store.hold([hash]);
         let receipt = self.get(hash, timeout, exchange).await?;
         let reader = compute::store(&self.store, move |store| store.open_blob(&hash)).await?;
         let mut reader = reader.ok_or(StoreError::Absent { hash })?;

@@ -12,9 +12,11 @@ use blobmesh_protocol::Hash;
 use blobmesh_protocol::blob::{GroupSet, group_count, group_len, group_offset};
 
 use super::error::StoreError;
+use super::files::parent;
 use super::output::Output;
 use super::partial::Partial;
 use super::read::BlobReader;
+use super::space::HeldSet;
 use super::{Store, sys};
 use crate::stop::Stop;
 
@@ -51,8 +53,8 @@ impl Store {
         force: bool,
     ) -> Result<Export, StoreError> {
         let dest = self.check_output(dest, force)?;
-        let (store, hash) = (self.clone(), *hash);
-        Ok(Export { store, hash, dest, force, begun: None, follows: true })
+        let (store, hash, held) = (self.clone(), *hash, Some(self.hold([*hash])));
+        Ok(Export { store, hash, dest, force, held, begun: None, follows: true })
     }
 
     /// Checks where an output is to go, and returns its path with a canonical directory.
@@ -91,6 +93,8 @@ pub(crate) struct Export {
     pub(super) hash: Hash,
     pub(super) dest: PathBuf,
     pub(super) force: bool,
+    /// Keeps the blob in the store once it is there.
+    pub(super) held: Option<HeldSet>,
     pub(super) begun: Option<Begun>,
     /// Whether what comes is copied at once.
     follows: bool,
@@ -138,6 +142,12 @@ impl Export {
         let begun = match self.begun.take() {
             Some(begun) => begun,
             None => {
+                // What there is room for once is the store's.
+                let missing = size.saturating_sub(group_offset(partial.held().held()));
+                if sys::disk_free(parent(&self.dest)).is_some_and(|free| free < size + missing) {
+                    self.follows = false;
+                    return Ok(false);
+                }
                 let begun = Begun::new(&self.dest, size)?;
                 // Then all of it is shared in no time, once it is whole.
                 self.follows = !sys::reflink(&begun.output.file, partial.file());

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use blobmesh_protocol::Hash;
 
@@ -16,35 +17,42 @@ use super::output::Output;
 use super::{Inner, sys};
 use crate::stop::Stop;
 
+/// How long it is waited for those who brought a blob, or serve it, before it is copied.
+const WORKERS_TIME: Duration = Duration::from_millis(200);
+
 impl Export {
     /// Does as [`finish`](Self::finish), and leaves the blob in the store only where somebody else needs it: one that was
-    /// added or is pinned stays. On one file system its file gets another name, which takes no time; else it is copied and removed.
+    /// added or is pinned stays, and so does one that is in use. On one file system its file gets another name, which takes no
+    /// time; else it is copied and removed.
     ///
     /// # Errors
     /// As [`finish`](Self::finish); the blob is in the store then.
-    pub(crate) fn finish_and_leave(self, stop: &Stop) -> Result<u64, StoreError> {
-        let inner = Arc::clone(&self.store.inner);
-        let hash = self.hash;
+    pub(crate) fn finish_and_leave(mut self, stop: &Stop) -> Result<u64, StoreError> {
+        let (inner, hash) = (Arc::clone(&self.store.inner), self.hash);
+        // Those who brought it hear of its end when the get does.
+        inner.workers.await_end(&hash, WORKERS_TIME);
         if self.begun.is_none()
-            && let Some(size) = inner.move_out(&hash, &self.dest, self.force)?
+            && let Some(size) = inner.move_out(&hash, (&self.dest, self.force), stop)?
         {
             inner.tell_gone(&hash);
             return Ok(size);
         }
+        let held = self.held.take();
         let size = self.finish(stop)?;
+        drop(held);
         inner.let_go(&hash);
         Ok(size)
     }
 }
 
 impl Inner {
-    /// Gives the file of a blob a name outside of the store; none where the blob is to be copied. The caller tells that
-    /// it has gone.
+    /// Gives the file of a blob that only one holds a name outside of the store; none where it is to be copied. The caller
+    /// tells that it has gone.
     fn move_out(
         self: &Arc<Self>,
         hash: &Hash,
-        dest: &Path,
-        force: bool,
+        (dest, force): (&Path, bool),
+        stop: &Stop,
     ) -> Result<Option<u64>, StoreError> {
         let Some(file) = self.verified_file(hash)? else { return Ok(None) };
         // As a new file of the user's would be.
@@ -57,31 +65,32 @@ impl Inner {
         // ext4 writes what replaces a file to the disk at once.
         fs::remove_file(away.path()).map_err(StoreError::io("remove", away.path()))?;
         fs::rename(&path, away.path()).map_err(StoreError::io("rename", &path))?;
-        // Nobody can open it now; who has before holds a lease, and what he reads must not change.
-        let moved = match self.may_go(hash) && is_same(&file, away.path()) {
+        // Nobody can open it now; who has before is counted, and what he reads must not change.
+        let leaves = self.is_held_once(hash) && is_only_name(&file, away.path());
+        let moved = match leaves && !stop.is_wanted() {
             true => {
                 sys::set_mode(&file, mode).and_then(|()| sys::rename_to(away.path(), dest, force))
             }
             false => Err(io::ErrorKind::ResourceBusy.into()),
         };
-        match moved {
-            Ok(()) => {
-                away.keep();
-                self.delete(hash, &row)?;
-                Ok(Some(row.size))
-            }
-            Err(error) => {
-                set_class(&file, Class::Cache).map_err(StoreError::io("chmod", &path))?;
-                fs::rename(away.path(), &path).map_err(StoreError::io("rename", &path))?;
-                match error.kind() {
-                    io::ErrorKind::AlreadyExists => {
-                        Err(StoreError::OutputExists { path: dest.to_owned() })
-                    }
-                    // Another file system, or somebody who reads it; what else it is the copy will tell.
-                    _ => Ok(None),
-                }
-            }
+        let Err(error) = moved else {
+            away.keep();
+            self.delete(hash, &row)?;
+            return Ok(Some(row.size));
+        };
+        if let Err(error) = set_class(&file, Class::Cache) {
+            tracing::debug!(%error, "the mode of a blob was not set back");
         }
+        if let Err(error) = fs::rename(away.path(), &path) {
+            // Whatever it is called, it is not removed.
+            away.keep();
+            return Err(StoreError::io("rename", &path)(error));
+        }
+        if error.kind() == io::ErrorKind::AlreadyExists {
+            return Err(StoreError::OutputExists { path: dest.to_owned() });
+        }
+        // Another file system, or somebody who reads it; what else it is the copy will tell.
+        Ok(None)
     }
 
     /// Opens the file of a blob of which every byte has been checked by this process.
@@ -94,8 +103,13 @@ impl Inner {
     /// Returns the row of a fetched blob with a file of its own that nobody uses. The caller holds the stripe.
     fn row_that_may_leave(&self, hash: &Hash) -> Result<Option<Row>, StoreError> {
         let Located::Here(row) = self.catalog.locate_held(hash)? else { return Ok(None) };
-        let leaves = row.home == Home::File && row.class == Class::Cache && self.may_go(hash);
-        Ok(leaves.then_some(row))
+        let leaves = row.home == Home::File && row.class == Class::Cache;
+        Ok((leaves && self.is_held_once(hash) && !self.pins.contains(hash)).then_some(row))
+    }
+
+    /// Returns whether nobody uses a blob but for one who holds it, which is who asks.
+    fn is_held_once(&self, hash: &Hash) -> bool {
+        self.leases.count(hash) <= 1 && !self.workers.contains(hash)
     }
 
     /// Removes a fetched blob that nobody uses.
@@ -107,10 +121,10 @@ impl Inner {
     }
 }
 
-fn is_same(file: &File, path: &Path) -> bool {
-    let of_path = fs::metadata(path).map(|meta| sys::inode(&meta));
-    let of_file = file.metadata().map(|meta| sys::inode(&meta));
-    matches!((of_path, of_file), (Ok(one), Ok(other)) if one == other)
+/// Returns whether a path leads to a file, and nothing else does: a tree may share it, by `checkout --hard-link`.
+fn is_only_name(file: &File, path: &Path) -> bool {
+    let (Ok(of_path), Ok(of_file)) = (fs::metadata(path), file.metadata()) else { return false };
+    sys::inode(&of_path) == sys::inode(&of_file) && sys::links(&of_file) == 1
 }
 
 #[cfg(test)]
@@ -181,19 +195,44 @@ mod tests {
     }
 
     #[test]
-    fn blob_that_somebody_reads_or_that_is_pinned_is_copied_and_stays() {
-        for pinned in [false, true] {
+    fn blob_that_somebody_reads_or_holds_or_that_is_pinned_is_copied_and_stays() {
+        for use_of_it in 0..3 {
             let case = fetched();
-            let reader = case.store.open_blob(&case.hash).expect("open").expect("there");
-            if pinned {
-                drop(reader);
-                case.store.pin(&case.hash).expect("pinned");
+            let (mut reader, mut held) = (None, None);
+            match use_of_it {
+                0 => reader = case.store.open_blob(&case.hash).expect("open"),
+                1 => held = Some(case.store.hold([case.hash])),
+                _ => case.store.pin(&case.hash).expect("pinned"),
             }
             case.leave().expect("copied");
             assert!(fs::read(case.out()).expect("read") == case.bytes);
             fs::write(case.out(), "mine now").expect("write");
-            assert!(case.store.verify(&case.hash).expect("it is here"), "{pinned}");
+            assert!(case.store.verify(&case.hash).expect("it is here"), "{use_of_it}");
+            drop((reader, held));
         }
+    }
+
+    #[test]
+    fn file_that_is_still_read_as_a_partial_one_or_has_another_name_is_not_moved() {
+        let case = fetched();
+        let other = case.dir.path().join("of a tree");
+        fs::hard_link(case.store.inner.catalog.files().blob(&case.hash), &other).expect("linked");
+        case.leave().expect("copied");
+        fs::write(case.out(), "mine now").expect("write");
+        assert!(fs::read(&other).expect("read") == case.bytes);
+        let mut hasher = blobmesh_protocol::blob::BlobHasher::new();
+        hasher.update(b"served meanwhile");
+        let partial = case.store.partial(hasher.finish()).expect("partial");
+        partial.write_group(0, b"served meanwhile").expect("right");
+        partial.finish().expect("whole");
+        let hash = partial.list().hash();
+        let dest = case.dir.path().join("other");
+        let export = case.store.begin_export(&hash, &dest, false).expect("begun");
+        export.finish_and_leave(&Stop::default()).expect("copied");
+        fs::write(&dest, "mine now").expect("write");
+        let mut read = Vec::new();
+        assert!(partial.read_group(0, &mut read).expect("read"));
+        assert_eq!(read, b"served meanwhile");
     }
 
     #[test]

@@ -242,6 +242,8 @@ struct Inner {
     /// Held by the one who evicts, so that two writers in need do not evict twice.
     evicting: Mutex<()>,
     leases: Arc<Leases>,
+    /// Counts who reads or writes the file of a blob as of a partial one, also once it is whole.
+    workers: Arc<Leases>,
     vouches: Vouches,
     recent: Recent,
     partials: Partials,
@@ -292,6 +294,7 @@ impl Store {
             writes: Writes::default(),
             evicting: Mutex::default(),
             leases: Arc::default(),
+            workers: Arc::default(),
             vouches: Vouches::default(),
             recent: Recent::default(),
             partials,

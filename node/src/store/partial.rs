@@ -28,7 +28,7 @@ use super::files::{Class, PartialFile, make_dir, parent, set_class};
 use super::partials::Idle;
 use super::read::{BlobReader, FileMark, Known};
 use super::run::CheckedRun;
-use super::space::Reservation;
+use super::space::{Lease, Reservation};
 use super::sys::{self, lock};
 use super::{Added, Inner, Store};
 
@@ -81,6 +81,7 @@ pub struct Partial(Arc<Shared>);
 #[derive(Debug)]
 pub(super) struct Shared {
     inner: Arc<Inner>,
+    _work: Lease,
     list: Arc<GroupList>,
     file: File,
     state: Mutex<State>,
@@ -334,6 +335,7 @@ impl Shared {
             finished: None,
         };
         Arc::new(Self {
+            _work: Lease::take(&inner.workers, list.hash()),
             inner: Arc::clone(inner),
             list: Arc::new(list),
             file,

@@ -265,6 +265,8 @@ impl Inner {
         }
         let row = Row { size, accessed: catalog.now(), class: Class::Cache, home: Home::File };
         catalog.put(hash, &row, Some(room.split(size)));
+        // A medium one may have been begun by groups.
+        self.partials.evict(files, hash);
         Ok(Added { hash: *hash, size, existed: false })
     }
 

@@ -5,7 +5,8 @@
 //! bytes in one step.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use blobmesh_protocol::Hash;
 
@@ -148,12 +149,27 @@ impl Drop for Reservation {
 #[derive(Debug, Default)]
 pub(super) struct Leases {
     counts: Mutex<HashMap<Hash, u64>>,
+    /// Told when a use ends.
+    ended: Condvar,
 }
 
 impl Leases {
     /// Returns whether anybody uses the blob.
     pub(super) fn contains(&self, hash: &Hash) -> bool {
         lock(&self.counts).contains_key(hash)
+    }
+
+    /// Waits until nobody uses the blob, for some time at most.
+    pub(super) fn await_end(&self, hash: &Hash, within: Duration) {
+        let counts = lock(&self.counts);
+        let waited =
+            self.ended.wait_timeout_while(counts, within, |counts| counts.contains_key(hash));
+        drop(waited);
+    }
+
+    /// Returns how often the blob is used.
+    pub(super) fn count(&self, hash: &Hash) -> u64 {
+        lock(&self.counts).get(hash).copied().unwrap_or(0)
     }
 }
 
@@ -174,6 +190,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         end_use(&mut lock(&self.leases.counts), &self.hash);
+        self.leases.ended.notify_all();
     }
 }
 

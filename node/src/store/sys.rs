@@ -385,6 +385,19 @@ pub(super) fn inode(meta: &std::fs::Metadata) -> u64 {
     }
 }
 
+/// Returns how many names a file has; 1 where the platform does not say.
+pub(super) fn links(meta: &std::fs::Metadata) -> u64 {
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::MetadataExt::nlink(meta)
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = meta;
+        1
+    }
+}
+
 /// Failures that a test brings about.
 #[cfg(test)]
 pub(super) mod fault {
