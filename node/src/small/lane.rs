@@ -38,7 +38,8 @@ const BACKLOG_LOOKS: u32 = 16;
 const OPEN_WINDOWS: u32 = 3;
 /// Over how many times as many bundles are taken at first, once it was the link.
 const BUNDLES_WINDOWS: u32 = 16;
-/// How many blobs, or bytes of blobs, are stored at once while more are coming: one write to a pack of the store.
+/// How many blobs, or bytes of blobs, are stored at once while more are coming: one write to a pack of the store. With what one
+/// bundle holds these bytes are the most that wait.
 const STORED_BLOBS: usize = 64;
 const STORED_LEN: usize = 1 << 20;
 
@@ -107,17 +108,31 @@ impl<E: Ends> Talk<E> {
                 lane.queue(&asked.ask(&requests)?);
                 heard = Instant::now();
             }
-            let peer = self.peer;
             let wait = (&*self.stop, heard + SILENCE_MAX);
-            if lane.receive(wait, |bytes| asked.take(peer, bytes))? {
+            if lane.receive(wait, |bytes| self.take(asked, bytes))? {
                 heard = Instant::now();
                 asked.backlog.looked(lane.was_filled());
             }
-            let is_much = asked.came.len() >= STORED_BLOBS || asked.came_len >= STORED_LEN;
-            if is_much || asked.requests.is_empty() || !asked.ended.is_empty() {
+            if asked.came.len() >= STORED_BLOBS
+                || asked.requests.is_empty()
+                || !asked.ended.is_empty()
+            {
                 self.settle(asked);
             }
         }
+    }
+
+    /// Takes answers, and stores them when they are many bytes: a few bytes may decode to many.
+    fn take(&self, asked: &mut Asked, mut bytes: &[u8]) -> Result<(), FetchError> {
+        while !bytes.is_empty()
+            && let Some(frame) = asked.frames.poll_frame(&mut bytes)?
+        {
+            asked.take_frame(self.peer, frame)?;
+            if asked.came_len >= STORED_LEN {
+                self.settle(asked);
+            }
+        }
+        Ok(())
     }
 
     /// Stores what came, and tells of it.
@@ -150,15 +165,6 @@ impl Asked {
             }
         }
         Ok(frames)
-    }
-
-    fn take(&mut self, peer: PeerId, mut bytes: &[u8]) -> Result<(), FetchError> {
-        while !bytes.is_empty()
-            && let Some(frame) = self.frames.poll_frame(&mut bytes)?
-        {
-            self.take_frame(peer, frame)?;
-        }
-        Ok(())
     }
 
     fn take_frame(&mut self, peer: PeerId, frame: Frame) -> Result<(), FetchError> {

@@ -8,7 +8,7 @@ use blobmesh_protocol::wire::frame::{self, FRAME_HEADER_LEN, Frame, FrameHeader,
 use blobmesh_protocol::wire::lane::LaneOffer;
 use blobmesh_protocol::wire::message::{LANE_OFFER, body_len_max};
 use blobmesh_protocol::wire::small::{
-    BUNDLE_HEAD_LEN, CODED_PACK, CodedPack, Longest, SMALL_BLOB, SMALL_BYTES_MAX, SMALL_PACK,
+    BUNDLE_HEAD_LEN, CODED_PACK, CodedPack, SMALL_BLOB, SMALL_BYTES_MAX, SMALL_PACK,
     SMALL_PREFIX_LEN, SMALL_REQUEST, SmallAnswer, SmallPack, SmallRequest, SmallResult,
     bundle_head,
 };
@@ -198,7 +198,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin, A: Admission> Service<S, A> {
             let (store, mut requests) = (store.clone(), std::mem::take(&mut self.asked.requests));
             let mut bundler = std::mem::take(&mut self.bundler);
             let read = compute::run(move || {
-                let read = answers.read(&store, &mut requests, Longest::Small, true);
+                let read = answers.read(&store, &mut requests, SMALL_BYTES_MAX, true);
                 let len = answers.bundle(&mut bundler);
                 (requests, bundler, (answers, len), read)
             });
@@ -324,7 +324,7 @@ impl Answers {
         self.sent = 0;
     }
 
-    /// Appends the answers to some of the requests that came together, whose blobs come if they are no longer than `longest`;
+    /// Appends the answers to some of the requests that came together, whose blobs come if they have `len_max` bytes or less;
     /// `few` says that they are so few that they are looked for in memory first, and that their blobs are worth to be kept
     /// there.
     ///
@@ -334,13 +334,13 @@ impl Answers {
         &mut self,
         store: &Store,
         requests: &mut VecDeque<SmallRequest>,
-        longest: Longest,
+        len_max: u64,
         few: bool,
     ) -> Result<(), ServeError> {
         if few {
             requests.retain(|request| !self.push_at_once(store, request, true));
         }
-        self.read(store, requests, longest, few)
+        self.read(store, requests, len_max, few)
     }
 
     /// Appends the answers to some of the requests; `keep` says whether the blobs may be kept in memory.
@@ -348,10 +348,9 @@ impl Answers {
         &mut self,
         store: &Store,
         requests: &mut VecDeque<SmallRequest>,
-        longest: Longest,
+        len_max: u64,
         keep: bool,
     ) -> Result<(), ServeError> {
-        let len_max = longest.blob_bytes();
         while !self.is_full()
             && let Some(request) = requests.pop_front()
         {
