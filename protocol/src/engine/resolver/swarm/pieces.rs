@@ -14,7 +14,7 @@
 //!   all wait for what it sends. What is not ours is taken too when nothing else was left to do for a while.
 
 use std::collections::BTreeSet;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use crate::blob::{GROUP_LEN, GroupSet, group_count};
 use crate::id::PeerId;
@@ -23,9 +23,10 @@ use crate::id::PeerId;
 const BLOCK_GROUPS: Range<u64> = 16..64;
 /// A blob is divided into about so many blocks, as far as their bounds allow.
 const BLOCKS_WANTED: u64 = 1_024;
-/// Up to how many blocks nobody owns more than a share. Of more than that chance makes shares that are even enough, and
-/// each partner that comes or goes would cost a step for each block and each partner.
-const EVEN_BLOCKS_MAX: u64 = 256;
+/// Of how many blocks nobody owns more than a share. Of more chance makes shares that are even enough, and each partner that
+/// comes or goes would cost a step for each block and each partner. Of fewer a share is one block or two, and who
+/// knows of one owner more or less than others gives nearly all of them to somebody else.
+const EVEN_BLOCKS: RangeInclusive<u64> = 16..=256;
 /// How many fetches bring one block at once, the later ones because the earlier are slow.
 const BRINGERS_MAX: u8 = 2;
 
@@ -203,7 +204,7 @@ impl Pieces {
     /// Says of each block whether it belongs to a partner.
     fn assign(&mut self) {
         let blocks = self.whole.groups();
-        let mut shares = (blocks <= EVEN_BLOCKS_MAX).then(|| self.shares(blocks));
+        let mut shares = EVEN_BLOCKS.contains(&blocks).then(|| self.shares(blocks));
         for index in 0..blocks {
             let owner = shares.as_mut().and_then(|shares| shares.give(index));
             let me = self.me;
