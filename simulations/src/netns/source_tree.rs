@@ -77,6 +77,20 @@ impl SourceTree {
         which.iter().try_for_each(|at| write_file(&self.files[*at], to))
     }
 
+    /// Returns the first file that a directory has with other bytes.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub fn differs(&self, dir: &Path) -> io::Result<Option<PathBuf>> {
+        for (path, bytes) in &self.files {
+            let path = dir.join(path);
+            if fs::read(&path)? != *bytes {
+                return Ok(Some(path));
+            }
+        }
+        Ok(None)
+    }
+
     /// Gives all blobs and manifests of the tree to `put`, and returns the tree's hash.
     ///
     /// # Errors
@@ -208,6 +222,19 @@ mod tests {
         assert_eq!((twice.edit(101), twice.edit(2)), (vec![20, 120, 220], vec![33, 133, 233]));
         assert_ne!(tree.files[20], twice.files[20]);
         assert_eq!(tree.files[21], before.files[21]);
+    }
+
+    #[test]
+    fn one_other_byte_is_seen() {
+        let (tree, dir) = (SourceTree::new(300, false), tempfile::tempdir().unwrap());
+        tree.write(dir.path()).unwrap();
+        assert_eq!(tree.differs(dir.path()).unwrap(), None);
+        let (path, bytes) = &tree.files[299];
+        let path = dir.path().join(path);
+        fs::write(&path, [&bytes[1..], b"."].concat()).unwrap();
+        assert_eq!(tree.differs(dir.path()).unwrap(), Some(path.clone()));
+        fs::remove_file(path).unwrap();
+        assert!(tree.differs(dir.path()).is_err());
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! a LAN, a third is in another one, and the fourth stands in the internet, as an edge would. Other
 //! experiments rest on what is bounded here.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use super::{Experiment, Trial, specs::LATE_SHARE};
 use crate::netns::{
@@ -15,6 +15,7 @@ use crate::netns::{
     probe::{self, Datagrams, Stream},
     relay::{Layout, Link, Network, Rate, Side, Site, TCP_SHARE},
     stop::Stop,
+    tools,
 };
 
 /// The experiment.
@@ -446,10 +447,11 @@ fn kernel(trial: &mut Trial<'_, '_>, wires: &Wires<'_>) -> Result<(), Error> {
     for host in [n1, n2] {
         wires.set(host, Link::slow(MS))?;
     }
-    let mut command = trial.setting.lab.command(n1, Path::new("tc"));
+    // A kernel without it, or a machine without `tc`, leaves the figure out.
+    let Ok(tc) = tools::tc() else { return Ok(()) };
+    let mut command = trial.setting.lab.command(n1, &tc);
     let words = "qdisc add dev eth0 root tbf rate 500mbit burst 64kb latency 50ms";
     command.args(words.split(' '));
-    // A kernel without it, or a machine without `tc`, leaves the figure out.
     if command::run(command, b"", COMMAND_LIMIT, wires.stop)?.success().is_err() {
         return Ok(());
     }

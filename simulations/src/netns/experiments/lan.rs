@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -12,6 +13,7 @@ use crate::netns::{
     error::Error,
     lab::Host,
     process::{Home, Node},
+    source_tree::SourceTree,
 };
 
 /// How long nodes may take to find each other, and to hear what the others hold.
@@ -87,6 +89,13 @@ pub(super) fn know(
         }
         Ok(Some(()))
     })
+}
+
+/// Fails where what was pulled to a directory has not the bytes of a tree.
+pub(super) fn has_pulled(tree: &SourceTree, out: &Path) -> Result<(), Error> {
+    let Some(path) = tree.differs(out).map_err(Error::file("read", out))? else { return Ok(()) };
+    let problem = format!("{} has other bytes", path.display());
+    Err(Error::Answer { command: "blobmesh pull".to_owned(), problem })
 }
 
 /// Gets a blob on all getters at once, while `meanwhile` runs; returns how each get ended, in their order,

@@ -114,13 +114,7 @@ fn pull<'a>(
     let began = Instant::now();
     getter.home.pull(root, &out, LIMIT)?;
     let took = began.elapsed().as_secs_f64();
-    for (path, bytes) in &tree.files {
-        let path = out.join(path);
-        if fs::read(&path).map_err(Error::file("read", &path))? != *bytes {
-            let problem = format!("{} has other bytes", path.display());
-            return Err(Error::Answer { command: "blobmesh pull".to_owned(), problem });
-        }
-    }
+    lan::has_pulled(tree, &out)?;
     fs::remove_dir_all(&out).map_err(Error::file("remove", &out))?;
     getter.discard()?;
     Ok(took)

@@ -325,7 +325,7 @@ impl<'a> Ours<'a> {
         self.root = add()?;
         times.push.push(began.elapsed().as_secs_f64());
         times.pull.push(timed(|| pull(&self.root).map(drop))?);
-        same(&self.colleague, &out)?;
+        lan::has_pulled(&self.colleague.tree, &out)?;
         fs::remove_dir_all(&out).map_err(Error::file("remove", &out))?;
         getter.discard()
     }
@@ -340,18 +340,6 @@ fn timed(work: impl FnOnce() -> Result<(), Error>) -> Result<f64, Error> {
     let began = Instant::now();
     work()?;
     Ok(began.elapsed().as_secs_f64())
-}
-
-/// Fails where a directory has not the bytes of a tree.
-fn same(edited: &Edited, out: &Path) -> Result<(), Error> {
-    for (path, bytes) in &edited.tree.files {
-        let path = out.join(path);
-        if fs::read(&path).map_err(Error::file("read", &path))? != *bytes {
-            let problem = format!("{} has other bytes", path.display());
-            return Err(Error::Answer { command: "blobmesh pull".to_owned(), problem });
-        }
-    }
-    Ok(())
 }
 
 /// Runs git in a directory on a host, whatever the user has configured.
