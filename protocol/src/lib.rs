@@ -14,6 +14,7 @@ pub mod delta;
 pub mod engine;
 pub mod filter;
 pub mod id;
+pub mod lane;
 pub mod stats;
 pub mod successors;
 pub mod time;

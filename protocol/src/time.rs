@@ -57,6 +57,18 @@ impl fmt::Display for Time {
     }
 }
 
+/// Returns how long bytes take at a rate.
+pub(crate) fn time_for(bytes: u64, rate: u64) -> Duration {
+    let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(rate.max(1));
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+}
+
+/// Returns the bytes a second of so many in a time.
+pub(crate) fn rate_of(bytes: u64, took: Duration) -> u64 {
+    let rate = u128::from(bytes) * 1_000_000_000 / took.as_nanos().max(1);
+    u64::try_from(rate).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,13 +11,12 @@ use std::time::{Duration, Instant};
 use blobmesh_protocol::Hash;
 use blobmesh_protocol::blob::{GROUP_LEN, group_count, group_len};
 use blobmesh_protocol::compress::{Bundler, Compressor, Pace};
+use blobmesh_protocol::lane::Speed;
 use blobmesh_protocol::wire::frame::{self, FRAME_HEADER_LEN, FrameHeader};
 use blobmesh_protocol::wire::message::{
     BlobHead, BlobRequest, END, GROUP, GROUP_PREFIX_LEN, HEAD, LIST, LIST_PIECE_LEN_MAX, REQUEST,
 };
-use blobmesh_protocol::wire::small::{
-    CODED_PACK, Longest, SMALL_BYTES_MAX, SMALL_PACK, TELLS_BACKLOG,
-};
+use blobmesh_protocol::wire::small::{CODED_PACK, SMALL_PACK, TELLS_BACKLOG};
 
 use super::accepted::Accepted;
 use super::buffers::{BUFFER_WAIT, Buffers};
@@ -34,13 +33,6 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 const SLOT_TIMEOUT: Duration = Duration::from_millis(100);
 /// How long a peer may take to accept one piece.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
-/// How many bytes a second a lane must take for medium blobs to come in one message: one of 1 MiB then takes at most 100 ms. On
-/// a slower one they are told to be large, and come group by group from whoever has them.
-const MEDIUM_RATE_MIN: u64 = 10 << 20;
-/// How long a medium blob may be while nothing is known of a lane's speed.
-const PROBE_LEN_MAX: u64 = 256 << 10;
-/// How many bytes that were sent at once tell how fast a lane is.
-const RATE_LEN_MIN: usize = 64 << 10;
 /// How many bytes of answers are encrypted at once.
 const ANSWERS_PIECE_LEN: usize = 256 << 10;
 /// How many groups are read, encrypted and sent at once: small enough for the processor's cache.
@@ -332,37 +324,6 @@ impl<A: Admission> Service<'_, A> {
     }
 }
 
-/// Tells how fast a lane took what was last sent on it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Speed {
-    #[default]
-    Unknown,
-    Low,
-    High,
-}
-
-impl Speed {
-    /// Takes in how long so many bytes took.
-    fn sent(&mut self, len: usize, took: Duration) {
-        if len >= RATE_LEN_MIN {
-            let len = u64::try_from(len).unwrap_or(u64::MAX);
-            let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
-            let is_low = len.saturating_mul(1_000_000) / micros < MEDIUM_RATE_MIN;
-            *self = if is_low { Self::Low } else { Self::High };
-        }
-    }
-
-    /// Returns how long the blobs may be that come in one message to who takes these codecs.
-    fn len_max(self, codecs: u8) -> u64 {
-        let longest = Longest::of(codecs).blob_bytes();
-        match self {
-            Self::Unknown => longest.min(PROBE_LEN_MAX),
-            Self::Low => SMALL_BYTES_MAX,
-            Self::High => longest,
-        }
-    }
-}
-
 fn too_slow(error: io::Error) -> ServeError {
     if wait::is_tick(&error) { ServeError::TooSlow } else { StreamError::from(error).into() }
 }
@@ -377,29 +338,4 @@ fn group_header(index: u64, codec: u8, payload_len: usize) -> [u8; GROUP_HEADER_
         *last = codec;
     }
     header
-}
-
-#[cfg(test)]
-mod tests {
-    use blobmesh_protocol::wire::small::{MEDIUM_BYTES_MAX, TAKES_MEDIUM};
-
-    use super::*;
-
-    #[test]
-    fn medium_blobs_go_where_the_last_answers_left_quickly() {
-        let mut speed = Speed::default();
-        assert_eq!(speed.len_max(TAKES_MEDIUM), PROBE_LEN_MAX, "nothing is known");
-        let second = Duration::from_secs(1);
-        for (len, took, len_max) in [
-            (RATE_LEN_MIN - 1, second, PROBE_LEN_MAX),
-            (RATE_LEN_MIN, second / 160, MEDIUM_BYTES_MAX),
-            (RATE_LEN_MIN, second / 159, SMALL_BYTES_MAX),
-            (RATE_LEN_MIN - 1, Duration::ZERO, SMALL_BYTES_MAX),
-            (1 << 20, second / 10, MEDIUM_BYTES_MAX),
-        ] {
-            speed.sent(len, took);
-            assert_eq!(speed.len_max(TAKES_MEDIUM), len_max, "{len} in {took:?}");
-            assert_eq!(speed.len_max(0), SMALL_BYTES_MAX);
-        }
-    }
 }

@@ -9,6 +9,7 @@
 use std::time::Duration;
 
 use super::{Codec, PROBE_SAMPLE_LEN, Probe, Zstd, pace::Effort, probe, probe_offsets};
+use crate::time::rate_of;
 
 /// How many bytes are compressed after a rest, however fast they leave: some 3 ms of work.
 const EAGER_BYTES: u64 = 1 << 20;
@@ -140,7 +141,7 @@ impl Bundler {
         }
         self.recent.0 = (self.recent.0 - self.recent.0 / u64::from(FADING)).saturating_add(bytes);
         self.recent.1 = (self.recent.1 - self.recent.1 / FADING).saturating_add(took);
-        self.choose(rate_of(self.recent), rate_of((bytes, took)));
+        self.choose(rate_of(self.recent.0, self.recent.1), rate_of(bytes, took));
     }
 
     /// Tells that the requester wanted nothing for a while: what comes next is something else.
@@ -187,12 +188,6 @@ impl Bundler {
             if self.tells_backlog { self.effort.or(Some(Effort::Zstd1)) } else { self.effort };
         if self.eager_left > 0 { Some(Effort::Zstd3) } else { lasting }
     }
-}
-
-/// Returns how many bytes a second so many are in a time.
-fn rate_of((bytes, took): (u64, Duration)) -> u64 {
-    let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
-    bytes.saturating_mul(1_000_000) / micros
 }
 
 impl std::fmt::Debug for Bundler {

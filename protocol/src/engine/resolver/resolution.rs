@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use super::herd::Herd;
 use super::sources::Sources;
-use super::swarm::{Swarm, rate_of, time_for};
+use super::swarm::Swarm;
 use crate::blob::{GROUP_LEN, Hash};
 use crate::engine::peers::Opinion;
 use crate::engine::receipt::{Asked, AskedAnswer, Fetched, Found, Note, Phases, Receipt, Searched};
 use crate::engine::{Shell, Source, TimerKey, WantError};
 use crate::id::{FetchId, PeerId, QueryId, WantId};
-use crate::time::Time;
+use crate::time::{Time, rate_of, time_for};
 
 /// A range is slow when it takes so many times what an idle source would need for it, and this more.
 const SLOW_FACTOR: u32 = 3;

@@ -34,13 +34,12 @@ use stream::Pace;
 
 use super::Resolver;
 use super::resolution::{EdgeState, Resolution};
-use super::swarm::{rate_of, time_for};
 use crate::blob::{GROUP_LEN, Hash};
 use crate::engine::peers::Peers;
 use crate::engine::receipt::Found;
 use crate::engine::{Output, Shell, Source, Timer, TimerKey};
 use crate::id::{FetchId, PeerId};
-use crate::time::Time;
+use crate::time::{Time, rate_of, time_for};
 use crate::wire::message::Message;
 
 /// The first request is for so many ranges. The list that the next ones wait for comes behind what the edge's kernel

@@ -9,12 +9,11 @@ use std::time::Duration;
 
 use super::super::Resolver;
 use super::super::resolution::{Resolution, Running};
-use super::super::swarm::{rate_of, time_for};
 use super::{FIRST_RANGES, Herd, range_groups};
 use crate::blob::{GROUP_LEN, Hash};
 use crate::engine::{Shell, Source};
 use crate::id::FetchId;
-use crate::time::Time;
+use crate::time::{Time, rate_of, time_for};
 
 /// A connection that takes longer than this for a range is slow for what most links carry.
 const SLOW_RANGE: Duration = Duration::from_secs(1);

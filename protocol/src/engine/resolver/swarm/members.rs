@@ -14,7 +14,7 @@ use crate::engine::Source;
 use crate::engine::receipt::Found;
 use crate::engine::resolver::resolution::Holder;
 use crate::id::PeerId;
-use crate::time::Time;
+use crate::time::{Time, rate_of, time_for};
 use crate::wire::message::{Message, RUNS_MAX};
 
 /// How long a member that holds all may stay idle before it is asked for what belongs to partners.
@@ -122,18 +122,6 @@ impl Getter {
         let known = self.heard - self.since;
         self.heard + GETTER_HOPE.max(known.saturating_mul(5) / (2 * GREET_SHARE))
     }
-}
-
-/// Returns how long bytes take at a rate.
-pub(crate) fn time_for(bytes: u64, rate: u64) -> Duration {
-    let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(rate.max(1));
-    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
-}
-
-/// Returns the bytes a second of so many in a time.
-pub(crate) fn rate_of(bytes: u64, took: Duration) -> u64 {
-    let rate = u128::from(bytes) * 1_000_000_000 / took.as_nanos().max(1);
-    u64::try_from(rate).unwrap_or(u64::MAX)
 }
 
 impl Member {

@@ -18,7 +18,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use members::Member;
-pub(crate) use members::{Swarm, rate_of, time_for};
+pub(crate) use members::Swarm;
 pub(in crate::engine) use pieces::pair_weight;
 pub(super) use pieces::weight;
 use pieces::{Have, Pieces, Rules};
