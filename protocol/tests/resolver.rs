@@ -508,6 +508,53 @@ fn provider_named_by_the_dht_is_fetched_from_without_a_question() {
     assert_eq!(receipt.search.map(|search| search.providers), Some(1), "we are not a provider");
 }
 
+/// Whoever adds a directory advertises its root at once, and word of the rest may come a moment later.
+#[test]
+fn neighbour_that_gives_what_its_filter_rules_out_is_asked_for_more() {
+    let mut rig = Rig::with(Config::default());
+    let adder = rig.neighbour(1, &[]);
+    let root = rig.get(hash(1));
+    let query = rig.take_search().expect("searched");
+    let waiting = rig.get(hash(2));
+    let rest = rig.take_search().expect("searched");
+    rig.tell(Input::Providers { query, peers: vec![adder] });
+    let fetch = rig.take_fetch(Source::Peer(adder)).expect("fetched from the provider");
+    assert_eq!(rig.take_ask(adder, hash(2)), None, "nothing is known yet");
+    rig.complete(fetch);
+    assert_eq!(rig.take_end(root).expect("ended").0, Ok(()));
+    rig.tell(Input::ProvidersEnded { query: rest });
+    // What waits is asked for, too.
+    rig.answer(adder, hash(2), HAVE);
+    let fetch = rig.take_fetch(Source::Peer(adder)).expect("fetched");
+    rig.complete(fetch);
+    assert_eq!(rig.take_end(waiting).expect("ended").0, Ok(()));
+    rig.get(hash(3));
+    assert!(rig.take_ask(adder, hash(3)).is_some(), "what comes later, too");
+    // Its word counts again.
+    let delta = blobmesh_protocol::filter::FilterDelta {
+        generation: 1,
+        from_sequence: 0,
+        prefixes: [1, 2, 3].map(|n| hash(n).prefix()).to_vec(),
+    };
+    rig.say(adder, Message::FilterDelta(delta));
+    rig.get(hash(4));
+    assert_eq!(rig.take_ask(adder, hash(4)), None);
+}
+
+#[test]
+fn filter_that_was_behind_rules_out_again_after_a_while() {
+    let mut rig = Rig::with(Config::default());
+    let adder = rig.neighbour(1, &[]);
+    rig.get(hash(1));
+    let query = rig.take_search().expect("searched");
+    rig.tell(Input::Providers { query, peers: vec![adder] });
+    let fetch = rig.take_fetch(Source::Peer(adder)).expect("fetched from the provider");
+    rig.complete(fetch);
+    rig.pass(Duration::from_secs(2));
+    rig.get(hash(2));
+    assert_eq!(rig.take_ask(adder, hash(2)), None);
+}
+
 #[test]
 fn dht_that_never_ends_does_not_hold_up_the_failure_for_ever() {
     let mut rig = Rig::with(Config::default());

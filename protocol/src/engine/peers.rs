@@ -15,6 +15,9 @@ use crate::wire::small::Packs;
 /// After how many fetches in a row that fell silent a peer is not given the benefit of the doubt any more: two rounds of
 /// those that are under way at once.
 const MUTE_STALLS: u32 = 32;
+/// How long a filter that proved to be behind rules nothing out, unless its neighbour tells of a change before: longer than
+/// word of a blob takes.
+const BEHIND_FOR: Duration = Duration::from_secs(2);
 /// How many answer times the hedge delay is learned from.
 const ANSWER_TIMES_MAX: usize = 64;
 /// The least number of answer times that say anything.
@@ -80,6 +83,8 @@ pub(crate) struct Neighbour {
     /// Questions asked on the word of its filter, and how many of them were answered with absent.
     judged: (u32, u32),
     ignored_until: Option<Time>,
+    /// Until when its filter is known to lack what it holds.
+    behind_until: Option<Time>,
     pub(crate) greeted: bool,
     /// Whether it answers small requests.
     pub(crate) answers_small: bool,
@@ -325,6 +330,17 @@ impl Peers {
         }
     }
 
+    /// Takes in that a peer gave a blob. Where its filter had ruled that out, word of what it holds is still on its way:
+    /// the filter rules out nothing for a while. Returns whether that is news.
+    pub(crate) fn gave(&mut self, peer: PeerId, hash: &Hash, now: Time, config: &Config) -> bool {
+        let Some(neighbour) = self.get_mut(peer) else { return false };
+        let is_news = neighbour.opinion(hash, now, config) == Opinion::RuledOut;
+        if is_news {
+            neighbour.behind_until = Some(now + BEHIND_FOR);
+        }
+        is_news
+    }
+
     /// Returns whether a peer has been silent so often that it is not worth another attempt.
     pub(crate) fn is_mute(&self, peer: PeerId) -> bool {
         self.neighbours.get(&peer).is_none_or(|neighbour| neighbour.stalls >= MUTE_STALLS)
@@ -424,13 +440,14 @@ impl Neighbour {
     }
 
     pub(crate) fn accept(&mut self, frame: FilterFrame, now: Time) -> Result<(), FilterError> {
-        self.filter = None;
+        (self.filter, self.behind_until) = (None, None);
         self.filter = Some(KnownFilter { filter: PeerFilter::accept(frame)?, heard: now });
         Ok(())
     }
 
     /// Applies a change, and returns whether it fitted; the whole filter is needed where it did not.
     pub(crate) fn apply(&mut self, delta: &FilterDelta, now: Time) -> bool {
+        self.behind_until = None;
         let Some(known) = self.filter.as_mut() else { return false };
         let fits = known.filter.apply(delta).is_ok();
         if fits {
@@ -445,7 +462,9 @@ impl Neighbour {
         let fresh = self.filter.as_ref().filter(|known| now - known.heard <= config.filter_ttl);
         let Some(known) = fresh else { return Opinion::Unknown };
         let ignored = self.ignored_until.is_some_and(|until| until > now);
+        let behind = self.behind_until.is_some_and(|until| until > now);
         match (known.filter.may_hold(hash), ignored) {
+            (false, _) if behind => Opinion::Unknown,
             (false, _) => Opinion::RuledOut,
             (true, false) => Opinion::Likely,
             (true, true) => Opinion::Doubtful,

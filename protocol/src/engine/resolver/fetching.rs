@@ -24,6 +24,11 @@ fn speaks(outcome: &FetchOutcome) -> bool {
     )
 }
 
+/// Says whether a source had what it was asked for.
+fn gives(outcome: &FetchOutcome) -> bool {
+    matches!(outcome, FetchOutcome::Complete { .. } | FetchOutcome::Read { .. })
+}
+
 /// How many times as long as a peer the edge may give nothing.
 const EDGE_STALL_FACTOR: u32 = 4;
 /// How many times as long as it may be silent a neighbour may pass a small request over: many of 64 KiB that were asked for
@@ -119,8 +124,11 @@ impl Resolver {
         ended.timers.stop(shell);
         running.end_lost = !matches!(outcome, FetchOutcome::Part);
         let source = ended.source;
+        let mut behind = None;
         if let (Source::Peer(peer), true) = (source, speaks(&outcome)) {
             peers.spoke(peer);
+            let news = gives(&outcome) && peers.gave(peer, &hash, shell.now, &shell.config);
+            behind = news.then_some(peer);
         }
         running.judge_name(&ended, Some(&outcome), peers, shell);
         match outcome {
@@ -170,6 +178,9 @@ impl Resolver {
         }
         self.advance(hash, peers, shell);
         self.freed(source, ended.small.is_some(), peers, shell);
+        if let Some(peer) = behind {
+            self.consider(peer, peers, shell);
+        }
     }
 
     /// Takes in that a fetch may have been silent for too long.
