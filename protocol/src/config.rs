@@ -99,6 +99,9 @@ pub struct Config {
     pub blob_bytes_max: u64,
     /// The time between two filter deltas while many blobs come in. Default 100 ms.
     pub gossip_interval: Duration,
+    /// How long a get that neighbours' filters rule out waits for word of what they added a moment before, until it says
+    /// that nobody has the blob; the edge does not wait for it. Longer than `gossip_interval`. Default 150 ms.
+    pub word_time: Duration,
     /// Filter deltas that may go out at once, before the interval counts; one comes back each
     /// interval. Default 16.
     pub gossip_burst: u32,
@@ -176,6 +179,7 @@ impl Default for Config {
             claim_patience: Duration::from_secs(3),
             blob_bytes_max: 64 << 30,
             gossip_interval: Duration::from_millis(100),
+            word_time: Duration::from_millis(150),
             gossip_burst: 16,
             filter_interval: Duration::from_secs(1),
             hello_timeout: Duration::from_secs(10),

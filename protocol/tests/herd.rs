@@ -116,8 +116,9 @@ fn edge_is_asked_after_neighbours_were_told_and_listened_to() {
     assert_eq!(range, 0..FIRST);
     assert_eq!(take_claims(&mut rig, peer(1)), [[(0, FIRST)]]);
     rig.end(fetch, FetchOutcome::Absent);
-    assert_eq!(rig.take_end(want).expect("ended").0, Err(WantError::NotFound));
     assert_eq!(take_claims(&mut rig, peer(1)), [[]], "nobody waits for what is not there");
+    rig.pass(Config::default().word_time);
+    assert_eq!(rig.take_end(want).expect("ended").0, Err(WantError::NotFound));
 }
 
 #[test]

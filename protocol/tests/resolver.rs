@@ -70,9 +70,44 @@ fn blob_nobody_has_is_not_found_and_every_filter_is_respected() {
     let want = rig.get(hash(9));
     let query = rig.take_search().expect("the DHT is searched");
     rig.tell(Input::ProvidersEnded { query });
-    let (result, receipt) = rig.take_end(want).expect("ended at once");
+    rig.pass(Config::default().word_time - MS);
+    assert!(rig.take_end(want).is_none(), "one of them may just have added it");
+    rig.pass(MS);
+    let (result, receipt) = rig.take_end(want).expect("ended");
     assert_eq!(result, Err(WantError::NotFound));
     assert_eq!((receipt.neighbours, receipt.asked.len(), receipt.skipped.len()), (2, 0, 2));
+}
+
+/// Two engines in one process are quicker than word of what one of them added.
+#[test]
+fn blob_that_a_neighbour_added_a_moment_before_is_waited_for() {
+    let mut rig = Rig::with(Config::default());
+    let adder = rig.neighbour(1, &[]);
+    let want = rig.get(hash(1));
+    let query = rig.take_search().expect("searched");
+    rig.tell(Input::ProvidersEnded { query });
+    rig.pass(Config::default().gossip_interval);
+    let delta = blobmesh_protocol::filter::FilterDelta {
+        generation: 1,
+        from_sequence: 0,
+        prefixes: vec![hash(1).prefix()],
+    };
+    rig.say(adder, Message::FilterDelta(delta));
+    rig.answer(adder, hash(1), HAVE);
+    let fetch = rig.take_fetch(Source::Peer(adder)).expect("fetch");
+    rig.complete(fetch);
+    assert_eq!(rig.take_end(want).expect("ended").0, Ok(()));
+}
+
+#[test]
+fn nobody_is_waited_for_where_no_filter_was_in_the_way() {
+    let mut rig = Rig::with(Config::default());
+    let empty = rig.neighbour(1, &[hash(1)]);
+    let want = rig.get(hash(1));
+    rig.answer(empty, hash(1), AskResult::Absent);
+    let query = rig.take_search().expect("searched");
+    rig.tell(Input::ProvidersEnded { query });
+    assert_eq!(rig.take_end(want).expect("ended at once").0, Err(WantError::NotFound));
 }
 
 #[test]
@@ -576,6 +611,7 @@ fn node_that_still_looks_for_neighbours_does_not_say_not_found() {
     assert_eq!(rig.take_end(want).expect("ended").0, Ok(()));
     let nowhere = rig.get(hash(2));
     rig.tell(Input::Settled);
+    rig.pass(Config::default().word_time);
     assert_eq!(rig.take_end(nowhere).expect("ended").0, Err(WantError::NotFound));
 }
 

@@ -260,6 +260,7 @@ fn specification_names_the_defaults_of_the_configuration() {
         ("claim_patience", format!("{:?}", config.claim_patience)),
         ("shares_parts", config.shares_parts.to_string()),
         ("gossip_interval", format!("{:?}", config.gossip_interval)),
+        ("word_time", format!("{:?}", config.word_time)),
         ("gossip_burst", config.gossip_burst.to_string()),
         ("hello_timeout", format!("{:?}", config.hello_timeout)),
         ("filter_interval", format!("{:?}", config.filter_interval)),

@@ -442,6 +442,7 @@ impl Engine {
                 Timer::Search { hash, query } => {
                     resolver.search_timed_out(hash, query, peers, shell);
                 }
+                Timer::Word { hash } => resolver.advance(hash, peers, shell),
                 Timer::Deadline { want } => {
                     resolver.leave(want, WantError::TimedOut, peers, shell);
                 }

@@ -19,7 +19,7 @@ use crate::wire::small::SMALL_BYTES_MAX;
 const FETCHES_AT_ONCE_MAX: usize = 4;
 
 impl Resolver {
-    pub(super) fn advance(&mut self, hash: Hash, peers: &mut Peers, shell: &mut Shell) {
+    pub(crate) fn advance(&mut self, hash: Hash, peers: &mut Peers, shell: &mut Shell) {
         match self.resolutions.get(&hash).map(|running| running.stage) {
             Some(Stage::Remote) => {}
             Some(Stage::Ahead) => return self.go_on_ahead(hash, peers, shell),
@@ -205,10 +205,23 @@ impl Resolver {
             && running.search == Search::Ended
             && running.edge == EdgeState::Spent
             && !running.is_in_herd(shell);
-        if over && !self.turn_to_silent(hash, peers, shell) {
+        if over && !self.waits_for_word(hash, shell) && !self.turn_to_silent(hash, peers, shell) {
             let Some(running) = self.resolutions.get(&hash) else { return };
             let failure = running.failure();
             self.finish(hash, Err(failure), peers, shell);
         }
+    }
+
+    /// Returns whether a neighbour that rules the blob out may have added it so lately that word of that is on its way.
+    fn waits_for_word(&mut self, hash: Hash, shell: &mut Shell) -> bool {
+        let Some(running) = self.resolutions.get_mut(&hash) else { return false };
+        let rest = shell.config.word_time.saturating_sub(running.waited(shell.now));
+        if running.receipt.skipped.is_empty() || rest.is_zero() {
+            return false;
+        }
+        if !std::mem::replace(&mut running.awaits_word, true) {
+            running.timers.push(shell.start_timer(rest, Timer::Word { hash }));
+        }
+        true
     }
 }

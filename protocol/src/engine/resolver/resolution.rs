@@ -69,6 +69,8 @@ pub(crate) struct Resolution {
     pub(crate) hedged: bool,
     /// Whether the neighbours were surveyed, which begins the LAN's time.
     pub(crate) surveyed: bool,
+    /// Whether nothing is left but word of what neighbours added a moment before.
+    pub(crate) awaits_word: bool,
     /// Whether a neighbour said that the blob is a long one: no more small requests, whatever others say, or
     /// two who contradict each other would be asked in turn for ever.
     pub(crate) is_large: bool,
@@ -231,6 +233,7 @@ impl Resolution {
             doubts: BTreeMap::new(),
             hedged: false,
             surveyed: false,
+            awaits_word: false,
             is_large: false,
             troubles: Troubles::default(),
             end_lost: false,

@@ -82,6 +82,7 @@ fields! {
     claim_patience: TimeAboveZero,
     blob_bytes_max: Size,
     gossip_interval: TimeAboveZero,
+    word_time: Time,
     gossip_burst: Number,
     filter_interval: TimeAboveZero,
     hello_timeout: TimeAboveZero,
